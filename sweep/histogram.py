@@ -1,0 +1,256 @@
+"""A signed histogram whose bins are the bit patterns of floating-point values.
+
+The bit pattern of a float, read as an integer, is already a logarithmic bin index: it grows with the
+magnitude, and its sign is the top bit. Every layout here has 65,536 bins: bit 15 of a bin code is the sign,
+the 15 bits below it are a magnitude index.
+
+Guarantees
+* `bfloat16`, `float16`: one bin per representable value. Counts lose nothing: every quantile is an order
+  statistic of the values observed, `numpy.quantile(..., method="higher")`, bit for bit.
+* `float32`: 10 mantissa bits over the 32 octaves [2^-18, 2^14). A quantile follows
+  `numpy.quantile(..., method="linear")` with each order statistic interpolated inside its bin, so it is off
+  by at most one bin: 2^-10 of its magnitude (0.098 %), and in practice by far less. What lies outside the
+  window falls into the two end bins of each sign; there the bound does not hold (see `outside`), but min
+  and max are exact always.
+* Counts are int64 and additive. Merging is addition, hence associative, commutative and independent of
+  the order of observation; layouts that differ do not merge.
+* Stochastic dominance survives: if |y| <= |x| value by value, no quantile of |y| exceeds that of |x|,
+  because each quantile is the inverse of a distribution function exact at all bin edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 65_536
+SIGN = 32_768  # bit 15 of a bin code
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a value becomes a bin. `name` is the dtype observed; `drop` low bits of its pattern are cut,
+    and `offset` is the magnitude index, before subtraction, of the first bin."""
+
+    name: str
+    drop: int = 0
+    offset: int = 0
+
+    @cached_property
+    def edges(self) -> Floats:
+        """Magnitudes [32769]: bin i holds [edges[i], edges[i+1]) in float32, exactly edges[i] otherwise.
+
+        The float32 end bins also hold everything below and above the window."""
+        index = np.arange(SIGN + 1, dtype=np.uint32)
+        if self.name == "bfloat16":
+            edges = (index << 16).view(np.float32)
+        elif self.name == "float16":
+            edges = index.astype(np.uint16).view(np.float16)
+        else:
+            edges = ((index + self.offset) << self.drop).view(np.float32)
+            edges[0], edges[-1] = 0.0, np.inf
+        return edges.astype(np.float64)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a bin holds a single value."""
+        return self.drop == 0
+
+    def __str__(self) -> str:
+        return self.name if self.exact else f"{self.name}>>{self.drop}-{self.offset}"
+
+
+BFLOAT16 = Layout("bfloat16")
+FLOAT16 = Layout("float16")
+FLOAT32 = Layout("float32", drop=13, offset=(127 - 18) << 10)
+
+
+@cache
+def layout(name: str) -> Layout:
+    """The layout written as `str(layout)`. Raises ValueError for any other string."""
+    for known in (BFLOAT16, FLOAT16, FLOAT32):
+        if name == str(known):
+            return known
+    raise ValueError(f"unknown histogram layout {name!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """One histogram, or a stack of K over the same bins (for example the folds of a calibration).
+
+    bins: int32 [m], strictly ascending codes of the occupied bins. counts: int64 [m] or [K, m].
+    min, max: float64 [] or [K], the exact extremes of the values observed (+inf, -inf where there are none).
+    """
+
+    layout: Layout
+    bins: NDArray[np.int32]
+    counts: Ints
+    min: Floats
+    max: Floats
+
+    @classmethod
+    def from_dense(cls, layout: Layout, dense: Ints, low: float, high: float) -> Histogram:
+        """From counts of all 65,536 codes, int64 [65536]."""
+        bins = np.flatnonzero(dense)
+        return cls(layout, bins.astype(np.int32), dense[bins], np.float64(low)[()], np.float64(high)[()])  # type: ignore[arg-type]
+
+    @classmethod
+    def stack(cls, parts: list[Histogram]) -> Histogram:
+        """K single histograms as one stack. Raises ValueError if their layouts differ."""
+        bins = _common_bins(parts)
+        counts = np.zeros((len(parts), len(bins)), np.int64)
+        for row, part in zip(counts, parts, strict=True):
+            row[np.searchsorted(bins, part.bins)] = part.counts
+        low = np.array([p.min for p in parts], np.float64)
+        high = np.array([p.max for p in parts], np.float64)
+        return cls(parts[0].layout, bins, counts, low, high)
+
+    def __add__(self, other: Histogram) -> Histogram:
+        """The histogram of both sets of values. Raises ValueError if layouts or stack sizes differ."""
+        if self.counts.shape[:-1] != other.counts.shape[:-1]:
+            raise ValueError(f"cannot merge stacks of {self.counts.shape[:-1]} and {other.counts.shape[:-1]}")
+        bins = _common_bins([self, other])
+        counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
+        for part in (self, other):
+            counts[..., np.searchsorted(bins, part.bins)] += part.counts
+        return Histogram(
+            self.layout, bins, counts, np.minimum(self.min, other.min), np.maximum(self.max, other.max)
+        )
+
+    # --- stacks -----------------------------------------------------------------------------------
+
+    def total(self) -> Histogram:
+        """The sum of a stack."""
+        return Histogram(self.layout, self.bins, self.counts.sum(0), self.min.min(0), self.max.max(0))
+
+    def leave_one_out(self) -> Histogram:
+        """A stack whose k-th member is the sum of all others but the k-th."""
+        folds = len(self.counts)
+        rest = ~np.eye(folds, dtype=bool)
+        low = np.array([self.min[keep].min(initial=np.inf) for keep in rest])
+        high = np.array([self.max[keep].max(initial=-np.inf) for keep in rest])
+        return Histogram(self.layout, self.bins, self.counts.sum(0) - self.counts, low, high)
+
+    def cumulative(self) -> Histogram:
+        """A stack whose k-th member is the sum of the first k+1."""
+        return Histogram(
+            self.layout,
+            self.bins,
+            self.counts.cumsum(0),
+            np.minimum.accumulate(self.min),
+            np.maximum.accumulate(self.max),
+        )
+
+    # --- what is read off -------------------------------------------------------------------------
+
+    @property
+    def n(self) -> Ints:
+        """Number of values observed, int64 [] or [K]."""
+        return np.asarray(self.counts.sum(-1))
+
+    @property
+    def absmax(self) -> Floats:
+        return np.maximum(np.abs(self.min), np.abs(self.max))
+
+    @cached_property
+    def values(self) -> Floats:
+        """Signed representative of each occupied bin, float64 [m]: the value itself in 16-bit layouts, the
+        middle of the bin in float32 (0 in the bin below the window, half-way to the extreme above it)."""
+        index = self.bins & (SIGN - 1)
+        low, high = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
+        if not self.layout.exact:
+            low = np.where(index == 0, 0.0, low)
+            high = np.where(index == 0, 0.0, high)
+            top = index == SIGN - 1
+            high = np.where(top, np.maximum(low, np.max(self.absmax)), high)
+        magnitude = (low + high) / 2
+        return np.where(self.bins & SIGN, -magnitude, magnitude)
+
+    @property
+    def outside(self) -> tuple[Ints, Ints]:
+        """How many values fell into the end bins, below and above the window of float32: upper bounds of
+        what lies outside it. Zero in 16-bit layouts."""
+        zero = np.zeros(self.counts.shape[:-1], np.int64)
+        if self.layout.exact:
+            return zero, zero
+        index = self.bins & (SIGN - 1)
+        return self.counts[..., index == 0].sum(-1), self.counts[..., index == SIGN - 1].sum(-1)
+
+    @cached_property
+    def magnitudes(self) -> Histogram:
+        """The histogram of |x|: the two halves added."""
+        split = int(np.searchsorted(self.bins, SIGN))
+        positive, negative = self.bins[:split], self.bins[split:] - np.int32(SIGN)
+        bins = np.union1d(positive, negative).astype(np.int32)
+        counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
+        counts[..., np.searchsorted(bins, positive)] += self.counts[..., :split]
+        counts[..., np.searchsorted(bins, negative)] += self.counts[..., split:]
+        return Histogram(self.layout, bins, counts, np.zeros_like(self.absmax), self.absmax)
+
+    def abs_quantile(self, alpha: float) -> Floats:
+        """The alpha-quantile of |x|, float64 [] or [K]; the convention is the module's. NaN where empty."""
+        half = self.magnitudes
+        edges = half.layout.edges
+        low, high = edges[half.bins], edges[half.bins + (not half.layout.exact)]
+        return _quantile(half.layout, half.counts, low, high, low[0] + 0 * half.max, half.max, alpha)
+
+    def quantile(self, q: float) -> Floats:
+        """The q-quantile of the signed values, float64 [] or [K]; the convention is the module's."""
+        negative = self.bins >= SIGN
+        order = np.concatenate([np.flatnonzero(negative)[::-1], np.flatnonzero(~negative)])
+        index = self.bins[order] & (SIGN - 1)
+        near, far = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
+        low = np.where(negative[order], -far, near)
+        high = np.where(negative[order], -near, far)
+        return _quantile(self.layout, self.counts[..., order], low, high, self.min, self.max, q)
+
+
+def _common_bins(parts: list[Histogram]) -> NDArray[np.int32]:
+    layouts = {str(p.layout) for p in parts}
+    if len(layouts) != 1:
+        raise ValueError(f"cannot merge histograms of different layouts: {', '.join(sorted(layouts))}")
+    return np.unique(np.concatenate([p.bins for p in parts]))
+
+
+def _quantile(
+    layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: Floats, top: Floats, q: float
+) -> Floats:
+    """Quantile of values spread evenly over bins [low, high) in ascending order, within [bottom, top]."""
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"a quantile lies in [0, 1], not {q}")
+    found = np.empty(counts.shape[:-1])
+    for k in np.ndindex(found.shape):
+        found[k] = _quantile_of(layout, counts[k], low, high, float(bottom[k]), float(top[k]), q)
+    return found
+
+
+def _quantile_of(
+    layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: float, top: float, q: float
+) -> float:
+    cumulative = counts.cumsum()
+    n = int(cumulative[-1]) if len(cumulative) else 0
+    if n == 0:
+        return float("nan")
+    rank = (n - 1) * q
+
+    def order_statistic(r: int) -> float:
+        if r == n - 1:
+            return top
+        b = int(np.searchsorted(cumulative, r, side="right"))
+        start, end = max(float(low[b]), bottom), min(float(high[b]), top)
+        if r == 0:
+            return start
+        before = int(cumulative[b] - counts[b])
+        return start + (end - start) * ((r + 0.5 - before) / int(counts[b]))
+
+    above = order_statistic(int(np.ceil(rank)))
+    if layout.exact:
+        return above
+    below = order_statistic(int(np.floor(rank)))
+    return below + (above - below) * (rank - np.floor(rank))

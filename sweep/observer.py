@@ -1,0 +1,110 @@
+"""The torch side of a histogram: dense accumulators for one fold of all sites.
+
+One fold accumulates at a time (512 KiB a site); a finished one is kept sparse. Nothing here waits for the
+device: what has to be known on the host is asked for once a batch (`check`) and once a fold (`finish`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sweep.errors import UsageError
+from sweep.histogram import BFLOAT16, BINS, FLOAT16, FLOAT32, SIGN, Histogram
+from sweep.statistics import Key
+
+LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
+
+
+def bin_codes(x: Tensor) -> Tensor:
+    """The bin of every value of a contiguous bf16, fp16 or fp32 tensor, int32, flat."""
+    if x.dtype is torch.float32:
+        bits = x.view(torch.int32).flatten()
+        sign = (bits >> 16).bitwise_and_(SIGN)
+        magnitude = bits.bitwise_and(0x7FFFFFFF).bitwise_right_shift_(FLOAT32.drop).sub_(FLOAT32.offset)
+        return magnitude.clamp_(0, SIGN - 1).bitwise_or_(sign)
+    return x.view(torch.int16).flatten().to(torch.int32).bitwise_and_(BINS - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteFold:
+    """A finished fold of one site; the arrays are those of `SiteStatistics` without their fold axis."""
+
+    histogram: Histogram
+    channel_absmax: NDArray[np.float32]
+    channel_abs_sum: NDArray[np.float64]
+    channel_text_mean_max: NDArray[np.float32]
+
+
+class _Accumulator:
+    def __init__(self, x: Tensor) -> None:
+        channels = x.shape[-1]
+        self.dtype = x.dtype
+        self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
+        self.low = torch.full((channels,), torch.inf, device=x.device)
+        self.high = torch.full((channels,), -torch.inf, device=x.device)
+        self.abs_sum = torch.zeros(channels, dtype=torch.float64, device=x.device)
+        self.text_mean = torch.zeros(channels, device=x.device)
+
+    def add(self, x: Tensor) -> Tensor:
+        """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
+        low, high = (t.float() for t in torch.aminmax(x, dim=1))  # [batch, channels]
+        total = torch.linalg.vector_norm(x, ord=1, dim=1, dtype=torch.float32)
+        self.low = torch.minimum(self.low, low.amin(0))
+        self.high = torch.maximum(self.high, high.amax(0))
+        self.abs_sum += total.double().sum(0)
+        self.text_mean = torch.maximum(self.text_mean, total.amax(0) / x.shape[1])
+        # order is of no account to a histogram, so take the memory order that costs no copy
+        flat = x if x.is_contiguous() else x.transpose(1, 2)
+        self.counts += torch.bincount(bin_codes(flat.contiguous()), minlength=BINS)
+        return (low.isfinite() & high.isfinite()).all(-1)
+
+    def finish(self) -> SiteFold:
+        histogram = Histogram.from_dense(
+            LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
+        )
+        absmax = torch.maximum(self.low.abs(), self.high.abs())
+        return SiteFold(
+            histogram, absmax.cpu().numpy(), self.abs_sum.cpu().numpy(), self.text_mean.cpu().numpy()
+        )
+
+
+class Observer:
+    """Accumulates one fold. Call it with (layer, site, values), `check` after each batch, `finish` at the end."""
+
+    def __init__(self) -> None:
+        self._sites: dict[Key, _Accumulator] = {}
+        self._finite: list[tuple[Key, Tensor]] = []
+
+    def __call__(self, layer: int, site: str, x: Tensor) -> None:
+        """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on any device."""
+        if (layer, site) not in self._sites:
+            self._sites[layer, site] = _Accumulator(x)
+        self._finite.append(((layer, site), self._sites[layer, site].add(x)))
+
+    def check(self, samples: Sequence[int]) -> None:
+        """Raises UsageError naming layer, site and sample where a NaN or an infinity passed since the last call.
+
+        samples: the numbers of the texts of the batch, for the message."""
+        seen, self._finite = self._finite, []
+        if not seen or bool(torch.stack([finite for _, finite in seen]).all()):
+            return
+        (layer, site), finite = next(item for item in seen if not bool(item[1].all()))
+        sample = samples[int((~finite).nonzero()[0])]
+        raise UsageError(
+            f"NaN or infinity at layer {layer}, site {site}, in sample {sample}: statistics of it would be worthless. "
+            "Try dtype=float32 (float16 overflows at 65504), or check the weights"
+        )
+
+    def finish(self) -> dict[Key, SiteFold]:
+        """The fold's statistics; the observer is empty again afterwards."""
+        done = {key: site.finish() for key, site in self._sites.items()}
+        self._sites.clear()
+        return done
+
+

@@ -1,0 +1,163 @@
+"""What a calibration leaves behind: per layer and site, a histogram and channel maxima for every fold.
+
+Statistics know no method, no alpha and no format: every scale is read off them afterwards. They merge by
+putting their folds side by side, so shards of whole folds give bit for bit what one job gives.
+
+On disk they are one Parquet file (zstd), a row per layer and site, that any reader of Parquet can open.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sweep.histogram import Histogram, layout
+
+SCHEMA = 1
+Key = tuple[int, str]  # layer, site
+
+_COLUMNS = pa.schema(
+    [
+        ("layer", pa.int32()),
+        ("site", pa.string()),
+        ("layout", pa.string()),
+        ("folds", pa.list_(pa.int32())),
+        ("samples", pa.list_(pa.int64())),
+        ("min", pa.list_(pa.float64())),
+        ("max", pa.list_(pa.float64())),
+        ("bins", pa.list_(pa.int32())),
+        ("counts", pa.list_(pa.int64())),
+        ("channel_absmax", pa.list_(pa.float32())),
+        ("channel_abs_sum", pa.list_(pa.float64())),
+        ("channel_text_mean_max", pa.list_(pa.float32())),
+        ("weight_absmax", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteStatistics:
+    """Everything observed at one site of one layer, fold by fold.
+
+    folds: the fold numbers present, int32 [K]; samples: how many texts each holds, int64 [K].
+    histogram: signed, a stack of K.
+    channel_absmax: float32 [K, C]. channel_abs_sum: float64 [K, C], the sum of |x| over texts and tokens.
+    channel_text_mean_max: float32 [K, C], the largest over texts of the text's mean |x| (Quamba2's sort key).
+    weight_absmax: max |w| of the conv1d slice that makes this site, None where no convolution does.
+    """
+
+    folds: NDArray[np.int32]
+    samples: NDArray[np.int64]
+    histogram: Histogram
+    channel_absmax: NDArray[np.float32]
+    channel_abs_sum: NDArray[np.float64]
+    channel_text_mean_max: NDArray[np.float32]
+    weight_absmax: float | None
+
+    def __add__(self, other: SiteStatistics) -> SiteStatistics:
+        """The folds of both, in ascending order.
+
+        Raises ValueError where a fold is on both sides, or where layouts, channels or weights differ."""
+        twice = np.intersect1d(self.folds, other.folds)
+        if len(twice):
+            raise ValueError(f"cannot merge: fold {', '.join(map(str, twice))} is on both sides")
+        if self.channel_absmax.shape[1:] != other.channel_absmax.shape[1:]:
+            raise ValueError("cannot merge: the numbers of channels differ")
+        if self.weight_absmax != other.weight_absmax:
+            raise ValueError("cannot merge: the convolution weights differ")
+        order = np.argsort(np.concatenate([self.folds, other.folds]))
+        merged = Histogram.stack([*_split(self.histogram), *_split(other.histogram)])
+
+        def join(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([a, b])[order]
+
+        return SiteStatistics(
+            folds=join(self.folds, other.folds),
+            samples=join(self.samples, other.samples),
+            histogram=Histogram(
+                merged.layout, merged.bins, merged.counts[order], merged.min[order], merged.max[order]
+            ),
+            channel_absmax=join(self.channel_absmax, other.channel_absmax),
+            channel_abs_sum=join(self.channel_abs_sum, other.channel_abs_sum),
+            channel_text_mean_max=join(self.channel_text_mean_max, other.channel_text_mean_max),
+            weight_absmax=self.weight_absmax,
+        )
+
+
+def _split(stack: Histogram) -> Iterator[Histogram]:
+    for counts, low, high in zip(stack.counts, stack.min, stack.max, strict=True):
+        yield Histogram(stack.layout, stack.bins, counts, low, high)
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """All sites of all layers. `meta` is plain JSON: what the sites mean (geometry of the model, …)."""
+
+    sites: dict[Key, SiteStatistics]
+    meta: dict[str, Any]
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Both sets of folds. Raises ValueError where sites, meta or layouts differ, or folds overlap."""
+        if self.sites.keys() != other.sites.keys() or self.meta != other.meta:
+            raise ValueError("cannot merge statistics of different models or sites")
+        return Statistics({key: site + other.sites[key] for key, site in self.sites.items()}, self.meta)
+
+    def save(self, path: Path) -> None:
+        """Write one Parquet file, the same bytes for the same statistics."""
+        rows = [
+            {
+                "layer": layer,
+                "site": name,
+                "layout": str(site.histogram.layout),
+                "folds": site.folds,
+                "samples": site.samples,
+                "min": site.histogram.min,
+                "max": site.histogram.max,
+                "bins": site.histogram.bins,
+                "counts": site.histogram.counts.ravel(),
+                "channel_absmax": site.channel_absmax.ravel(),
+                "channel_abs_sum": site.channel_abs_sum.ravel(),
+                "channel_text_mean_max": site.channel_text_mean_max.ravel(),
+                "weight_absmax": site.weight_absmax,
+            }
+            for (layer, name), site in self.sites.items()
+        ]
+        meta = json.dumps({"schema": SCHEMA, **self.meta}, sort_keys=True)
+        table = pa.Table.from_pylist(rows, _COLUMNS.with_metadata({"sweep": meta}))
+        pq.write_table(table, path, compression="zstd", use_dictionary=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """Read what `save` wrote. Raises ValueError for another schema, OSError for a damaged file."""
+        table = pq.read_table(path)
+        meta = json.loads((table.schema.metadata or {}).get(b"sweep", b"{}"))
+        if (found := meta.pop("schema", None)) != SCHEMA:
+            raise ValueError(f"{path}: statistics of schema {found}, this version reads {SCHEMA}")
+        columns = {
+            name: [value.values.to_numpy() if hasattr(value, "values") else value.as_py() for value in table[name]]
+            for name in table.column_names
+        }
+        sites = {}
+        for i, key in enumerate(zip(columns["layer"], columns["site"], strict=True)):
+            row = {name: column[i] for name, column in columns.items()}
+            k = len(row["folds"])
+            sites[key] = SiteStatistics(
+                folds=row["folds"],
+                samples=row["samples"],
+                histogram=Histogram(
+                    layout(row["layout"]), row["bins"], row["counts"].reshape(k, -1), row["min"], row["max"]
+                ),
+                channel_absmax=row["channel_absmax"].reshape(k, -1),
+                channel_abs_sum=row["channel_abs_sum"].reshape(k, -1),
+                channel_text_mean_max=row["channel_text_mean_max"].reshape(k, -1),
+                weight_absmax=row["weight_absmax"],
+            )
+        return cls(sites, meta)
