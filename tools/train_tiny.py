@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Mamba2Config, Mamba2ForCausalLM
 
-CHUNK = 64  # positions per block of the scan: an execution detail, results do not depend on it
+CHUNK = 32  # positions per block of the scan: an execution detail, results do not depend on it
 DROPPED = {"test", "tests", "idle_test", "lib2to3", "site-packages"}
 
 
@@ -58,47 +58,81 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, dtype: torch.dtype) -> Tensor:
-    """State-space dual form (Mamba-2, arXiv 2405.21060, section 6), b and c kept per SSD group.
+class Scan(torch.autograd.Function):
+    """State-space dual form (Mamba-2, arXiv 2405.21060, section 6): y_t = sum_{s<=t} a_{s+1}..a_t (C_t.B_s) x_s.
 
-    x [batch, seq, group, head, dim], dt [batch, seq, group, head], A [group, head],
-    B and C [batch, seq, group, state]; products in `dtype`, decays in float32. Returns x's shape.
+    apply(x, log_a, B, C, dtype): x [batch, seq, group, head, dim], log_a [batch, seq, group, head], B and C
+    [batch, seq, group, state]; products in `dtype`, decays in float32. The backward pass is written out because
+    the gradient of the running sum of log_a is simply y.dy - x.dx, which saves most of what autograd would do.
+    Inside, tensors are [batch, chunk, group, ...] with l, s positions, h heads, p dim, n state.
     """
-    batch, seq, groups, heads, dim = x.shape
-    block = (batch, seq // CHUNK, CHUNK)
-    x = (x * dt[..., None]).view(*block, groups, heads, dim)
-    B, C = (t.view(*block, groups, -1).transpose(2, 3).to(dtype) for t in (B, C))  # [b, c, g, l, n]
-    log_decay = (dt * A).view(*block, groups, heads).permute(0, 1, 3, 4, 2).cumsum(-1)  # [b, c, g, h, l]
 
-    # Within a block: attention-like, one score matrix per group, decayed per head.
-    future = torch.ones(CHUNK, CHUNK, dtype=torch.bool).triu(1)
-    decay = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill(future, -torch.inf).exp()
-    scores = ((C @ B.mT)[:, :, :, None] * decay).to(dtype)  # [b, c, g, h, l, s]
-    inside = scores @ x.permute(0, 1, 3, 4, 2, 5).to(dtype)  # [b, c, g, h, l, p]
+    @staticmethod
+    def blocks(t: Tensor) -> Tensor:
+        """[batch, seq, group, ...] to [batch, chunk, group, l, ...]"""
+        return t.unflatten(1, (-1, CHUNK)).transpose(2, 3)
 
-    # Across blocks: what each block adds to the state, carried on, read out by C.
-    to_end = (log_decay[..., -1:] - log_decay).exp().permute(0, 1, 2, 4, 3)  # [b, c, g, l, h]
-    added = B.mT @ (x.transpose(2, 3) * to_end[..., None]).flatten(-2).to(dtype)  # [b, c, g, n, hp]
-    added = added.float().unflatten(-1, (heads, dim))
-    carried = log_decay[..., -1].exp()[:, :, :, None, :, None]
-    state, states = torch.zeros_like(added[:, 0]), []
-    for c in range(block[1]):
-        states.append(state)
-        state = state * carried[:, c] + added[:, c]
-    before = (C @ torch.stack(states, 1).flatten(-2).to(dtype)).unflatten(-1, (heads, dim))  # [b, c, g, l, h, p]
-    before = before * log_decay.exp().permute(0, 1, 2, 4, 3)[..., None]
-    return (inside.transpose(3, 4) + before).transpose(2, 3).reshape(batch, seq, groups, heads, dim)
+    @staticmethod
+    def decays(log_a: Tensor) -> tuple[Tensor, ...]:
+        """From s to l within a chunk, 0 for s > l; from the chunk's start; to its end; over all of it."""
+        total = Scan.blocks(log_a).mT.cumsum(-1)  # [b, c, g, h, l]
+        causal = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
+        within = torch.where(causal, total[..., :, None] - total[..., None, :], -torch.inf).exp()
+        last = total[..., -1:]
+        return within, total.exp().mT[..., None], (last - total).exp().mT[..., None], last.exp()[:, :, :, None]
+
+    @staticmethod
+    def forward(ctx, x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, dtype: torch.dtype) -> Tensor:
+        x, B, C = (Scan.blocks(t).to(dtype) for t in (x, B, C))
+        within, from_start, to_end, over = Scan.decays(log_a)
+        inside = ((C @ B.mT)[:, :, :, None] * within).to(dtype) @ x.transpose(3, 4)  # [b, c, g, h, l, p]
+        added = (B.mT @ (x * to_end).flatten(-2).to(dtype)).float().unflatten(-1, x.shape[-2:])  # [b, c, g, n, h, p]
+        state, states = torch.zeros_like(added[:, 0]), []
+        for c in range(added.shape[1]):
+            states.append(state.to(dtype))
+            state = state * over[:, c] + added[:, c]
+        states = torch.stack(states, 1).flatten(-2)  # at each chunk's start: [b, c, g, n, hp]
+        y = inside.transpose(3, 4) + from_start * (C @ states).unflatten(-1, x.shape[-2:])
+        y = y.transpose(2, 3).flatten(1, 2)
+        ctx.save_for_backward(x, log_a, B, C, states, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, log_a, B, C, states, y = ctx.saved_tensors
+        dtype, heads = x.dtype, x.shape[-2:]
+        within, from_start, to_end, over = Scan.decays(log_a)
+        out = Scan.blocks(dy)
+        outside = (out * from_start).flatten(-2).to(dtype)  # [b, c, g, l, hp]
+        out = out.transpose(3, 4).to(dtype)  # [b, c, g, h, l, p]
+        read = (C.mT @ outside).float().unflatten(-1, heads)  # gradient of the states, as read by C
+        carry, carries = torch.zeros_like(read[:, 0]), []
+        for c in reversed(range(read.shape[1])):
+            carries.append(carry.to(dtype))
+            carry = carry * over[:, c] + read[:, c]
+        carries = torch.stack(carries[::-1], 1).flatten(-2)  # gradient of what each chunk added
+
+        dscores = ((out @ x.transpose(3, 4).mT) * within).sum(3).to(dtype)  # [b, c, g, l, s]
+        dC = dscores @ B + outside @ states.mT
+        dB = dscores.mT @ C + (x * to_end).flatten(-2).to(dtype) @ carries.mT
+        scores = ((C @ B.mT)[:, :, :, None] * within).to(dtype)
+        dx = (scores.mT @ out).transpose(3, 4) + to_end * (B @ carries).unflatten(-1, heads)
+        dx, dB, dC = (t.transpose(2, 3).flatten(1, 2).float() for t in (dx, dB, dC))
+        dtotal = (y * dy).sum(-1) - (x.transpose(2, 3).flatten(1, 2) * dx).sum(-1)
+        return dx, dtotal.flip(1).cumsum(1).flip(1), dB, dC, None
 
 
-def block_forward(hidden: Tensor, p: dict[str, Tensor], groups: int, eps: float, dtype: torch.dtype) -> Tensor:
-    """One residual block. hidden [batch, seq, d_model] float32; p: its parameters by their names."""
+def block_forward(
+    hidden: Tensor, p: dict[str, Tensor], taps: Tensor, groups: int, eps: float, dtype: torch.dtype
+) -> Tensor:
+    """One residual block. hidden [batch, seq, d_model] float32; p: its parameters by their names;
+    taps: the conv1d weight as [kernel, channel] (contiguous, or its loops are not vectorised)."""
     batch, seq, _ = hidden.shape
-    d_inner, kernel = p["mixer.norm.weight"].numel(), p["mixer.conv1d.weight"].shape[-1]
+    d_inner, kernel = p["mixer.norm.weight"].numel(), len(taps)
     heads, conv_dim = p["mixer.D"].numel(), p["mixer.conv1d.bias"].numel()
     projected = rms_norm(hidden, p["norm.weight"], eps).to(dtype) @ p["mixer.in_proj.weight"].to(dtype).T
     gate, xBC, dt = projected.split([d_inner, conv_dim, heads], -1)
 
-    taps = p["mixer.conv1d.weight"][:, 0].T  # [kernel, channel]
     padded = F.pad(xBC, (0, 0, kernel - 1, 0))
     xBC = F.silu(sum(padded[:, k : k + seq] * taps[k] for k in range(kernel)) + p["mixer.conv1d.bias"])
     x, B, C = xBC.split([d_inner, (conv_dim - d_inner) // 2, (conv_dim - d_inner) // 2], -1)
@@ -107,7 +141,7 @@ def block_forward(hidden: Tensor, p: dict[str, Tensor], groups: int, eps: float,
     x = x.reshape(*by_group, heads // groups, -1)
     dt = F.softplus(dt + p["mixer.dt_bias"]).view(*by_group, -1)  # the config leaves dt unlimited
     A = -p["mixer.A_log"].exp().view(groups, -1)
-    y = ssd(x, dt, A, B.reshape(*by_group, -1), C.reshape(*by_group, -1), dtype)
+    y = Scan.apply(x * dt[..., None], dt * A, B.reshape(*by_group, -1), C.reshape(*by_group, -1), dtype)
     y = (y + p["mixer.D"].view(groups, -1, 1) * x).flatten(-2) * F.silu(gate.float()).view(*by_group, -1)
     y = rms_norm(y, p["mixer.norm.weight"].view(groups, -1), eps).view(batch, seq, -1).to(dtype)
     return hidden + (y @ p["mixer.out_proj.weight"].to(dtype).T).float()
@@ -118,7 +152,9 @@ def logits_of(model: Mamba2ForCausalLM, ids: Tensor, dtype: torch.dtype, block=b
     body, config = model.backbone, model.config
     hidden = F.embedding(ids, body.embeddings.weight)
     for layer in body.layers:
-        hidden = block(hidden, dict(layer.named_parameters()), config.n_groups, config.layer_norm_epsilon, dtype)
+        taps = layer.mixer.conv1d.weight[:, 0].T.contiguous()
+        parameters = dict(layer.named_parameters())
+        hidden = block(hidden, parameters, taps, config.n_groups, config.layer_norm_epsilon, dtype)
     hidden = rms_norm(hidden, body.norm_f.weight, config.layer_norm_epsilon).to(dtype)
     return (hidden @ body.embeddings.weight.to(dtype).T).float()
 
@@ -173,13 +209,13 @@ def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> No
 
 def save(model: Mamba2ForCausalLM, out: Path) -> Mamba2ForCausalLM:
     """Write config and bfloat16 weights, and return them as transformers loads them, in float32."""
-    probe = torch.randint(3, 259, (2, 4 * CHUNK), generator=torch.Generator().manual_seed(0))
+    probe = torch.randint(3, 259, (2, 128), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(logits_of(model, probe, torch.float32), model(probe).logits, rtol=1e-4, atol=1e-4)
     stored = Mamba2ForCausalLM(model.config)
     stored.load_state_dict(model.state_dict())
-    stored.generation_config = None
     stored.to(torch.bfloat16).save_pretrained(out)
+    (out / "generation_config.json").unlink(missing_ok=True)
     return Mamba2ForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
 
 
