@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def identity(model: config.Model) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def backend(device: str) -> str:
+    """What will compute the activations, with its version: part of a calibration's identity."""
+    versions = (f"{package} {metadata.version(package)}" for package in ("transformers", "torch"))
+    return " ".join([*versions, torch.device(device).type])
+
+
 def load(model: config.Model, device: str, dtype: str) -> Model:
     """Load the checkpoint in `dtype` onto `device`. Raises UsageError for whatever is wrong with it."""
     path = directory(model)
@@ -106,8 +113,8 @@ def load(model: config.Model, device: str, dtype: str) -> Model:
 def encoder(model: config.Model) -> Callable[[str], NDArray[np.int64]]:
     """From text to token ids with the model's own tokenizer."""
     path = directory(model)
-    settings = json.loads((path / "config.json").read_text())
-    if settings.get("tokenizer_class") == "ByT5Tokenizer":
+    settings = path / "tokenizer_config.json"
+    if settings.is_file() and json.loads(settings.read_text()).get("tokenizer_class") == "ByT5Tokenizer":
         # what transformers' ByT5Tokenizer does, a thousand times faster; a test holds them together
         return lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 3
     import transformers
