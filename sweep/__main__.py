@@ -8,13 +8,14 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.config import from_hydra
@@ -80,19 +81,19 @@ def _one_line(error: Exception) -> str:
         return str(allowed(group[1], group[2], group[3].split(" ")))
     if unknown := re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", text):
         key = unknown[2] or unknown[1]
-        knobs = OmegaConf.load(CONF / "config.yaml")
-        known = [k for k in _flatten(knobs) if not k.startswith("defaults")] + ["model", "data", "experiment"]
+        knobs = yaml.safe_load((CONF / "config.yaml").read_text())
+        known = [*_flatten(knobs), "model", "data", "experiment"]
         close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "see python -m sweep --help"
         return f"unknown key {key!r}: {hint}"
     return text
 
 
-def _flatten(node: DictConfig, prefix: str = "") -> list[str]:
+def _flatten(node: dict[str, Any], prefix: str = "") -> list[str]:
     keys = []
-    for key, value in node.items_ex(resolve=False):
+    for key, value in node.items():
         name = f"{prefix}{key}"
-        keys += [name, *(_flatten(value, f"{name}.") if isinstance(value, DictConfig) else [])]
+        keys += [name, *(_flatten(value, f"{name}.") if isinstance(value, dict) else [])]
     return keys
 
 

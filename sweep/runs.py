@@ -20,7 +20,14 @@ def start(directory: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Create the directory with a run.json of status `running`; returns that record.
 
     Raises UsageError if it cannot be written to."""
-    started = {"schema": SCHEMA, "status": "running", "error": None, "started": now(), "finished": None, **record}
+    started = {
+        "schema": SCHEMA,
+        "status": "running",
+        "error": None,
+        "started": now(),
+        "finished": None,
+        **record,
+    }
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "run.json", started)

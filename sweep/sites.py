@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,11 +59,8 @@ class Mixer:
 
     def weight_absmax(self) -> dict[str, float]:
         """max |w| of the conv1d weight slice behind each `…_conv_out` site."""
-        slices = self.module.conv1d.weight.detach().split([width for _, width in self.parts])
-        return {
-            f"{part}_conv_out": float(w.abs().max())
-            for (part, _), w in zip(self.parts, slices, strict=True)
-        }
+        slices = torch.split(self.module.conv1d.weight.detach(), [width for _, width in self.parts])
+        return {f"{part}_conv_out": float(w.abs().max()) for (part, _), w in zip(self.parts, slices, strict=True)}
 
     def conv_sites(self, projected: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The convolution's sites from the output of `in_proj` [batch, seq, …], each [batch, seq, channels].
@@ -115,5 +113,3 @@ def geometry(mixer: Mixer) -> dict[str, int | str]:
         "headdim": mixer.d_inner // mixer.n_heads,
         "d_state": mixer.d_state,
     }
-
-

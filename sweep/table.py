@@ -101,7 +101,7 @@ def build(statistics: Statistics, config: Config) -> Tables:
         scale = clip / format.largest
         cost = metrics.measure(total, format, scale)
         left_out = scales.scale(rest, method, alpha, format)
-        row = {
+        row: dict[str, Any] = {
             **cell,
             **place,
             "n": int(total.n),
@@ -115,12 +115,12 @@ def build(statistics: Statistics, config: Config) -> Tables:
         }
         gain, ratio = np.full_like(left_out, np.nan), np.full_like(left_out, np.nan)
         if site.weight_absmax is not None:  # a …_conv_out site
-            row["weight_scale"] = site.weight_absmax / WEIGHT_LEVELS
+            row["weight_scale"] = weight_scale = site.weight_absmax / WEIGHT_LEVELS
             before = statistics.sites[layer, name.replace("_out", "_pre")].histogram
             row["silu_gain"] = _divide(scale, float(scales.scale(before.total(), method, alpha, format)))
-            row["ratio"] = _divide(scale, row["weight_scale"])
+            row["ratio"] = _divide(scale, weight_scale)
             gain = np.divide(left_out, scales.scale(before.leave_one_out(), method, alpha, format))
-            ratio = np.divide(left_out, row["weight_scale"])
+            ratio = np.divide(left_out, weight_scale)
         rows.append(row)
         sqnr = metrics.measure(rest, format, scale).sqnr_db
         for fold, number in enumerate(site.folds):
@@ -144,7 +144,12 @@ def build(statistics: Statistics, config: Config) -> Tables:
 
 
 def _convergence(
-    place: dict[str, Any], samples: Any, folds: Histogram, method: Method, alpha: float | None, format: formats.Format
+    place: dict[str, Any],
+    samples: Any,
+    folds: Histogram,
+    method: Method,
+    alpha: float | None,
+    format: formats.Format,
 ) -> list[dict[str, Any]]:
     """The scale from the first 1, 2, … K folds; its error from those folds alone."""
     upto = folds.cumulative()
@@ -176,9 +181,7 @@ def _coarse(statistics: Statistics) -> Any:
         if name in ("x_conv_pre", "x_conv_out"):
             total = site.histogram.total()
             inside = np.clip(total.values, edges[0], np.nextafter(edges[-1], 0))
-            counts = np.bincount(
-                np.searchsorted(edges, inside, side="right") - 1, weights=total.counts, minlength=512
-            )
+            counts = np.bincount(np.searchsorted(edges, inside, side="right") - 1, weights=total.counts, minlength=512)
             yield {"layer": layer, "site": name, "edges": edges, "counts": counts.astype(np.int64)}
 
 
@@ -189,9 +192,6 @@ def _divide(a: float, b: float) -> float | None:
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """NaN, which stands for undefined here, becomes null."""
     return pa.Table.from_pydict(
-        {
-            f.name: pa.array([row.get(f.name) for row in rows], f.type, from_pandas=True)
-            for f in schema
-        },
+        {f.name: pa.array([row.get(f.name) for row in rows], f.type, from_pandas=True) for f in schema},
         schema,
     )

@@ -61,9 +61,10 @@ def identity(model: config.Model) -> str:
     digest = hashlib.sha256()
     path = directory(model)
     for file in sorted(f for f in path.iterdir() if f.suffix in (".json", ".safetensors", ".bin")):
-        digest.update(file.name.encode() + b"\0")
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -79,7 +80,9 @@ def load(model: config.Model, device: str, dtype: str) -> Model:
     if not (path / "config.json").is_file():
         raise UsageError(f"model.path={path} holds no config.json")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device={device} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu")
+        raise UsageError(
+            f"device={device} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu"
+        )
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
