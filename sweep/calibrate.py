@@ -29,9 +29,7 @@ class Timings:
     observe_s: float = 0.0
 
 
-def calibrate(
-    model: Model, tokens: Tokens, calibration: Calibration, progress: Progress
-) -> tuple[Statistics, Timings]:
+def calibrate(model: Model, tokens: Tokens, calibration: Calibration, progress: Progress) -> tuple[Statistics, Timings]:
     """Statistics of every site of every layer over all tokens.
 
     Raises UsageError where a NaN or an infinity appears, TapError where a site did not fire."""

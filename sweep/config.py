@@ -81,6 +81,7 @@ class Config:
     granularity: str = "tensor"
     device: str = "cpu"
     dtype: str = "float32"
+    store: str = "runs/calibrations"
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
@@ -112,9 +113,12 @@ class Config:
 
 def from_hydra(composed: DictConfig) -> Config:
     """The validated configuration. Raises UsageError with key, value and what is allowed."""
-    plain = OmegaConf.create({k: v for k, v in composed.items() if k not in ("hydra", "experiment")})
+    schema = OmegaConf.structured(Config)
+    for node in (schema, *(schema._get_node(key) for key in schema)):
+        OmegaConf.set_readonly(node, False)  # a frozen class makes its schema read-only, which merge minds
+    plain = {k: v for k, v in composed.items() if k not in ("hydra", "experiment")}
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(schema, plain))  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = error.full_key or "configuration"
         raise UsageError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error

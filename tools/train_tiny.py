@@ -58,104 +58,141 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-class Scan(torch.autograd.Function):
-    """State-space dual form (Mamba-2, arXiv 2405.21060, section 6): y_t = sum_{s<=t} a_{s+1}..a_t (C_t.B_s) x_s.
+def blocks(t: Tensor) -> Tensor:
+    """[batch, seq, group, ...] to [batch, chunk, group, position, ...]"""
+    return t.unflatten(1, (-1, CHUNK)).transpose(2, 3)
 
-    apply(x, log_a, B, C, dtype): x [batch, seq, group, head, dim], log_a [batch, seq, group, head], B and C
-    [batch, seq, group, state]; products in `dtype`, decays in float32. The backward pass is written out because
-    the gradient of the running sum of log_a is simply y.dy - x.dx, which saves most of what autograd would do.
-    Inside, tensors are [batch, chunk, group, ...] with l, s positions, h heads, p dim, n state.
+
+def unblock(t: Tensor) -> Tensor:
+    return t.transpose(2, 3).flatten(1, 2)
+
+
+def decays(log_a: Tensor) -> tuple[Tensor, ...]:
+    """Decay from s to l within a chunk (0 for s > l), from the chunk's start, to its end, and over all of it."""
+    total = blocks(log_a).mT.cumsum(-1)  # [b, c, g, h, l]
+    causal = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
+    within = torch.where(causal, total[..., :, None] - total[..., None, :], -torch.inf).exp()
+    last = total[..., -1:]
+    return within, total.exp().mT[..., None], (last - total).exp().mT[..., None], last.exp()[:, :, :, None]
+
+
+def carry(added: Tensor, over: Tensor, order: range) -> Tensor:
+    """State before each chunk, when every chunk decays it by `over` and then adds `added`."""
+    state, states = torch.zeros_like(added[:, 0]), [added[:, 0]] * len(order)
+    for c in order:
+        states[c] = state
+        state = state * over[:, c] + added[:, c]
+    return torch.stack(states, 1)
+
+
+@torch.compile(dynamic=False)
+def scan_forward(x: Tensor, dt: Tensor, log_a: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, ...]:
+    B, C, heads, dtype = blocks(B).contiguous(), blocks(C).contiguous(), x.shape[-2:], x.dtype
+    within, from_start, to_end, over = decays(log_a)
+    x = blocks(x * dt[..., None])  # [b, c, g, l, h, p]
+    scores = ((C @ B.mT)[:, :, :, None] * within).to(dtype)  # [b, c, g, h, l, s]
+    inside = scores @ x.transpose(3, 4).to(dtype)  # [b, c, g, h, l, p]
+    added = (B.mT @ (x * to_end).flatten(-2).to(dtype)).float().unflatten(-1, heads)  # [b, c, g, n, h, p]
+    states = carry(added, over, range(added.shape[1])).flatten(-2).to(dtype)
+    outside = C @ states  # [b, c, g, l, hp]
+    y = inside.transpose(3, 4) + from_start * outside.unflatten(-1, heads)
+    return unblock(y).to(dtype).contiguous(), states, outside
+
+
+@torch.compile(dynamic=False)
+def scan_backward(
+    dy: Tensor, x: Tensor, dt: Tensor, log_a: Tensor, B: Tensor, C: Tensor, states: Tensor, outside: Tensor
+) -> tuple[Tensor, ...]:
+    B, C, heads, dtype = blocks(B).contiguous(), blocks(C).contiguous(), x.shape[-2:], x.dtype
+    within, from_start, to_end, over = decays(log_a)
+    x, dy = blocks(x * dt[..., None]), blocks(dy)  # [b, c, g, l, h, p]
+    x_end, dy_start = x * to_end, dy * from_start
+    x_head, dy_head = (t.transpose(3, 4).to(dtype).contiguous() for t in (x, dy))  # [b, c, g, h, l, p]
+    x_flat, dy_flat = (t.flatten(-2).to(dtype).contiguous() for t in (x_end, dy_start))  # [b, c, g, l, hp]
+
+    read = (C.mT @ dy_flat).float().unflatten(-1, heads)  # gradient of the states, as C reads them
+    carried = carry(read, over, range(read.shape[1])[::-1])  # gradient of what each chunk adds to the state
+    carried_flat = carried.flatten(-2).to(dtype)
+    dx_end = (B @ carried_flat).unflatten(-1, heads)
+
+    plain = C @ B.mT  # [b, c, g, l, s]
+    dscores = (dy_head @ x_head.mT) * within  # [b, c, g, h, l, s]
+    dplain = dscores.sum(3).to(dtype)
+    dC = dplain @ B + dy_flat @ states.mT
+    dB = dplain.mT @ C + x_flat @ carried_flat.mT
+    dx = ((plain[:, :, :, None] * within).to(dtype).mT @ dy_head).transpose(3, 4) + to_end * dx_end
+
+    dtotal = dscores * plain[:, :, :, None]  # gradient of the running sum of log_a, first from within a chunk
+    to_last = (x_end * dx_end).sum(-1)  # [b, c, g, l, h]
+    dtotal = (dtotal.sum(-1) - dtotal.sum(-2)).mT + (dy_start * outside.unflatten(-1, heads)).sum(-1) - to_last
+    last = to_last.sum(3) + (states.unflatten(-1, heads) * carried * over).sum((3, 5))  # [b, c, g, h]
+    dlog_a = dtotal.flip(3).cumsum(3).flip(3) + last[:, :, :, None]
+    return tuple(unblock(t).contiguous() for t in (dx, dlog_a, dB, dC))
+
+
+class Scan(torch.autograd.Function):
+    """State-space dual form (Mamba-2, arXiv 2405.21060, section 6) in chunks of CHUNK positions:
+    y_t = sum over s <= t of exp(log_a_{s+1} + .. + log_a_t) (C_t . B_s) dt_s x_s.
+
+    x [batch, seq, group, head, dim]; dt and log_a [batch, seq, group, head] float32; B and C [batch, seq,
+    group, state]. Products run in x's dtype, decays in float32. Written out backward, and apart from the
+    rest of the block, because the loops that torch.compile fuses across this border are not vectorised.
+    Letters: b batch, c chunk, g group, h head, l and s positions in a chunk, p dim, n state.
     """
 
     @staticmethod
-    def blocks(t: Tensor) -> Tensor:
-        """[batch, seq, group, ...] to [batch, chunk, group, l, ...]"""
-        return t.unflatten(1, (-1, CHUNK)).transpose(2, 3)
-
-    @staticmethod
-    def decays(log_a: Tensor) -> tuple[Tensor, ...]:
-        """From s to l within a chunk, 0 for s > l; from the chunk's start; to its end; over all of it."""
-        total = Scan.blocks(log_a).mT.cumsum(-1)  # [b, c, g, h, l]
-        causal = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
-        within = torch.where(causal, total[..., :, None] - total[..., None, :], -torch.inf).exp()
-        last = total[..., -1:]
-        return within, total.exp().mT[..., None], (last - total).exp().mT[..., None], last.exp()[:, :, :, None]
-
-    @staticmethod
-    def forward(ctx, x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, dtype: torch.dtype) -> Tensor:
-        x, B, C = (Scan.blocks(t).to(dtype) for t in (x, B, C))
-        within, from_start, to_end, over = Scan.decays(log_a)
-        inside = ((C @ B.mT)[:, :, :, None] * within).to(dtype) @ x.transpose(3, 4)  # [b, c, g, h, l, p]
-        added = (B.mT @ (x * to_end).flatten(-2).to(dtype)).float().unflatten(-1, x.shape[-2:])  # [b, c, g, n, h, p]
-        state, states = torch.zeros_like(added[:, 0]), []
-        for c in range(added.shape[1]):
-            states.append(state.to(dtype))
-            state = state * over[:, c] + added[:, c]
-        states = torch.stack(states, 1).flatten(-2)  # at each chunk's start: [b, c, g, n, hp]
-        y = inside.transpose(3, 4) + from_start * (C @ states).unflatten(-1, x.shape[-2:])
-        y = y.transpose(2, 3).flatten(1, 2)
-        ctx.save_for_backward(x, log_a, B, C, states, y)
+    def forward(ctx, *inputs: Tensor) -> Tensor:
+        y, *kept = scan_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
         return y
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, log_a, B, C, states, y = ctx.saved_tensors
-        dtype, heads = x.dtype, x.shape[-2:]
-        within, from_start, to_end, over = Scan.decays(log_a)
-        out = Scan.blocks(dy)
-        outside = (out * from_start).flatten(-2).to(dtype)  # [b, c, g, l, hp]
-        out = out.transpose(3, 4).to(dtype)  # [b, c, g, h, l, p]
-        read = (C.mT @ outside).float().unflatten(-1, heads)  # gradient of the states, as read by C
-        carry, carries = torch.zeros_like(read[:, 0]), []
-        for c in reversed(range(read.shape[1])):
-            carries.append(carry.to(dtype))
-            carry = carry * over[:, c] + read[:, c]
-        carries = torch.stack(carries[::-1], 1).flatten(-2)  # gradient of what each chunk added
-
-        dscores = ((out @ x.transpose(3, 4).mT) * within).sum(3).to(dtype)  # [b, c, g, l, s]
-        dC = dscores @ B + outside @ states.mT
-        dB = dscores.mT @ C + (x * to_end).flatten(-2).to(dtype) @ carries.mT
-        scores = ((C @ B.mT)[:, :, :, None] * within).to(dtype)
-        dx = (scores.mT @ out).transpose(3, 4) + to_end * (B @ carries).unflatten(-1, heads)
-        dx, dB, dC = (t.transpose(2, 3).flatten(1, 2).float() for t in (dx, dB, dC))
-        dtotal = (y * dy).sum(-1) - (x.transpose(2, 3).flatten(1, 2) * dx).sum(-1)
-        return dx, dtotal.flip(1).cumsum(1).flip(1), dB, dC, None
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, ...]:
+        x, dt, *_ = ctx.saved_tensors
+        dx, dlog_a, dB, dC = scan_backward(dy, *ctx.saved_tensors)
+        return dx * dt[..., None], (dx * x).sum(-1), dlog_a, dB, dC
 
 
-def block_forward(
+@torch.compile(dynamic=False)
+def before_scan(
     hidden: Tensor, p: dict[str, Tensor], taps: Tensor, groups: int, eps: float, dtype: torch.dtype
-) -> Tensor:
-    """One residual block. hidden [batch, seq, d_model] float32; p: its parameters by their names;
+) -> tuple[Tensor, ...]:
+    """Norm, projection, convolution. hidden [batch, seq, d_model] float32; p: the block's parameters by name;
     taps: the conv1d weight as [kernel, channel] (contiguous, or its loops are not vectorised)."""
-    batch, seq, _ = hidden.shape
-    d_inner, kernel = p["mixer.norm.weight"].numel(), len(taps)
-    heads, conv_dim = p["mixer.D"].numel(), p["mixer.conv1d.bias"].numel()
+    seq, d_inner, heads, conv_dim = hidden.shape[1], len(p["mixer.norm.weight"]), len(p["mixer.D"]), taps.shape[1]
     projected = rms_norm(hidden, p["norm.weight"], eps).to(dtype) @ p["mixer.in_proj.weight"].to(dtype).T
     gate, xBC, dt = projected.split([d_inner, conv_dim, heads], -1)
-
-    padded = F.pad(xBC, (0, 0, kernel - 1, 0))
-    xBC = F.silu(sum(padded[:, k : k + seq] * taps[k] for k in range(kernel)) + p["mixer.conv1d.bias"])
-    x, B, C = xBC.split([d_inner, (conv_dim - d_inner) // 2, (conv_dim - d_inner) // 2], -1)
-
-    by_group = (batch, seq, groups)
-    x = x.reshape(*by_group, heads // groups, -1)
-    dt = F.softplus(dt + p["mixer.dt_bias"]).view(*by_group, -1)  # the config leaves dt unlimited
-    A = -p["mixer.A_log"].exp().view(groups, -1)
-    y = Scan.apply(x * dt[..., None], dt * A, B.reshape(*by_group, -1), C.reshape(*by_group, -1), dtype)
-    y = (y + p["mixer.D"].view(groups, -1, 1) * x).flatten(-2) * F.silu(gate.float()).view(*by_group, -1)
-    y = rms_norm(y, p["mixer.norm.weight"].view(groups, -1), eps).view(batch, seq, -1).to(dtype)
-    return hidden + (y @ p["mixer.out_proj.weight"].to(dtype).T).float()
+    padded = F.pad(xBC, (0, 0, len(taps) - 1, 0))
+    xBC = sum(padded[:, k : k + seq] * taps[k] for k in range(len(taps))) + p["mixer.conv1d.bias"]
+    parts = F.silu(xBC).to(dtype).split([d_inner, (conv_dim - d_inner) // 2, (conv_dim - d_inner) // 2], -1)
+    x, B, C = (part.unflatten(-1, (groups, -1)).contiguous() for part in parts)
+    dt = F.softplus(dt + p["mixer.dt_bias"])  # the config leaves dt unlimited
+    log_a = dt * -p["mixer.A_log"].exp()
+    x = x.unflatten(-1, (heads // groups, -1))
+    return gate, x, dt.unflatten(-1, (groups, -1)), log_a.unflatten(-1, (groups, -1)), B, C
 
 
-def logits_of(model: Mamba2ForCausalLM, ids: Tensor, dtype: torch.dtype, block=block_forward) -> Tensor:
+@torch.compile(dynamic=False)
+def after_scan(
+    hidden: Tensor, p: dict[str, Tensor], y: Tensor, x: Tensor, gate: Tensor, groups: int, eps: float
+) -> Tensor:
+    """Skip, gated norm, projection, residual."""
+    skip = p["mixer.D"].repeat_interleave(x.shape[-1])
+    y = (y.flatten(2) + skip * x.flatten(2)) * F.silu(gate.float())
+    y = rms_norm(y.unflatten(-1, (groups, -1)), p["mixer.norm.weight"].view(groups, -1), eps).flatten(2)
+    return hidden + (y.to(x.dtype) @ p["mixer.out_proj.weight"].to(x.dtype).T).float()
+
+
+def logits_of(model: Mamba2ForCausalLM, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits [batch, seq, vocab], float32; seq a multiple of CHUNK."""
-    body, config = model.backbone, model.config
+    body, groups, eps = model.backbone, model.config.n_groups, model.config.layer_norm_epsilon
     hidden = F.embedding(ids, body.embeddings.weight)
     for layer in body.layers:
-        taps = layer.mixer.conv1d.weight[:, 0].T.contiguous()
-        parameters = dict(layer.named_parameters())
-        hidden = block(hidden, parameters, taps, config.n_groups, config.layer_norm_epsilon, dtype)
-    hidden = rms_norm(hidden, body.norm_f.weight, config.layer_norm_epsilon).to(dtype)
+        p = dict(layer.named_parameters())
+        taps = p["mixer.conv1d.weight"][:, 0].T.contiguous()
+        gate, x, *rest = before_scan(hidden, p, taps, groups, eps, dtype)
+        hidden = after_scan(hidden, p, Scan.apply(x, *rest), x, gate, groups, eps)
+    hidden = rms_norm(hidden, body.norm_f.weight, eps).to(dtype)
     return (hidden @ body.embeddings.weight.to(dtype).T).float()
 
 
@@ -180,7 +217,6 @@ def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> No
     ]
     peaks = [optimizer.defaults["lr"] for optimizer in optimizers]
     dtype = torch.float32 if args.fp32 else torch.bfloat16
-    block = torch.compile(block_forward) if args.compile else block_forward
     generator = torch.Generator().manual_seed(args.seed)
     offsets = torch.arange(args.length + 1)
     began, running = time.time(), None
@@ -190,7 +226,7 @@ def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> No
             optimizer.param_groups[0]["lr"] = peak * min(1.0, warm_up, decay)
         starts = torch.randint(len(ids) - args.length, (args.batch, 1), generator=generator)
         window = ids[starts + offsets]  # [batch, length + 1]
-        logits = logits_of(model, window[:, :-1], dtype, block)
+        logits = logits_of(model, window[:, :-1], dtype)
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -210,7 +246,7 @@ def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> No
 def save(model: Mamba2ForCausalLM, out: Path) -> Mamba2ForCausalLM:
     """Write config and bfloat16 weights, and return them as transformers loads them, in float32."""
     probe = torch.randint(3, 259, (2, 128), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         torch.testing.assert_close(logits_of(model, probe, torch.float32), model(probe).logits, rtol=1e-4, atol=1e-4)
     stored = Mamba2ForCausalLM(model.config)
     stored.load_state_dict(model.state_dict())
@@ -231,7 +267,6 @@ def main() -> None:
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=1000)
     parser.add_argument("--fp32", action="store_true", help="products in float32")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 

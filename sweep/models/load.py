@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,17 @@ def identity(model: config.Model) -> str:
     digest = hashlib.sha256()
     path = directory(model)
     for file in sorted(f for f in path.iterdir() if f.suffix in (".json", ".safetensors", ".bin")):
-        digest.update(file.name.encode() + b"\0")
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return f"sha256:{digest.hexdigest()}"
+
+
+def backend(device: str) -> str:
+    """What will compute the activations, with its version: part of a calibration's identity."""
+    versions = (f"{package} {metadata.version(package)}" for package in ("transformers", "torch"))
+    return " ".join([*versions, torch.device(device).type])
 
 
 def load(model: config.Model, device: str, dtype: str) -> Model:
@@ -72,7 +80,9 @@ def load(model: config.Model, device: str, dtype: str) -> Model:
     if not (path / "config.json").is_file():
         raise UsageError(f"model.path={path} holds no config.json")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device={device} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu")
+        raise UsageError(
+            f"device={device} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu"
+        )
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -106,8 +116,8 @@ def load(model: config.Model, device: str, dtype: str) -> Model:
 def encoder(model: config.Model) -> Callable[[str], NDArray[np.int64]]:
     """From text to token ids with the model's own tokenizer."""
     path = directory(model)
-    settings = json.loads((path / "config.json").read_text())
-    if settings.get("tokenizer_class") == "ByT5Tokenizer":
+    settings = path / "tokenizer_config.json"
+    if settings.is_file() and json.loads(settings.read_text()).get("tokenizer_class") == "ByT5Tokenizer":
         # what transformers' ByT5Tokenizer does, a thousand times faster; a test holds them together
         return lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 3
     import transformers
