@@ -40,8 +40,8 @@ EQUAL = 1e-12
 def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
     ends = np.full((2, len(histogram.counts)), np.nan)
-    whole = histogram.magnitudes if format.symmetric else histogram
-    x, counts = whole.values, whole.counts.astype(np.float64)
+    x = np.abs(histogram.values) if format.symmetric else histogram.values
+    counts = histogram.counts.astype(np.float64)
     for k, (n, size) in enumerate(zip(histogram.n, histogram.absmax, strict=True)):
         if n == 0 or size == 0:
             ends[:, k] = 0.0 if n else np.nan

@@ -57,7 +57,8 @@ class Layout:
         else:
             edges = ((index + self.offset) << self.drop).view(np.float32)
             edges[0], edges[-1] = 0.0, np.inf
-        return edges.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # the patterns of NaN, which no observed value has
+            return edges.astype(np.float64)
 
     @property
     def exact(self) -> bool:
@@ -156,7 +157,8 @@ class Histogram:
 
     @property
     def absmax(self) -> Floats:
-        return np.maximum(np.abs(self.min), np.abs(self.max))
+        """The largest magnitude observed, exact, float64 [] or [K]. NaN where empty."""
+        return np.where(self.min > self.max, np.nan, np.maximum(np.abs(self.min), np.abs(self.max)))
 
     @cached_property
     def values(self) -> Floats:
@@ -181,8 +183,15 @@ class Histogram:
 
     @cached_property
     def sums(self) -> Sums:
-        """Running sums over the representatives, of a stack."""
+        """Running sums over the values of a stack."""
         return Sums(self.values[self.ascending], self.counts[:, self.ascending].astype(np.float64))
+
+    @cached_property
+    def folded_sums(self) -> Sums:
+        """Running sums over the magnitudes of the values of a stack."""
+        magnitudes = np.abs(self.values)
+        order = np.argsort(magnitudes, kind="stable")
+        return Sums(magnitudes[order], self.counts[:, order].astype(np.float64))
 
     @property
     def outside(self) -> tuple[Ints, Ints]:
@@ -203,8 +212,7 @@ class Histogram:
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
         counts[..., np.searchsorted(bins, positive)] += self.counts[..., :split]
         counts[..., np.searchsorted(bins, negative)] += self.counts[..., split:]
-        nearest = np.maximum(np.maximum(self.min, -self.max), 0.0)  # to zero, where all values have one sign
-        return Histogram(self.layout, bins, counts, nearest, self.absmax)
+        return Histogram(self.layout, bins, counts, np.zeros_like(self.absmax), self.absmax)
 
     def abs_quantile(self, alpha: float) -> Floats:
         """The alpha-quantile of |x|, float64 [] or [K]; the convention is the module's. NaN where empty."""

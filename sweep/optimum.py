@@ -43,7 +43,7 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     if not np.any(high - low > 0):
         return empty, empty
     if format.symmetric:
-        scale = _symmetric(histogram.magnitudes.sums, high, format)
+        scale = _symmetric(histogram.folded_sums, high, format)
         return empty - scale * format.largest, empty + scale * format.largest
     scale, zero = _shifted(histogram.sums, low, high, format)
     return empty - zero * scale, empty + (format.largest - zero) * scale

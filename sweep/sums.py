@@ -22,7 +22,7 @@ _AT_ONCE = 1 << 14  # rows looked up at a time
 
 
 class Sums:
-    """x: float64 [m], ascending, distinct values of a stack of R histograms.
+    """x: float64 [m], the values, ascending, of a stack of R histograms.
 
     below: float64 [m + 1, 3, R]; row i holds, over the i smallest values, the sums of 1, x and x^2.
     count, first, second: float64 [R], the same over all values."""
