@@ -49,7 +49,7 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
         bins = np.clip(np.floor(x * BINS / size), -BINS, BINS - 1).astype(np.int64)
         tops = candidates(format) / BINS * size
         if format.symmetric:
-            binned = np.bincount(bins, weights=counts[k], minlength=BINS)
+            binned: Floats = np.bincount(bins, weights=counts[k], minlength=BINS)
             cells = _cells(format.name)
             low, high = -tops, tops
         else:

@@ -130,6 +130,13 @@ class Histogram:
         """The sum of a stack."""
         return Histogram(self.layout, self.bins, self.counts.sum(0), self.min.min(0), self.max.max(0))
 
+    def pick(self, members: NDArray[np.bool_]) -> Histogram:
+        """A stack whose s-th member is the sum of those in row s of members [S, K]."""
+        counts = (members.astype(np.float64) @ self.counts).astype(np.int64)  # exact below 2^53
+        low = np.where(members, self.min, np.inf).min(1)
+        high = np.where(members, self.max, -np.inf).max(1)
+        return Histogram(self.layout, self.bins, counts, low, high)
+
     def leave_one_out(self) -> Histogram:
         """A stack whose k-th member is the sum of all others but the k-th."""
         folds = len(self.counts)
