@@ -137,7 +137,7 @@ def build(statistics: Statistics, config: Config) -> Tables:
                     "ratio": float(ratio[fold]),
                 }
             )
-        convergence += _convergence(place, site, method, alpha, format)
+        convergence += _convergence(place, site, method, alpha, format, row["scale_se"])
     return Tables(
         _table(rows, SCALES),
         _table(replicates, REPLICATES),
@@ -153,9 +153,14 @@ def _jackknifed(folds: Histogram) -> Histogram:
 
 
 def _convergence(
-    place: dict[str, Any], site: SiteStatistics, method: Method, alpha: float | None, format: formats.Format
+    place: dict[str, Any],
+    site: SiteStatistics,
+    method: Method,
+    alpha: float | None,
+    format: formats.Format,
+    final: float,
 ) -> list[dict[str, Any]]:
-    """The scale from the first 1, 2, … K folds, its error from those folds alone.
+    """The scale from the first 1, 2, … K folds, its error from those folds alone; `final` is the one of all K.
 
     Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
     count = len(site.folds)
@@ -165,7 +170,9 @@ def _convergence(
     found = scales.clip(first, method, alpha, format).scale
     for k in range(1, count + 1):
         error = float("nan")
-        if k > 1 and (k == count or not method.searches):
+        if k == count:
+            error = final
+        elif k > 1 and not method.searches:
             rest = site.histogram.pick(upto[k - 1] & ~np.eye(count, dtype=bool)[:k])
             error = scales.jackknife_error(scales.clip(rest, method, alpha, format).scale)
         rows.append(

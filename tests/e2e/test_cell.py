@@ -58,9 +58,7 @@ def activations(dtype: str) -> dict[tuple[int, str], np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_tables_are_what_numpy_says_of_the_model_s_own_activations(
-    sweep: Run, tmp_path: Path, dtype: str
-) -> None:
+def test_the_tables_are_what_numpy_says_of_the_model_s_own_activations(sweep: Run, tmp_path: Path, dtype: str) -> None:
     done = sweep(*SMALL, f"dtype={dtype}", "alpha=0.999", "hydra.run.dir=out")
     assert done.returncode == 0, done.stderr
     rows = {(r["layer"], r["site"]): r for r in pq.read_table(tmp_path / "out/scales.parquet").to_pylist()}
@@ -82,7 +80,7 @@ def test_the_tables_are_what_numpy_says_of_the_model_s_own_activations(
         assert row["mse"] == pytest.approx(mse, rel=0.01 if dtype == "float32" else 1e-9)
         assert row["sqnr_db"] == pytest.approx(10 * np.log10(np.square(x).mean() / mse), abs=0.05)
         # in float32 the clip's own bin is split by rule, not by its values: what it holds is the error
-        own = (np.abs(np.abs(x) / row["clip"] - 1) <= bound).mean() if dtype == "float32" else 1e-12
+        own = (np.abs(np.abs(x) / row["clip"] - 1) <= 2 * bound).mean() if dtype == "float32" else 1e-12
         assert row["clip_fraction"] == pytest.approx((np.abs(x) > row["clip"]).mean(), abs=own)
         p = np.unique(q, return_counts=True)[1] / x.size
         assert row["code_entropy_bits"] == pytest.approx(-(p * np.log2(p)).sum(), abs=0.01)
@@ -119,6 +117,8 @@ def test_a_cell_writes_what_is_promised_and_the_next_one_reads_the_calibration(s
     assert scales["clip"].to_pylist() == scales["absmax"].to_pylist()
     convergence = pq.read_table(tmp_path / "a/convergence.parquet").to_pylist()
     final = {(r["layer"], r["site"]): r["scale"] for r in convergence if r["folds"] == 3}
-    assert final == {(r["layer"], r["site"]): r["scale"] for r in pq.read_table(tmp_path / "a/scales.parquet").to_pylist()}
+    assert final == {
+        (r["layer"], r["site"]): r["scale"] for r in pq.read_table(tmp_path / "a/scales.parquet").to_pylist()
+    }
     counts = pq.read_table(tmp_path / "a/histograms.parquet")["counts"].to_pylist()
     assert {sum(c) for c in counts} == {6 * 64 * 384}

@@ -29,7 +29,9 @@ def bits(dtype: torch.dtype) -> st.SearchStrategy[Tensor]:
     magnitude = hnp.arrays(np.int32, st.integers(1, 300), elements=st.integers(0, finite - 1))
     return st.tuples(magnitude, st.integers(0, 2**32 - 1)).map(
         lambda drawn: torch.from_numpy(
-            (drawn[0] | (np.random.default_rng(drawn[1]).integers(0, 2, len(drawn[0])) << 15)).astype(np.uint16).view(np.int16)
+            (drawn[0] | (np.random.default_rng(drawn[1]).integers(0, 2, len(drawn[0])) << 15))
+            .astype(np.uint16)
+            .view(np.int16)
         ).view(dtype)
     )
 

@@ -35,7 +35,7 @@ def test_there_are_no_cycles() -> None:
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, f"cycle: {' → '.join([*trail[trail.index(name):], name])}"
+        assert name not in trail, f"cycle: {' → '.join([*trail[trail.index(name) :], name])}"
         if name not in done:
             for other in sorted(graph[name]):
                 if not other.startswith(f"{name}."):  # a package may gather its own parts
@@ -49,6 +49,8 @@ def test_there_are_no_cycles() -> None:
 def test_what_reads_statistics_needs_no_torch() -> None:
     for module in ("histogram", "statistics", "formats", "scales", "metrics", "runs", "store"):
         text = (PACKAGE / f"{module}.py").read_text()
-        imported = {a.name.split(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for a in n.names}
+        imported = {
+            a.name.split(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for a in n.names
+        }
         imported |= {(n.module or "").split(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)}
         assert not imported & {"torch", "wandb", "transformers"}, module

@@ -48,7 +48,9 @@ def equal(a: Statistics, b: Statistics) -> bool:
         mine = [site.folds, site.samples, site.channel_absmax, site.channel_abs_sum, site.channel_text_mean_max]
         return [*mine, h.bins, h.counts, h.min, h.max]
 
-    return a.meta == b.meta and all(p.dtype == q.dtype and np.array_equal(p, q) for p, q in zip(arrays(a), arrays(b)))
+    return a.meta == b.meta and all(
+        p.dtype == q.dtype and np.array_equal(p, q) for p, q in zip(arrays(a), arrays(b), strict=True)
+    )
 
 
 def test_save_and_load_lose_nothing(tmp_path: Path, x: torch.Tensor) -> None:
