@@ -86,9 +86,7 @@ def _shifted(sums: Sums, low: Floats, high: Floats, format: Format) -> tuple[Flo
     best = _minima(costs)
     zero = np.take_along_axis(zeros, best, 0)  # [P, R]
     whole = np.rint(-low / np.where(limit > 0, limit, 1.0))
-    scale, chosen = _refine(
-        sums, scales[best], format.codes - zero[..., None], limit, format.codes - whole[:, None]
-    )
+    scale, chosen = _refine(sums, scales[best], format.codes - zero[..., None], limit, format.codes - whole[:, None])
     zero = np.concatenate([zero, zero, whole[None]])
     return scale, np.take_along_axis(zero, chosen[None], 0)[0].astype(np.int64)
 
