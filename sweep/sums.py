@@ -32,8 +32,11 @@ class Sums:
         self.x = x
         self.members = len(counts)
         self.below = np.zeros((len(x) + 1, 3, self.members))
-        terms = np.stack([counts, counts * x, counts * np.square(x)]).transpose(2, 0, 1)
-        np.cumsum(terms, axis=0, out=self.below[1:])
+        terms = np.ascontiguousarray(counts.T)
+        for power in range(3):
+            self.below[1:, power] = terms
+            terms = terms * x[:, None]
+        np.cumsum(self.below, axis=0, out=self.below)
         self.count, self.first, self.second = self.below[-1]
 
     def cost(self, scales: Floats, codes: Floats) -> Floats:
