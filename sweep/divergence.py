@@ -49,11 +49,11 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
         bins = np.clip(np.floor(x * BINS / size), -BINS, BINS - 1).astype(np.int64)
         tops = candidates(format) / BINS * size
         if format.symmetric:
-            binned = np.bincount(bins, weights=counts[k], minlength=BINS)
+            binned = np.bincount(bins, counts[k], BINS).astype(np.float64)
             cells = _cells(format.name)
             low, high = -tops, tops
         else:
-            binned = np.bincount(bins + BINS, weights=counts[k], minlength=2 * BINS)
+            binned = np.bincount(bins + BINS, counts[k], 2 * BINS).astype(np.float64)
             low, high = np.maximum(histogram.min[k], -tops), np.minimum(histogram.max[k], tops)
             cells = _signed_cells(format, low, high, size / BINS)
         found = divergence(binned, cells)

@@ -53,10 +53,11 @@ def _symmetric(sums: Sums, high: Floats, format: Format) -> Floats:
     codes, top = format.magnitudes, float(high.max())
     bound = sums.cost(_coarse(top) / format.largest, codes).min(0)
     step = _step(format)
+    limit = high / format.largest
     scales = _spaced(_shortest(sums, bound, top), top, step) / format.largest
-    scales = _around(scales, sums.cost(scales, codes), step)
-    start = scales[_minima(sums.cost(scales, codes))]  # [P, R]
-    return _refine(sums, start, codes, high / format.largest, codes)[0]
+    scales = _around(scales, _within(limit, scales, sums.cost(scales, codes)), step)
+    start = scales[_minima(_within(limit, scales, sums.cost(scales, codes)))]  # [P, R]
+    return _refine(sums, start, codes, limit, codes)[0]
 
 
 def _shifted(sums: Sums, low: Floats, high: Floats, format: Format) -> tuple[Floats, Ints]:
@@ -75,19 +76,17 @@ def _shifted(sums: Sums, low: Floats, high: Floats, format: Format) -> tuple[Flo
             first = min(first, last)
             found = sums.cost_shifted(s, number, slice(first, last + 1))
             costs[part : part + 16], zeros[part : part + 16] = found.min(1), found.argmin(1) + first
-        return costs, zeros
+        return _within(limit, scales, costs), zeros
 
+    limit = (high - low) / format.largest
     step = 2 * _step(format)  # both ends move
     scales = _spaced(left + right, top, step) / format.largest
     scales = _around(scales, search(scales)[0], step)
     costs, zeros = search(scales)
     best = _minima(costs)
     zero = np.take_along_axis(zeros, best, 0)  # [P, R]
-    limit = (high - low) / format.largest
     whole = np.rint(-low / np.where(limit > 0, limit, 1.0))
-    scale, chosen = _refine(
-        sums, scales[best], format.codes - zero[..., None], limit, format.codes - whole[:, None]
-    )
+    scale, chosen = _refine(sums, scales[best], format.codes - zero[..., None], limit, format.codes - whole[:, None])
     zero = np.concatenate([zero, zero, whole[None]])
     return scale, np.take_along_axis(zero, chosen[None], 0)[0].astype(np.int64)
 
@@ -121,6 +120,11 @@ def _spaced(low: float, top: float, step: float) -> Floats:
     """Lengths of the interval, ascending from `low` to `top`."""
     number = int(np.ceil(np.log(top / max(low, top * 2.0**-32)) / step))
     return np.asarray(top * np.exp(-step * np.arange(number + 1))[::-1])
+
+
+def _within(limit: Floats, scales: Floats, costs: Floats) -> Floats:
+    """Costs [C, R] without the scales [C] beyond the limits [R] of the members, but for the first of them."""
+    return np.where(scales[:, None] <= limit * (1 + 2 * COARSEST_STEP), costs, np.inf)
 
 
 def _minima(costs: Floats) -> Ints:

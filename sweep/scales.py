@@ -26,6 +26,11 @@ class Method(str, Enum):
         """Whether alpha can change this method's answer. If not, it is null in every table."""
         return self is Method.PERCENTILE
 
+    @property
+    def searches(self) -> bool:
+        """Whether it tries hundreds of clips, where others look one up."""
+        return self in (Method.MSE, Method.ENTROPY)
+
     def __str__(self) -> str:
         return self.value
 

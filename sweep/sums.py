@@ -32,8 +32,11 @@ class Sums:
         self.x = x
         self.members = len(counts)
         self.below = np.zeros((len(x) + 1, 3, self.members))
-        terms = np.stack([counts, counts * x, counts * np.square(x)]).transpose(2, 0, 1)
-        np.cumsum(terms, axis=0, out=self.below[1:])
+        terms = np.ascontiguousarray(counts.T)
+        for power in range(3):
+            self.below[1:, power] = terms
+            terms = terms * x[:, None]
+        np.cumsum(self.below, axis=0, out=self.below)
         self.count, self.first, self.second = self.below[-1]
 
     def cost(self, scales: Floats, codes: Floats) -> Floats:
@@ -47,7 +50,7 @@ class Sums:
             both = weights @ rows
             found[part] = s * both[:, 0, : self.members] - both[:, 1, self.members :]
         s = scales[:, None]
-        return self._beyond(s * codes[-1]) - 2 * s * found
+        return np.asarray(self._beyond(s * codes[-1]) - 2 * s * found)
 
     def cost_shifted(self, scales: Floats, codes: int, zeros: slice) -> Floats:
         """Sum of squared errors [C, Z, R] for scales [C] and the zero points of a range, of `codes` integers."""
@@ -69,7 +72,7 @@ class Sums:
         borders = scales[..., None] * (codes[..., 1:] + codes[..., :-1]) / 2
         i = np.searchsorted(self.x, borders)
         f = borders * self._own(i, 0) - self._own(i, 1)
-        return self._beyond(scales * codes[..., -1]) - 2 * scales * (np.diff(codes) * f).sum(-1)
+        return np.asarray(self._beyond(scales * codes[..., -1]) - 2 * scales * (np.diff(codes) * f).sum(-1))
 
     def fit(self, scales: Floats, codes: Floats) -> Floats:
         """Lloyd's step: sum x q / sum q^2 over the codes q that scales [P, R] and codes, as above, give to x."""
@@ -77,16 +80,16 @@ class Sums:
         top = codes[..., -1]
         product = top * self.first - (np.diff(codes) * self._own(i, 1)).sum(-1)
         square = top**2 * self.count - (np.diff(np.square(codes)) * self._own(i, 0)).sum(-1)
-        return np.divide(product, square, out=scales.copy(), where=(square > 0) & (product > 0))
+        return np.asarray(np.divide(product, square, out=scales.copy(), where=(square > 0) & (product > 0)))
 
     def beyond(self, ends: Floats) -> Floats:
         """What clipping to at most `ends` [C] costs by itself, sum over x > end of (x - end)^2, [C, R]."""
         count, first, second = (self.below[-1] - self.below[np.searchsorted(self.x, ends)]).transpose(1, 0, 2)
         c = ends[:, None]
-        return second - 2 * c * first + np.square(c) * count
+        return np.asarray(second - 2 * c * first + np.square(c) * count)
 
     def _beyond(self, level: Floats) -> Floats:
-        return self.second - 2 * level * self.first + np.square(level) * self.count
+        return np.asarray(self.second - 2 * level * self.first + np.square(level) * self.count)
 
     @property
     def _pairs(self) -> Floats:

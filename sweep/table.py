@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sweep import formats, metrics, scales
 from sweep.config import Config
 from sweep.histogram import Histogram
 from sweep.scales import Method
-from sweep.statistics import Statistics
+from sweep.statistics import SiteStatistics, Statistics
+
+Floats = NDArray[np.float64]
 
 WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127, as Quamba's wx_scale
 
@@ -94,47 +97,47 @@ def build(statistics: Statistics, config: Config) -> Tables:
     rows: list[dict[str, Any]] = []
     replicates: list[dict[str, Any]] = []
     convergence: list[dict[str, Any]] = []
+    parts = {key: _jackknifed(site.histogram) for key, site in statistics.sites.items()}
+    found = {key: scales.clip(part, method, alpha, format) for key, part in parts.items()}
     for (layer, name), site in statistics.sites.items():
         place = {"layer": layer, "site": name}
-        total, rest = site.histogram.total(), site.histogram.leave_one_out()
-        clip = float(scales.clip(total, method, alpha, format))
-        scale = clip / format.largest
-        cost = metrics.measure(total, format, scale)
-        left_out = scales.scale(rest, method, alpha, format)
+        part, clips = parts[layer, name], found[layer, name]
+        quantizer = format.place(float(clips.low[0]), float(clips.high[0]))
+        cost = metrics.measure(part, quantizer)
+        scale = clips.scale
+        gain, ratio = np.full((2, len(scale)), np.nan)
         row: dict[str, Any] = {
             **cell,
             **place,
-            "n": int(total.n),
-            "min": float(total.min),
-            "max": float(total.max),
-            "absmax": float(total.absmax),
-            "clip": clip,
-            "scale": scale,
-            "scale_se": scales.jackknife_error(left_out),
-            **{key: float(getattr(cost, key)) for key in ("clip_fraction", "mse", "sqnr_db", "code_entropy_bits")},
+            "n": int(part.n[0]),
+            "min": float(part.min[0]),
+            "max": float(part.max[0]),
+            "absmax": float(part.absmax[0]),
+            "clip": quantizer.high,
+            "scale": quantizer.scale,
+            "scale_se": scales.jackknife_error(scale[1:]),
+            **{key: float(value[0]) for key, value in vars(cost).items()},
         }
-        gain, ratio = np.full_like(left_out, np.nan), np.full_like(left_out, np.nan)
+        if not format.symmetric:
+            row |= {"clip_low": quantizer.low, "zero_point": quantizer.zero_point}
         if site.weight_absmax is not None:  # a …_conv_out site
             row["weight_scale"] = weight_scale = site.weight_absmax / WEIGHT_LEVELS
-            before = statistics.sites[layer, name.replace("_out", "_pre")].histogram
-            row["silu_gain"] = _divide(scale, float(scales.scale(before.total(), method, alpha, format)))
-            row["ratio"] = _divide(scale, weight_scale)
-            gain = np.divide(left_out, scales.scale(before.leave_one_out(), method, alpha, format))
-            ratio = np.divide(left_out, weight_scale)
+            gain = _divide(scale, found[layer, name.replace("_out", "_pre")].scale)
+            ratio = _divide(scale, np.full_like(scale, weight_scale))
+            row |= {"silu_gain": float(gain[0]), "ratio": float(ratio[0])}
         rows.append(row)
-        sqnr = metrics.measure(rest, format, scale).sqnr_db
-        for fold, number in enumerate(site.folds):
+        for fold, number in enumerate(site.folds, start=1):
             replicates.append(
                 {
                     **place,
                     "fold": int(number),
-                    "scale": float(left_out[fold]),
-                    "sqnr_db": float(sqnr[fold]),
+                    "scale": float(scale[fold]),
+                    "sqnr_db": float(cost.sqnr_db[fold]),
                     "silu_gain": float(gain[fold]),
                     "ratio": float(ratio[fold]),
                 }
             )
-        convergence += _convergence(place, site.samples, site.histogram, method, alpha, format)
+        convergence += _convergence(place, site, method, alpha, format, row["scale_se"])
     return Tables(
         _table(rows, SCALES),
         _table(replicates, REPLICATES),
@@ -143,29 +146,41 @@ def build(statistics: Statistics, config: Config) -> Tables:
     )
 
 
+def _jackknifed(folds: Histogram) -> Histogram:
+    """A stack of all folds together and of all but the first, all but the second, …"""
+    count = len(folds.counts)
+    return folds.pick(np.concatenate([np.ones((1, count), bool), ~np.eye(count, dtype=bool)]))
+
+
 def _convergence(
     place: dict[str, Any],
-    samples: Any,
-    folds: Histogram,
+    site: SiteStatistics,
     method: Method,
     alpha: float | None,
     format: formats.Format,
+    final: float,
 ) -> list[dict[str, Any]]:
-    """The scale from the first 1, 2, … K folds; its error from those folds alone."""
-    upto = folds.cumulative()
-    found = scales.scale(upto, method, alpha, format)
+    """The scale from the first 1, 2, … K folds, its error from those folds alone; `final` is the one of all K.
+
+    Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
+    count = len(site.folds)
     rows = []
-    for k in range(1, len(found) + 1):
-        part = Histogram(folds.layout, folds.bins, folds.counts[:k], folds.min[:k], folds.max[:k])
+    upto = np.tri(count, dtype=bool)
+    first = site.histogram.pick(upto)
+    found = scales.clip(first, method, alpha, format).scale
+    for k in range(1, count + 1):
         error = float("nan")
-        if k > 1:
-            error = scales.jackknife_error(scales.scale(part.leave_one_out(), method, alpha, format))
+        if k == count:
+            error = final
+        elif k > 1 and not method.searches:
+            rest = site.histogram.pick(upto[k - 1] & ~np.eye(count, dtype=bool)[:k])
+            error = scales.jackknife_error(scales.clip(rest, method, alpha, format).scale)
         rows.append(
             {
                 **place,
                 "folds": k,
-                "samples": int(samples[:k].sum()),
-                "n": int(upto.n[k - 1]),
+                "samples": int(site.samples[:k].sum()),
+                "n": int(first.n[k - 1]),
                 "scale": float(found[k - 1]),
                 "scale_se": error,
             }
@@ -185,8 +200,9 @@ def _coarse(statistics: Statistics) -> Any:
             yield {"layer": layer, "site": name, "edges": edges, "counts": counts.astype(np.int64)}
 
 
-def _divide(a: float, b: float) -> float | None:
-    return a / b if b else None
+def _divide(a: Floats, b: Floats) -> Floats:
+    """a / b, NaN where b is 0."""
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b != 0)
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -48,9 +48,23 @@ def _draw(name: str) -> np.ndarray:
     raise ValueError(name)
 
 
-NAMES = (
-    "gaussian laplace student cauchy lognormal uniform silu bimodal spike zeros few poisson two equal negative"
-).split()
+NAMES = [
+    "gaussian",
+    "laplace",
+    "student",
+    "cauchy",
+    "lognormal",
+    "uniform",
+    "silu",
+    "bimodal",
+    "spike",
+    "zeros",
+    "few",
+    "poisson",
+    "two",
+    "equal",
+    "negative",
+]
 
 
 def tensor(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
