@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sweep.config import WANDB_MODES, Wandb
 
@@ -79,7 +79,9 @@ def offline(settings: Wandb, directory: Path, identity: Identity, config: dict[s
     return _init("offline", settings, directory, identity, config)
 
 
-def _init(mode: str, settings: Wandb, directory: Path, identity: Identity, config: dict[str, Any]) -> Any:
+def _init(
+    mode: Literal["online", "offline"], settings: Wandb, directory: Path, identity: Identity, config: dict[str, Any]
+) -> Any:
     import wandb
 
     with inside(directory):

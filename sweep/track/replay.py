@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.config import Wandb
 from sweep.errors import UsageError
-from sweep.track import connection, ledger
+from sweep.track import connection, ledger, view
 from sweep.track.connection import Identity, Unreachable
 from sweep.track.ledger import OFFLINE, Destination
 from sweep.track.sink import open_run
@@ -65,7 +65,9 @@ def find(roots: list[Path]) -> list[Path]:
 
 def destination(mode: str, directory: Path) -> str:
     """The server, or OFFLINE. Raises Unreachable where `online` was asked for without a key."""
-    return OFFLINE if mode == "offline" else connection.server(mode, directory) or OFFLINE
+    if (mode := connection.mode(mode)) in ("offline", "disabled"):  # disabled was W&B's variable, not the option
+        return OFFLINE
+    return connection.server(mode, directory) or OFFLINE
 
 
 def _one(directory: Path, server: str, options: Options) -> Outcome:
@@ -75,8 +77,8 @@ def _one(directory: Path, server: str, options: Options) -> Outcome:
             return Outcome(directory, "skipped", record["status"])
         return _send(directory, record, server, options)
     except (OSError, ValueError, KeyError) as error:
-        what = f"no {error} in it" if isinstance(error, KeyError) else connection.first_line(error)
-        return Outcome(directory, "failed", f"damaged: {what}")
+        lacking = "lacks " if isinstance(error, KeyError) else ""
+        return Outcome(directory, "failed", lacking + connection.first_line(error))
 
 
 def _send(directory: Path, record: dict[str, Any], server: str, options: Options) -> Outcome:
@@ -91,6 +93,7 @@ def _send(directory: Path, record: dict[str, Any], server: str, options: Options
     target = Destination(server, settings.entity, settings.project, group, identity.id)
     if seen := ledger.delivered(directory, target):
         return Outcome(directory, "there", seen)
+    view.read(directory)  # damaged files are to be found before there is a run
     tracker = open_run(server, settings, directory, identity, record["config"])
     try:
         tracker.results(directory)
