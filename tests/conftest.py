@@ -28,14 +28,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def sweep(tmp_path: Path) -> Run:
     """Runs `python -m sweep ARGUMENTS` in an empty directory, W&B disabled unless said otherwise."""
 
-    def run(
-        *arguments: str, module: str = "sweep", env: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        quiet = (
-            []
-            if module != "sweep" or any(a.startswith(("wandb.", "-")) for a in arguments)
-            else ["wandb.mode=disabled"]
-        )
+    def run(*arguments: str, module: str = "sweep", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        quiet = [] if module != "sweep" or any(a.startswith(("wandb.", "-")) for a in arguments) else ["wandb.mode=disabled"]
         return subprocess.run(
             [sys.executable, "-m", module, *arguments, *quiet],
             cwd=tmp_path,
