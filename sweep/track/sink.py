@@ -82,9 +82,10 @@ class Tracker:
             with inside(self.directory):
                 yield
         except Exception as error:
-            self._broken, self.complete = True, False
             self.hint = f"python -m sweep.track replay {self.directory}"
-            log.warning("W&B: %s; nothing is lost, send it later with: %s", first_line(error), self.hint)
+            if not self._broken:
+                log.warning("W&B: %s; nothing is lost, send it later with: %s", first_line(error), self.hint)
+            self._broken, self.complete = True, False
 
 
 def start(
