@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from cells import finished, record
-from conftest import Run
 from wandb_runs import KEY, assert_tells_all, die_after, free_port, inspect, offline_runs
 
 from sweep.config import Wandb
@@ -192,17 +191,3 @@ def test_replay_of_what_cannot_be_reached_is_one_line(
     assert err.startswith("error: W&B: http://127.0.0.1")
     assert err.count("\n") == 1
     assert not offline_runs(cell)
-
-
-def test_a_real_cell_is_tracked_from_the_command_line(sweep: Run, tmp_path: Path) -> None:
-    small = ["calibration.samples=4", "calibration.folds=2", "calibration.seqlen=32", "hydra.run.dir=runs/cell"]
-    done = sweep(*small, "wandb.mode=offline", "wandb.tags=[a]")
-    assert done.returncode == 0, done.stderr
-    cell = tmp_path / "runs" / "cell"
-    (place,) = offline_runs(cell)
-    log = inspect(place)
-    assert_tells_all(log, cell)
-    assert log.run["tags"] == ["a"]
-    assert log.run["run_group"] == "cell"
-    assert record(cell)["wandb"]["id"] == log.run["run_id"]
-    assert f"wandb sync {place}" in done.stdout

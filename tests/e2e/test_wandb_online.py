@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -90,7 +89,6 @@ def test_what_stayed_offline_is_replayed_and_the_rest_is_named(
     never = finished(tmp_path / "grid" / "0", layers=2, seed=0)  # wandb.mode=disabled
     offline = finished(tmp_path / "grid" / "1", layers=2, seed=1, wandb={"mode": "offline", "id": "offline0001"})
     finished(tmp_path / "grid" / "2", status="running")
-    moved = shutil.copytree(never, tmp_path / "elsewhere" / "9")
     options = ["--project", "other", "--entity", "default", "--group", "all"]
     assert main(["replay", str(tmp_path / "grid"), *options]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -100,9 +98,6 @@ def test_what_stayed_offline_is_replayed_and_the_rest_is_named(
     server.assert_has_all(offline, "offline0001")
     (project,) = server.ask("select name from projects where id = ?", server.run(identity)["project_id"])
     assert project["name"] == "other"
-
-    assert main(["replay", str(moved), *options]) == 0  # the same cell from another place is the same run
-    assert capsys.readouterr().out.splitlines()[0].endswith(identity)
 
 
 def test_the_hint_of_an_offline_run_uploads_it(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +116,7 @@ def test_a_server_that_goes_away_costs_a_bounded_wait_and_a_replay(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connection, "DELIVER", 2.0)
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "2")
     cell = finished(tmp_path / "0", layers=2)
     tracker = begin(cell, Wandb(mode="online"))
     assert tracker.record
