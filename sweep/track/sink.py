@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sweep.config import Wandb
@@ -37,7 +38,7 @@ class Tracker:
             place = Path(run.settings.sync_dir).relative_to(directory.resolve())
             url = None if run.offline else run.url
             self.record = {"mode": run.settings.mode, "id": run.id, "dir": str(place), "url": url}
-            self.hint = url or f"wandb sync {directory / place}"
+            self.hint = url or f"wandb sync {quote(str(directory / place))}"
 
     def progress(self, done: int, total: int) -> None:
         """Samples done and in all. Kept in the summary, so that the steps of the history are the layers alone."""
@@ -82,7 +83,7 @@ class Tracker:
             with inside(self.directory):
                 yield
         except Exception as error:
-            self.hint = f"python -m sweep.track replay {self.directory}"
+            self.hint = f"python -m sweep.track replay {quote(str(self.directory))}"
             if not self._broken:
                 log.warning("W&B: %s; nothing is lost, send it later with: %s", first_line(error), self.hint)
             self._broken, self.complete = True, False

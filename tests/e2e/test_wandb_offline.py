@@ -67,7 +67,8 @@ def test_an_offline_run_tells_what_the_table_says(tmp_path: Path, capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
-def test_cells_of_one_process_keep_to_their_directories(tmp_path: Path) -> None:
+def test_cells_of_one_process_keep_to_their_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     cells = [finished(tmp_path / str(i), layers=2, groups=1 + 2 * i, seed=i) for i in range(2)]
     for cell in cells:
         track(cell, Wandb(mode="offline"))
@@ -75,6 +76,7 @@ def test_cells_of_one_process_keep_to_their_directories(tmp_path: Path) -> None:
         (place,) = offline_runs(cell)
         assert_tells_all(inspect(place), cell)
         assert list((cell / "wandb" / "data").rglob("tmp*"))  # what is staged for the table's artifact
+    assert sorted(tmp_path.iterdir()) == cells
     assert not list(Path.home().iterdir())
 
 

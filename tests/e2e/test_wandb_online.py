@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -102,13 +103,13 @@ def test_what_stayed_offline_is_replayed_and_the_rest_is_named(
 
 
 def test_the_hint_of_an_offline_run_uploads_it(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = finished(tmp_path / "0", layers=2)
+    cell = finished(tmp_path / "a folder" / "0", layers=2)
     tracker = begin(cell, Wandb(mode="offline"))
     tracker.results(cell)
     tracker.finish()
     assert tracker.hint
     assert tracker.record
-    command = [sys.executable, "-m", *tracker.hint.split()]
+    command = [sys.executable, "-m", *shlex.split(tracker.hint)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     server.assert_has_all(cell, tracker.record["id"])
 
@@ -119,7 +120,7 @@ def test_a_server_that_goes_away_costs_a_bounded_wait_and_a_replay(
     cell = finished(tmp_path / "0", layers=2)
     with monkeypatch.context() as impatient:
         impatient.setattr(connection, "DELIVER", 2.0)
-        impatient.setenv("WANDB_HTTP_TIMEOUT", "2")
+        impatient.setattr("wandb.apis.public.Api._HTTP_TIMEOUT", 2)  # 19 s, read once from WANDB_HTTP_TIMEOUT
         tracker = begin(cell, Wandb(mode="online"))
         assert tracker.record
         server.stop()
