@@ -55,7 +55,8 @@ class Layout:
         else:
             edges = ((index + self.offset) << self.drop).view(np.float32)
             edges[0], edges[-1] = 0.0, np.inf
-        return edges.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # the patterns of NaN, which no observed value has
+            return edges.astype(np.float64)
 
     @property
     def exact(self) -> bool:
@@ -154,7 +155,8 @@ class Histogram:
 
     @property
     def absmax(self) -> Floats:
-        return np.maximum(np.abs(self.min), np.abs(self.max))
+        """The largest magnitude observed, exact, float64 [] or [K]. NaN where empty."""
+        return np.where(self.min > self.max, np.nan, np.maximum(np.abs(self.min), np.abs(self.max)))
 
     @cached_property
     def values(self) -> Floats:
@@ -196,7 +198,7 @@ class Histogram:
         half = self.magnitudes
         edges = half.layout.edges
         low, high = edges[half.bins], edges[half.bins + (not half.layout.exact)]
-        return _quantile(half.layout, half.counts, low, high, low[0] + 0 * half.max, half.max, alpha)
+        return _quantile(half.layout, half.counts, low, high, np.zeros_like(half.max), half.max, alpha)
 
     def quantile(self, q: float) -> Floats:
         """The q-quantile of the signed values, float64 [] or [K]; the convention is the module's."""

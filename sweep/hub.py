@@ -19,8 +19,12 @@ def snapshot(
     the same commit. knob: the setting that takes a local copy instead. Raises UsageError within 10 s where
     the repository is neither cached nor within reach: the Hub's client alone would retry for minutes."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+        disable_progress_bars,
+    )
 
     disable_progress_bars()
     where = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
@@ -31,13 +35,13 @@ def snapshot(
     except OSError:
         pass  # not cached
     except ValueError as error:  # no name of a repository
-        raise UsageError(f"{repo} names no repository of the Hub: {first_line(error)}; {knob} takes a local copy") from error
+        raise UsageError(f"{repo} is no repository of the Hub; {knob} takes a local copy") from error
     try:
         commit = HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT).sha
     except RevisionNotFoundError as error:
         raise UsageError(f"{where} has no revision {revision}; look at {where}/commits/main") from error
     except GatedRepoError as error:
-        raise UsageError(f"{where} is gated: accept its terms there and log in, or set {knob} to a local copy") from error
+        raise UsageError(f"{where} is gated: accept its terms and log in, or set {knob} to a local copy") from error
     except RepositoryNotFoundError as error:
         raise UsageError(f"{where} does not exist or is private; {knob} takes a local copy") from error
     except Exception as error:  # the network has as many errors as layers
@@ -48,7 +52,7 @@ def snapshot(
     try:
         return Path(snapshot_download(repo, repo_type=kind, revision=commit, allow_patterns=list(patterns)))
     except Exception as error:
-        raise UsageError(f"{where}: download failed ({first_line(error)}); run again to go on where it stopped") from error
+        raise UsageError(f"{where}: download failed ({first_line(error)}); run again to resume") from error
 
 
 def commit(directory: Path) -> str | None:

@@ -69,7 +69,7 @@ class Mixer:
     def project(self, entered: Tensor) -> Tensor:
         """The output of in_proj for the mixer's input [batch, seq, d_model], as mamba_simple.py multiplies it."""
         linear = self.module.in_proj
-        columns = linear.weight @ entered.reshape(-1, entered.shape[-1]).T
+        columns: Tensor = linear.weight @ entered.reshape(-1, entered.shape[-1]).T
         projected = columns.T.reshape(*entered.shape[:-1], -1)
         return projected if linear.bias is None else projected + linear.bias.to(projected.dtype)
 

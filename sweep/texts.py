@@ -115,7 +115,7 @@ def _json_lines(file: Path, column: str) -> Iterator[str]:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise UsageError(f"{file}, line {number}: one JSON object a line was expected: {first_line(error)}") from None
+                raise UsageError(f"{file}, line {number}: no JSON object: {first_line(error)}") from None
             yield _text_of(record, column, f"{file}, line {number}")
 
 

@@ -68,7 +68,7 @@ def _windows(data: Data, encode: Encode, calibration: Calibration) -> tuple[NDAr
 
 
 def _texts(data: Data, encode: Encode, calibration: Calibration) -> tuple[NDArray[np.int64], ...]:
-    """The first texts in their order, each truncated: Quamba's recipe (modelutils_mamba.py). The seed is of no account."""
+    """The first texts in their order, each truncated, whatever the seed: Quamba's recipe (modelutils_mamba.py)."""
     samples: list[NDArray[np.int64]] = []
     for text in texts(data):
         if len(ids := encode(text)[: calibration.seqlen]):

@@ -37,7 +37,9 @@ def shapes(lm: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in lm.named_parameters()}
 
 
-def fill(module: nn.Module, source: Source, names: Callable[[str], str], dtype: torch.dtype | None, device: str) -> None:
+def fill(
+    module: nn.Module, source: Source, names: Callable[[str], str], dtype: torch.dtype | None, device: str
+) -> None:
     """Give every parameter of a module that lies on `meta` its tensor.
 
     names: from a parameter's name to the source's. dtype: None keeps each parameter's own.

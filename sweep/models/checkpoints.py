@@ -17,6 +17,7 @@ import os
 import pickle
 import re
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,14 +77,14 @@ def open_checkpoint(path: Path, weights: bool = True) -> Checkpoint:
         try:
             settings = json.loads(config.read_text())
         except ValueError as error:
-            raise UsageError(f"{config} is not JSON: {first_line(error)}") from error
+            raise UsageError(f"{config} cannot be loaded: {first_line(error)}") from error
         layout = "transformers" if "model_type" in settings else "mamba_ssm" if "d_model" in settings else None
         if layout is None:
             raise UsageError(f"{config} has neither model_type (transformers) nor d_model (mamba_ssm): unknown layout")
         return Checkpoint(path, layout, settings, _weight_files(path) if weights else ())
     if ranks := sorted(path.glob(f"**/mp_rank_*/{MEGATRON}")):
         if len(ranks) > 1:
-            raise UsageError(f"model.path={path} holds {len(ranks)} parts of a tensor-parallel checkpoint; merge them first")
+            raise UsageError(f"model.path={path}: {len(ranks)} parts of a tensor-parallel checkpoint; merge them first")
         return Checkpoint(path, "megatron", _megatron_settings(ranks[0]), (ranks[0],))
     raise UsageError(
         f"model.path={path} holds no checkpoint; allowed: a directory with config.json and *.safetensors or *.bin "
@@ -113,32 +114,37 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             return tuple(path / name for name in names)
         if files := tuple(sorted(f for f in path.glob(f"*.{suffix}") if f.name != "training_args.bin")):
             return files
-    raise UsageError(f"model.path={path} holds no weights; allowed: *.safetensors, *.bin, or shards with their index")
+    raise UsageError(
+        f"model.path={path} holds no weights; allowed: model.safetensors, pytorch_model.bin, or shards with their index"
+    )
 
 
 class Weights:
     """The tensors of files, memory-mapped and weights-only, under transformers' names."""
 
     def __init__(self, files: tuple[Path, ...], key: str | None = None) -> None:
-        self._tensors: dict[str, tuple[Any, str]] = {}
+        self._places: dict[str, tuple[Path, str]] = {}
+        self._open: dict[Path, Any] = {}
         for file in files:
-            source = _open(file, key)
-            for name in source.keys():
+            self._open[file] = _open(file, key)
+            for name in list(self._open[file].keys()):
                 if not name.endswith("_extra_state"):  # Transformer Engine's, no weights
-                    self._tensors[_transformers_name(name)] = (source, name)
+                    self._places[_transformers_name(name)] = (file, name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return iter(self._places)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+        return name in self._places
 
     def read(self, name: str, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
         """A copy of one tensor; the file's pages behind it are handed back, so that no weight is held twice."""
-        source, key = self._tensors[name]
-        mapped: Tensor = source.get_tensor(key) if hasattr(source, "get_tensor") else source[key]
-        copy = torch.empty(mapped.shape, dtype=dtype, device=device).copy_(mapped)
-        _release(mapped)
+        file, key = self._places[name]
+        source = self._open[file]
+        held: Tensor = source[key] if isinstance(source, dict) else source.get_tensor(key)
+        copy = torch.empty(held.shape, dtype=dtype, device=device).copy_(held)
+        if _mappable(file):
+            _release(held)
         return copy
 
 
@@ -148,15 +154,31 @@ def _open(file: Path, key: str | None) -> Any:
             from safetensors import safe_open
 
             return safe_open(file, framework="pt")
-        loaded = _torch_load(file)
-        return loaded if key is None else loaded[key]
-    except Exception as error:  # torch, pickle, zip and safetensors all have their own
-        raise UsageError(f"{file} cannot be read: {first_line(error)}; it may be cut short: compare its size") from error
+        if key:
+            return _megatron(file)[key]
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=_mappable(file))
+    except pickle.UnpicklingError as error:
+        raise UsageError(refused_pickle(file)) from error
+    except Exception as error:  # torch, zip and safetensors all have their own
+        hint = "it may be cut short: compare its size"
+        raise UsageError(f"{file} cannot be loaded: {first_line(error)}; {hint}") from error
 
 
-def _torch_load(file: Path) -> Any:
-    """torch.load without executing anything; of classes beside the tensors (arguments, enums) only husks are built."""
-    husks = []
+def _mappable(file: Path) -> bool:
+    """Whether a file can be memory-mapped: all but what torch before 1.6 saved."""
+    return file.suffix == ".safetensors" or zipfile.is_zipfile(file)
+
+
+def refused_pickle(file: Path) -> str:
+    return (
+        f"{file}: its weights are a pickle that holds more than tensors, which could run code of its own; refused. "
+        "Convert them to safetensors where you trust them"
+    )
+
+
+def _megatron(file: Path) -> Any:
+    """A Megatron checkpoint, nothing in it executed: of classes beside the tensors only husks are built."""
+    husks: list[Any] = []
     for name in torch.serialization.get_unsafe_globals_in_checkpoint(file):
         module, _, leaf = name.rpartition(".")
         husks.append((type(leaf, (_Husk,), {"__module__": module}), name))
@@ -184,7 +206,7 @@ def _megatron_settings(file: Path) -> dict[str, Any]:
 
     What they do not say is Megatron's default for its Mamba-2 (d_state 128, headdim 64, 8 groups)."""
     try:
-        saved = _torch_load(file)
+        saved = _megatron(file)
         arguments = vars(saved["args"])
         rows = len(saved["model"]["embedding.word_embeddings.weight"])
     except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:

@@ -8,8 +8,8 @@ from typing import Any
 from sweep.errors import UsageError
 
 # What mamba_ssm's classes take for granted (mamba_ssm/modules/mamba_simple.py, mamba2.py) and may be set in ssm_cfg.
-_MAMBA1 = {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto", "conv_bias": True, "bias": False}
-_MAMBA2 = {
+_MAMBA1: dict[str, Any] = {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto", "conv_bias": True, "bias": False}
+_MAMBA2: dict[str, Any] = {
     "d_state": 128,
     "d_conv": 4,
     "expand": 2,
@@ -21,7 +21,7 @@ _MAMBA2 = {
     "chunk_size": 256,
 }
 # Settings that the transformers models do not have, with the only value they can stand for.
-_FIXED = {
+_FIXED: dict[str, dict[str, Any]] = {
     "": {"attn_layer_idx": [], "d_intermediate": 0, "rms_norm": True},
     "ssm_cfg.": {"d_ssm": None, "D_has_hdim": False, "rmsnorm": True, "norm_before_gate": False},
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -206,15 +208,24 @@ def _from_transformers(model: config.Model, shape: Any, dtype: torch.dtype, devi
             lm = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype)
             return lm.eval().requires_grad_(False).to(device)
         path = checkpoint(model).path
-        lm, report = transformers.AutoModelForCausalLM.from_pretrained(
-            path, config=shape, dtype=dtype, output_loading_info=True, weights_only=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lm, report = transformers.AutoModelForCausalLM.from_pretrained(
+                path,
+                config=shape,
+                dtype=dtype,
+                weights_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported, and refused below by name
+            )
     except (MemoryError, torch.OutOfMemoryError):
         raise
+    except pickle.UnpicklingError as error:
+        raise UsageError(checkpoints.refused_pickle(path)) from error
     except Exception as error:  # every library below has errors of its own for a bad file
-        raise UsageError(f"model={model.name} cannot be loaded: {first_line(error)}; supported are {FAMILIES}") from error
+        raise UsageError(f"model={model.name} cannot be loaded: {first_line(error)}") from error
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if names := sorted(map(str, report.get(what, ()))):
+        if names := sorted(key if isinstance(key, str) else key[0] for key in report.get(what, ())):
             raise UsageError(
                 f"{path}: the weights do not fit config.json: {what.replace('_', ' ')}: "
                 f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"

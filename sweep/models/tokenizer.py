@@ -29,7 +29,7 @@ def encoder(source: str | Path, revision: str = "main") -> Encode:
         path = hub.snapshot(source, revision, FILES, lambda p: _main_file(p) is not None, "model.tokenizer")
     file = path if path.is_file() else _main_file(path)
     if file is None:
-        raise UsageError(f"{path} holds no tokenizer; set model.tokenizer to one: a directory, tokenizer.json or *.model")
+        raise UsageError(f"{path} holds no tokenizer; set model.tokenizer to a directory, tokenizer.json or *.model")
     try:
         return _sentencepiece(file) if file.suffix == ".model" else _tokenizers(file)
     except (ImportError, UsageError):
