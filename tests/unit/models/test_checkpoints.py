@@ -217,5 +217,5 @@ def test_back_ends_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 def test_running_out_of_memory_says_which_knob_to_turn() -> None:
     vast = layouts.MAMBA2 | {"vocab_size": 1 << 40}
-    with pytest.raises(UsageError, match="out of memory.*model.stream=true"):
+    with pytest.raises(UsageError, match=r"out of memory.*model\.stream=true"):
         load.load(config.Model("vast", geometry=vast, weights="random"), "cpu", "float32")
