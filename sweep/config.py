@@ -21,6 +21,12 @@ GRANULARITIES = ("tensor",)
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
+# what a quantized Mamba keeps in few bits between its kernels; what is inside one (the convolution's output before
+# SiLU, the scan's state) stays in full precision there
+QUANTIZED = (
+    *("in_proj_in", "x_conv_in", "B_conv_in", "C_conv_in"),
+    *("x_conv_out", "B_conv_out", "C_conv_out", "out_proj_in"),
+)
 RANDOM = "-random"  # ends the name of every network of random weights
 
 
@@ -101,6 +107,27 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    perplexity: bool = False
+    sensitivity: bool = False
+    sites: list[str] = field(default_factory=lambda: list(QUANTIZED))
+    samples: int = 64
+    data: str | None = None  # stdlib, or a file or folder; None: the data set of the calibration
+
+    def __post_init__(self) -> None:
+        for site in self.sites:
+            _one_of("evaluate.sites", site, QUANTIZED)
+        if not self.sites:
+            raise UsageError(f"evaluate.sites is empty; allowed: {', '.join(QUANTIZED)}")
+        if self.samples < 1:
+            raise UsageError(f"evaluate.samples={self.samples} must be at least 1")
+
+    def __bool__(self) -> bool:
+        """Whether anything is to be evaluated."""
+        return self.perplexity or self.sensitivity
+
+
+@dataclass(frozen=True)
 class Wandb:
     mode: str = "auto"
     project: str = "mamba-scales"
@@ -126,6 +153,7 @@ class Config:
     device: str = "cpu"
     dtype: str = "float32"
     store: str = "runs/calibrations"
+    evaluate: Evaluate = field(default_factory=Evaluate)
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sweep.errors import UsageError
-from sweep.rounding import Rounding
+from sweep.evaluate.rounding import Rounding
 from sweep.sites import IN_PROJ_IN, OUT_PROJ_IN, Mixer
 from sweep.taps import unfused
 
