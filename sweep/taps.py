@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sweep.models.conv import Convolve, convolve
 from sweep.sites import IN_PROJ_IN, OUT_PROJ_IN, Mixer
 
 Observe = Callable[[int, str, Tensor], None]  # layer, site, values [batch, seq, channels]
@@ -40,8 +41,10 @@ class Fired:
 
 
 @contextmanager
-def taps(mixers: Sequence[Mixer], observe: Observe) -> Iterator[Fired]:
-    """Hook every mixer's in_proj and out_proj; the hooks come off whatever happens inside."""
+def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolve) -> Iterator[Fired]:
+    """Hook every mixer's in_proj and out_proj; the hooks come off whatever happens inside.
+
+    convolve: as the model itself does it (see `Mixer.conv_sites`)."""
     fired = Fired(mixers)
 
     def see(layer: int, site: str, tensor: Tensor) -> None:
@@ -51,7 +54,7 @@ def taps(mixers: Sequence[Mixer], observe: Observe) -> Iterator[Fired]:
     def after_in_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
             see(mixer.layer, IN_PROJ_IN, args[0])
-            for site, tensor in mixer.conv_sites(output):
+            for site, tensor in mixer.conv_sites(output, convolve):
                 see(mixer.layer, site, tensor)
 
         return hook

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sweep import config
 from sweep.errors import UsageError
+from sweep.models.kernels import VERSION
 from sweep.sites import Mixer, geometry, mixers
 
 CPU_CHUNK = 64  # tokens per SSD chunk; measured on CPUs: 64 beats 32 and transformers' default of 256
@@ -71,7 +72,9 @@ def identity(model: config.Model) -> str:
 def backend(device: str) -> str:
     """What will compute the activations, with its version: part of a calibration's identity."""
     versions = (f"{package} {metadata.version(package)}" for package in ("transformers", "torch"))
-    return " ".join([*versions, torch.device(device).type])
+    kind = torch.device(device).type
+    own = [f"kernels {VERSION}"] if kind == "cpu" else []
+    return " ".join([*versions, kind, *own])
 
 
 def load(model: config.Model, device: str, dtype: str) -> Model:
