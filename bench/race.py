@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import resource
@@ -35,11 +36,10 @@ def race(competitors: Mapping[str, tuple[str, dict[str, Any]]], repeats: int = 7
 
 
 def _lap(name: str, process: subprocess.Popen[str]) -> dict[str, Any]:
-    assert process.stdin and process.stdout
-    try:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # it failed; its exit code says so below
         print("go", file=process.stdin, flush=True)
-    except BrokenPipeError:
-        pass
     for line in process.stdout:
         if line.startswith("lap "):
             return json.loads(line.removeprefix("lap "))  # type: ignore[no-any-return]

@@ -66,7 +66,8 @@ def test_chunk_scan_is_the_recurrence(shape: tuple[int, ...], resumed: bool) -> 
     ours = ssd.chunk_scan(**a, initial_states=before, return_final_states=True)
     theirs = modeling_mamba2.mamba2_chunk_scan(**a, initial_states=before, return_final_states=True)
     for mine, other, truth in zip(ours, theirs, exact, strict=True):
-        assert mine.shape == other.shape and mine.dtype is torch.float32
+        assert mine.shape == other.shape
+        assert mine.dtype is torch.float32
         error, allowed = ((t - truth).abs().max() for t in (mine, other))
         assert error <= 2 * allowed + 2e-7 * truth.abs().max()
     alone = ssd.chunk_scan(**a, initial_states=before)
@@ -99,9 +100,9 @@ def observed(lm: Mamba2ForCausalLM, found: list[Mixer], ids: Tensor, fast: bool)
     def observe(layer: int, site: str, values: Tensor) -> None:
         seen[layer, site] = values.clone()
 
-    with torch.inference_mode(), kernels(found, CPU if fast else torch.device("meta")) as conv:
-        with taps(found, observe, conv):
-            seen[len(found), "last"] = lm.backbone(ids, use_cache=False)[0]
+    device = CPU if fast else torch.device("meta")
+    with torch.inference_mode(), kernels(found, device) as convolve, taps(found, observe, convolve):
+        seen[len(found), "last"] = lm.backbone(ids, use_cache=False)[0]
     return seen
 
 
@@ -152,7 +153,8 @@ def test_shared_convolution_does_not_mistake_one_input_for_another() -> None:
 def test_everything_is_put_back() -> None:
     _, found = model(torch.float32)
     before = modeling_mamba2.mamba2_chunk_scan, modeling_mamba2.causal_conv1d_fn
-    with pytest.raises(ZeroDivisionError), kernels(found, CPU):
+    with kernels(found, CPU):
         assert modeling_mamba2.mamba2_chunk_scan is ssd.chunk_scan
+    with pytest.raises(ZeroDivisionError), kernels(found, CPU):
         raise ZeroDivisionError
     assert (modeling_mamba2.mamba2_chunk_scan, modeling_mamba2.causal_conv1d_fn) == before
