@@ -53,17 +53,17 @@ def chunk_scan(
     if padding := -length % chunk:  # dt = 0 there: the state stays as it is
         hidden_states, B, C = (F.pad(t, (0, 0, 0, 0, 0, padding)) for t in (hidden_states, B, C))
         dt = F.pad(dt, (0, 0, 0, padding))
-    x, B, C = (t.float().unflatten(1, (-1, chunk)) for t in (hidden_states, B, C))  # [b, c, l, …]
-    x = x.unflatten(3, (groups, -1))  # [b, c, l, g, h, p]
-    decays = _Decays(A.float(), dt.unflatten(1, (-1, chunk)).unflatten(3, (groups, -1)))
+    x = hidden_states.float().reshape(batch, -1, chunk, groups, heads // groups, dim)  # [b, c, l, g, h, p]
+    B, C = (t.float().reshape(batch, -1, chunk, groups, size) for t in (B, C))  # [b, c, l, g, n]
+    decays = _Decays(A.float(), dt.reshape(x.shape[:5]))
 
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     last = x.new_empty(batch, groups, size, heads // groups, dim)
     chunks = x.shape[1]
     for b in range(batch):
-        state = (
-            None if initial_states is None else initial_states[b].float().unflatten(0, (groups, -1)).permute(0, 3, 1, 2)
-        )
+        state = None
+        if initial_states is not None:
+            state = initial_states[b].float().reshape(groups, -1, dim, size).permute(0, 3, 1, 2)  # [g, n, h, p]
         for start in range(0, chunks, BLOCK):
             part = slice(start, min(start + BLOCK, chunks))
             more = return_final_states or part.stop < chunks
