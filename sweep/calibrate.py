@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sweep.config import Calibration
 from sweep.histogram import Histogram
+from sweep.models.kernels import kernels
 from sweep.models.load import Model
 from sweep.observer import Observer, SiteFold
 from sweep.statistics import Key, SiteStatistics, Statistics
@@ -42,7 +43,11 @@ def calibrate(model: Model, tokens: Tokens, calibration: Calibration, progress: 
         timings.observe_s += time.perf_counter() - start
 
     begin = time.perf_counter()
-    with torch.inference_mode(), taps(model.mixers, observe) as fired:
+    with (
+        torch.inference_mode(),
+        kernels(model.mixers, model.device) as conv,
+        taps(model.mixers, observe, conv) as fired,
+    ):
         for fold in range(calibration.folds):
             for batch in batches(tokens, fold, calibration):
                 ids = torch.from_numpy(np.stack([tokens.windows[i] for i in batch])).to(model.device)
