@@ -68,7 +68,8 @@ class GridSweeper(BasicSweeper):
         from sweep.errors import UsageError
         from sweep.wording import one_line
 
-        assert self.config is not None and self.hydra_context is not None
+        assert self.config is not None
+        assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
         parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (jobs,) = self.split_arguments(parsed, None)
@@ -110,7 +111,10 @@ class GridSweeper(BasicSweeper):
     def _job(self, cell: Cell) -> list[str]:
         assert self.config is not None
         pattern = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
-        return [*cell.overrides, _override("hydra.sweep.subdir", str(pattern).replace("${hydra.job.num}", str(cell.number)))]
+        return [
+            *cell.overrides,
+            _override("hydra.sweep.subdir", str(pattern).replace("${hydra.job.num}", str(cell.number))),
+        ]
 
     def _launch(self, jobs: list[list[str]], first: int) -> list[Exception | None]:
         """Launch jobs, at most `max_batch_size` at once. Returns the exception of each, as far as known."""

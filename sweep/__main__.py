@@ -53,6 +53,10 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         _refuse(one_line(error))
+    except OSError as error:  # a disk that is full, a directory that may not be written
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
     except Interrupted as signal:
         print(f"interrupted: {signal}", file=sys.stderr, flush=True)
         try:

@@ -79,7 +79,12 @@ def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[St
             "path": str(asked.store.path(key)),
             "cached": cached,
         },
-        "model": {"name": config.model.name, "identity": key.preimage["model"], "weights": "trained", **statistics.meta},
+        "model": {
+            "name": config.model.name,
+            "identity": key.preimage["model"],
+            "weights": "trained",
+            **statistics.meta,
+        },
         "tokens": {
             "sha256": windows.sha256,
             "data": windows.source,

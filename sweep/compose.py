@@ -71,7 +71,7 @@ class Composer:
         """What some choice of files gives, every value typed; None where values depend on each other."""
         if files not in self._bases:
             composed = self._compose(list(files))
-            knobs = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
+            knobs = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
             linked = "${" in OmegaConf.to_yaml(knobs, resolve=False)
             self._bases[files] = None if linked else typed(composed)
         return self._bases[files]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
@@ -104,6 +105,8 @@ class Config:
         formats.named(self.format)
         _one_of("granularity", self.granularity, GRANULARITIES)
         _one_of("dtype", self.dtype, DTYPES)
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
         if Method(self.method).uses_alpha and self.alpha is None:
             raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
         if self.alpha is not None and not 0 < self.alpha <= 1:

@@ -93,8 +93,8 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool) -> Iterator[Gr
                 raise UsageError(f"hydra.sweep.dir={directory}: another process is running this sweep") from None
             continue
         with lock:
-            lock.release()  # `with` took it a second time
-            found = plan.resumed(earlier, lambda n, c, d=directory: runs.finished(d / str(n), c.config, c.key.hash))
+            lock.release()  # `with` took it a second time; it is held once now
+            found = plan.resumed(earlier, directory)
             if found.waiting or chosen:
                 yield Grid(directory, found)
                 return

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from sweep import runs
 from sweep.config import Config
 from sweep.store import Key
 
@@ -85,13 +87,12 @@ class Plan:
             ],
         }
 
-    def resumed(self, earlier: dict[str, Any], finished: Callable[[int, Cell], bool]) -> Plan:
-        """This plan with the numbers that an earlier one gave its cells, and what that one finished."""
+    def resumed(self, earlier: dict[str, Any], directory: Path) -> Plan:
+        """This plan with the numbers that an earlier one gave its cells, and what `directory` has of them."""
         number = {cell["identity"]: cell["number"] for cell in earlier["cells"]}
-        cells = tuple(
-            sorted((replace(c, number=number[c.identity]) for c in self.cells), key=lambda cell: cell.number)
-        )
-        return replace(self, cells=cells, done=frozenset(c.number for c in cells if finished(c.number, c)))
+        cells = tuple(sorted((replace(c, number=number[c.identity]) for c in self.cells), key=lambda c: c.number))
+        done = (c.number for c in cells if runs.finished(directory / str(c.number), c.config, c.key.hash))
+        return replace(self, cells=cells, done=frozenset(done))
 
 
 def same(plan: Plan, earlier: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -24,23 +24,20 @@ class Question:
 
 
 def of(config: Config) -> Question:
-    """The question of a cell; weights, text and tokens are read once per process.
+    """The question of a cell. Weights and text are read once per process, unless they change.
 
     Raises UsageError where the model or the data set cannot be had."""
-    text = replace(config.calibration, batch_size=1, folds=1, checkpoint=0, shards=1, shard=None)
-    windows = _tokens(config.data, config.model, text)
-    return Question(Store(Path(config.store).expanduser()), key(config), windows)
+    return Question(_store(config), key(config), _tokens(*_text(config)))
 
 
 def key(config: Config) -> Key:
     """The identity of a cell's calibration. Raises UsageError as `of` does."""
-    text = replace(config.calibration, batch_size=1, folds=1, checkpoint=0, shards=1, shard=None)
     return Key(
         prefix=f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
         preimage={
             "schema": SCHEMA,
-            "model": identity(config.model),
-            "tokens": _fingerprint(config.data, config.model, text),
+            "model": _identity(config.model, _stamp(load.directory(config.model))),
+            "tokens": _fingerprint(*_text(config)),
             "batch_size": config.calibration.batch_size,
             "folds": config.calibration.folds,
             "dtype": config.dtype,
@@ -51,19 +48,40 @@ def key(config: Config) -> Key:
 
 def stored(config: Config, key: Key) -> bool:
     """Whether the answer is there already."""
-    return key in Store(Path(config.store).expanduser())
+    return key in _store(config)
+
+
+def _store(config: Config) -> Store:
+    return Store(Path(config.store).expanduser())
+
+
+Stamp = tuple[tuple[str, int, int], ...]
+Text = tuple[Data, Model, Calibration, Stamp]
+
+
+def _stamp(path: Path) -> Stamp:
+    """Names, sizes and times of the files at or below a path: cheap, and different when a file was changed."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    return tuple((str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in files)
+
+
+def _text(config: Config) -> Text:
+    """What the tokens depend on."""
+    plain = Calibration(config.calibration.samples, config.calibration.seqlen, 1, 1, config.calibration.seed)
+    data = _stamp(Path(config.data.path).expanduser()) if config.data.path else ()
+    return config.data, config.model, plain, data
 
 
 @cache
-def identity(model: Model) -> str:
+def _identity(model: Model, stamp: Stamp) -> str:
     return load.identity(model)
 
 
 @lru_cache(maxsize=2)  # windows of a large data set are large; a grid asks for one set many times in a row
-def _tokens(data: Data, model: Model, text: Calibration) -> Tokens:
-    return tokens.load(data, load.encoder(model), text)
+def _tokens(data: Data, model: Model, plain: Calibration, stamp: Stamp) -> Tokens:
+    return tokens.load(data, load.encoder(model), plain)
 
 
 @cache
-def _fingerprint(data: Data, model: Model, text: Calibration) -> str:
-    return _tokens(data, model, text).sha256
+def _fingerprint(data: Data, model: Model, plain: Calibration, stamp: Stamp) -> str:
+    return _tokens(data, model, plain, stamp).sha256

@@ -1,5 +1,3 @@
-
-
 class T:
     record = None
     hint = None

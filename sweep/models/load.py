@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -91,13 +93,25 @@ def load(model: config.Model, device: str, dtype: str) -> Model:
         settings = transformers.AutoConfig.from_pretrained(path)
         if device == "cpu" and hasattr(settings, "chunk_size"):
             settings.chunk_size = CPU_CHUNK
-        lm, report = transformers.AutoModelForCausalLM.from_pretrained(
-            path, config=settings, dtype=getattr(torch, dtype), output_loading_info=True, weights_only=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lm, report = transformers.AutoModelForCausalLM.from_pretrained(
+                path,
+                config=settings,
+                dtype=getattr(torch, dtype),
+                weights_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported, and refused below by name
+            )
+    except pickle.UnpicklingError as error:
+        raise UsageError(
+            f"model.path={path}: its weights are a pickle that holds more than tensors, which could run code of "
+            "its own; refused. Convert them to safetensors where you trust them"
+        ) from error
     except Exception as error:  # every library below has errors of its own for a bad file
         raise UsageError(f"model.path={path} cannot be loaded: {_first_line(error)}") from error
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if names := sorted(map(str, report.get(what, ()))):
+        if names := sorted(key if isinstance(key, str) else key[0] for key in report.get(what, ())):
             raise UsageError(
                 f"model.path={path}: the weights do not fit config.json: {what.replace('_', ' ')}: "
                 f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"

@@ -169,7 +169,9 @@ class Store:
                 manifest = json.loads((entry / MANIFEST).read_text())
                 if manifest["prefix"] == key.prefix:
                     found = differences(manifest["preimage"], key.preimage)
-                    best = min(best or (len(found) + 1, ""), (len(found), f"{entry.name} differs in {'; '.join(found)}"))
+                    best = min(
+                        best or (len(found) + 1, ""), (len(found), f"{entry.name} differs in {'; '.join(found)}")
+                    )
         return best[1] if best else None
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 import torch
+from test_store import same
 
 from sweep import interrupt
 from sweep.calibrate import calibrate
@@ -19,8 +21,6 @@ from sweep.models import load
 from sweep.observer import Observer
 from sweep.statistics import Statistics
 from sweep.tokens import Tokens
-from tests import small
-from tests.unit.test_store import same
 
 CALIBRATION = Calibration(samples=10, seqlen=16, batch_size=2, folds=3, checkpoint=0)
 
@@ -140,10 +140,14 @@ def test_a_signal_saves_and_stops(
 
 
 def test_a_second_signal_does_not_wait() -> None:
-    with pytest.raises(KeyboardInterrupt), interrupt.deferred() as pending:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert pending
-        os.kill(os.getpid(), signal.SIGINT)
+    def twice() -> None:
+        with interrupt.deferred() as pending:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert pending
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
 
 
 def test_sigterm_is_left_to_whoever_handles_it() -> None:

@@ -41,7 +41,8 @@ def numbers(waves: list[list[object]]) -> list[list[int]]:
 def test_a_dead_knob_is_named_and_run_once() -> None:
     alphas = (0.99, 0.999, 0.9999, 0.99999, 1.0)
     found = planned(*(cell(method=m, alpha=a) for m in ("minmax", "percentile") for a in alphas))
-    assert [c.config.label for c in found.cells][:2] == ["tiny minmax int8 tensor", "tiny percentile a=0.99 int8 tensor"]
+    labels = [c.config.label for c in found.cells]
+    assert labels[:2] == ["tiny minmax int8 tensor", "tiny percentile a=0.99 int8 tensor"]
     assert [c.number for c in found.cells] == list(range(6))
     assert found.dropped == ("minmax ignores alpha: 5 cells are 1",)
 
@@ -63,11 +64,14 @@ def test_shards_go_before_their_leader() -> None:
     assert [(leader.number, shard) for leader, shard in found.shards()] == [(0, 0), (0, 1), (0, 2)]
 
 
-def test_an_interrupted_sweep_keeps_its_numbers() -> None:
+def test_an_interrupted_sweep_keeps_its_numbers(tmp_path: Path) -> None:
     earlier = planned(cell("a"), cell("b"), cell("c"))
     again = planned(cell("c"), cell("a"), cell("b"))
     assert same(again, earlier.to_dict())
-    resumed = again.resumed(earlier.to_dict(), lambda number, cell: number == 1)
+    finish(tmp_path / "1", cell("b"))
+    finish(tmp_path / "2", cell("b"))  # not what belongs there
+    resumed = again.resumed(earlier.to_dict(), tmp_path)
+    assert resumed.done == {1}
     assert [(c.number, c.config.model.name) for c in resumed.cells] == [(0, "a"), (1, "b"), (2, "c")]
     assert numbers(resumed.waves()) == [[0, 2]]
     assert not same(planned(cell("a"), cell("b")), earlier.to_dict())
@@ -76,7 +80,8 @@ def test_an_interrupted_sweep_keeps_its_numbers() -> None:
 
 def test_the_plan_is_shown() -> None:
     out = StringIO()
-    show(planned(cell("a", shards=2), cell("a", "minmax"), cell("a", "minmax", 0.5), cell("b"), stored=("b",)), Console(file=out, width=120))
+    cells = cell("a", shards=2), cell("a", "minmax"), cell("a", "minmax", 0.5), cell("b")
+    show(planned(*cells, stored=("b",)), Console(file=out, width=120))
     text = out.getvalue()
     assert "plan: 3 cells, 2 calibrations" in text
     assert "minmax ignores alpha: 2 cells are 1" in text
@@ -88,7 +93,7 @@ def test_the_plan_is_shown() -> None:
 # --- the directory of a sweep ----------------------------------------------------------------------------
 
 
-def finish(directory: Path, config: Config, found: Plan) -> None:
+def finish(directory: Path, config: Config) -> None:
     record = {**runs.describe(config, "g"), "calibration": {"key": key(config).hash}}
     runs.finish(directory, runs.start(directory, record))
 
@@ -96,14 +101,14 @@ def finish(directory: Path, config: Config, found: Plan) -> None:
 def test_an_unfinished_sweep_is_gone_on_with(tmp_path: Path) -> None:
     found = planned(cell("a"), cell("b"))
     with grid.claimed(tmp_path / "1", False, found, True) as first:
-        finish(first.directory / "0", cell("a"), found)
+        finish(first.directory / "0", cell("a"))
         with grid.claimed(tmp_path / "2", False, found, True) as meanwhile:  # the first one is still at it
             assert meanwhile.directory.name == "2"
         (meanwhile.directory / "plan.json").unlink()
     with grid.claimed(tmp_path / "3", False, found, True) as again:
         assert again.directory == first.directory
         assert again.plan.done == {0}
-        finish(again.directory / "1", cell("b"), found)
+        finish(again.directory / "1", cell("b"))
     with grid.claimed(tmp_path / "3", False, found, True) as anew:  # finished: the same command is a new sweep
         assert anew.directory.name == "3"
         assert anew.plan.done == frozenset()
@@ -139,7 +144,7 @@ def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:
     found = planned(cell("a"), cell("a", alpha=0.9), cell("b"), cell("b", alpha=0.9))
     under_way = grid.Grid(tmp_path, found)
     leaders, followers = found.waves()
-    finish(tmp_path / "2", cell("b"), found)
+    finish(tmp_path / "2", cell("b"))
     record = runs.start(tmp_path / "0", runs.describe(cell("a"), "g"))
     runs.finish(tmp_path / "0", record, error="UsageError: no such weights")
     under_way.settle(under_way.ready(leaders), [None, None])

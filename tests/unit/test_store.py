@@ -21,9 +21,7 @@ KEY = Key("tiny-text", {"schema": 1, "model": "sha256:1", "folds": 2})
 
 def statistics(seed: int = 0, folds: tuple[int, ...] = (0, 1)) -> Statistics:
     random = np.random.default_rng(seed)
-    parts = [
-        Histogram.from_dense(FLOAT32, random.integers(0, 3, 65_536), -1.0, 1.0) for _ in folds
-    ]
+    parts = [Histogram.from_dense(FLOAT32, random.integers(0, 3, 65_536), -1.0, 1.0) for _ in folds]
     k = len(folds)
     site = SiteStatistics(
         folds=np.array(folds, np.int32),
