@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
 import hydra
 from hydra.errors import HydraException
@@ -13,12 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweep.errors import UsageError
 from sweep.interrupt import Interrupted
 from sweep.job import job
-from sweep.wording import CONF, one_line
-
-
-def _refuse(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+from sweep.wording import CONF, refuse
 
 
 def help_text() -> str:
@@ -52,11 +46,11 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (UsageError, HydraException, OmegaConfBaseException) as error:
-        _refuse(one_line(error))
+        refuse(error)
     except OSError as error:  # a disk that is full, a directory that may not be written
         if error.filename is None:
             raise
-        _refuse(f"{error.filename}: {error.strerror}")
+        refuse(UsageError(f"{error.filename}: {error.strerror}"))
     except Interrupted as signal:
         print(f"interrupted: {signal}", file=sys.stderr, flush=True)
         try:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from sweep.config import Config, from_hydra
 from sweep.errors import UsageError
 from sweep.interrupt import Interrupted
+from sweep.wording import refuse
 
 
 def job(composed: DictConfig) -> None:
@@ -23,7 +24,7 @@ def job(composed: DictConfig) -> None:
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     if hydra.mode is not RunMode.MULTIRUN:
-        alone(from_hydra(composed), directory, Path(hydra.run.dir).name)
+        alone(composed, directory, Path(hydra.run.dir).name)
         return
     config = from_hydra(composed)
     try:
@@ -43,18 +44,19 @@ def job(composed: DictConfig) -> None:
         raise
 
 
-def alone(config: Config, directory: Path, group: str) -> None:
+def alone(composed: DictConfig, directory: Path, group: str) -> None:
     """A single run, with all that it has to say."""
-    from rich.console import Console
-
-    from sweep.cell import run
-    from sweep.summary import show
-
     try:
+        config = from_hydra(composed)
+        from rich.console import Console
+
+        from sweep.cell import run
+        from sweep.summary import show
+
         show(run(config, directory, group), Console())
-    except UsageError:
+    except UsageError as error:
         shutil.rmtree(directory, ignore_errors=True)  # nothing half-written: it holds no result
-        raise
+        refuse(error)  # here: Hydra would have more to say
 
 
 def member(config: Config, directory: Path, group: str) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from sweep.errors import UsageError, allowed
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Print the one line and exit with 2."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    sys.exit(2)
 
 
 def one_line(error: Exception) -> str:
