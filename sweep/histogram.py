@@ -98,7 +98,7 @@ class Histogram:
     def from_dense(cls, layout: Layout, dense: Ints, low: float, high: float) -> Histogram:
         """From counts of all 65,536 codes, int64 [65536]."""
         bins = np.flatnonzero(dense)
-        return cls(layout, bins.astype(np.int32), dense[bins], np.float64(low)[()], np.float64(high)[()])  # type: ignore[arg-type]
+        return cls(layout, bins.astype(np.int32), dense[bins], np.array(low), np.array(high))
 
     @classmethod
     def stack(cls, parts: list[Histogram]) -> Histogram:
@@ -119,9 +119,7 @@ class Histogram:
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
         for part in (self, other):
             counts[..., np.searchsorted(bins, part.bins)] += part.counts
-        return Histogram(
-            self.layout, bins, counts, np.minimum(self.min, other.min), np.maximum(self.max, other.max)
-        )
+        return Histogram(self.layout, bins, counts, np.minimum(self.min, other.min), np.maximum(self.max, other.max))
 
     # --- stacks -----------------------------------------------------------------------------------
 
@@ -170,7 +168,7 @@ class Histogram:
             top = index == SIGN - 1
             high = np.where(top, np.maximum(low, np.max(self.absmax)), high)
         magnitude = (low + high) / 2
-        return np.where(self.bins & SIGN, -magnitude, magnitude)
+        return np.asarray(np.where(self.bins & SIGN, -magnitude, magnitude))
 
     @property
     def outside(self) -> tuple[Ints, Ints]:
@@ -218,9 +216,7 @@ def _common_bins(parts: list[Histogram]) -> NDArray[np.int32]:
     return np.unique(np.concatenate([p.bins for p in parts]))
 
 
-def _quantile(
-    layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: Floats, top: Floats, q: float
-) -> Floats:
+def _quantile(layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: Floats, top: Floats, q: float) -> Floats:
     """Quantile of values spread evenly over bins [low, high) in ascending order, within [bottom, top]."""
     if not 0.0 <= q <= 1.0:
         raise ValueError(f"a quantile lies in [0, 1], not {q}")
@@ -230,9 +226,7 @@ def _quantile(
     return found
 
 
-def _quantile_of(
-    layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: float, top: float, q: float
-) -> float:
+def _quantile_of(layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: float, top: float, q: float) -> float:
     cumulative = counts.cumsum()
     n = int(cumulative[-1]) if len(cumulative) else 0
     if n == 0:
@@ -253,4 +247,4 @@ def _quantile_of(
     if layout.exact:
         return above
     below = order_statistic(int(np.floor(rank)))
-    return below + (above - below) * (rank - np.floor(rank))
+    return below + (above - below) * float(rank - np.floor(rank))

@@ -69,9 +69,7 @@ class _Accumulator:
             LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
         )
         absmax = torch.maximum(self.low.abs(), self.high.abs())
-        return SiteFold(
-            histogram, absmax.cpu().numpy(), self.abs_sum.cpu().numpy(), self.text_mean.cpu().numpy()
-        )
+        return SiteFold(histogram, absmax.cpu().numpy(), self.abs_sum.cpu().numpy(), self.text_mean.cpu().numpy())
 
 
 class Observer:
@@ -106,5 +104,3 @@ class Observer:
         done = {key: site.finish() for key, site in self._sites.items()}
         self._sites.clear()
         return done
-
-

@@ -26,7 +26,7 @@ class Method(str, Enum):
         return self.value
 
 
-def clip(histogram: Histogram, method: Method, alpha: float | None) -> Floats:
+def clip(histogram: Histogram, method: Method, alpha: float | None, format: Format) -> Floats:
     """The clip of one histogram, float64 [], or of each of a stack, [K]."""
     if method is Method.MINMAX:
         return histogram.absmax
@@ -36,7 +36,7 @@ def clip(histogram: Histogram, method: Method, alpha: float | None) -> Floats:
 
 def scale(histogram: Histogram, method: Method, alpha: float | None, format: Format) -> Floats:
     """Step between codes: clip / largest code. Same shapes as `clip`."""
-    return clip(histogram, method, alpha) / format.largest
+    return clip(histogram, method, alpha, format) / format.largest
 
 
 def jackknife_error(replicates: Floats) -> float:

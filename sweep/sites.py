@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,10 +60,7 @@ class Mixer:
     def weight_absmax(self) -> dict[str, float]:
         """max |w| of the conv1d weight slice behind each `…_conv_out` site."""
         slices = self.module.conv1d.weight.detach().split([width for _, width in self.parts])
-        return {
-            f"{part}_conv_out": float(w.abs().max())
-            for (part, _), w in zip(self.parts, slices, strict=True)
-        }
+        return {f"{part}_conv_out": float(w.abs().max()) for (part, _), w in zip(self.parts, slices, strict=True)}
 
     def conv_sites(self, projected: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The convolution's sites from the output of `in_proj` [batch, seq, …], each [batch, seq, channels].
@@ -79,7 +77,7 @@ class Mixer:
         out = F.silu(pre)
         for stage, tensor in zip(STAGES, (entered, pre.transpose(1, 2), out.transpose(1, 2)), strict=True):
             widths = [width for _, width in self.parts]
-            for (part, _), piece in zip(self.parts, tensor.split(widths, dim=-1), strict=True):
+            for (part, _), piece in zip(self.parts, torch.split_with_sizes(tensor, widths, dim=-1), strict=True):
                 yield f"{part}_{stage}", piece
 
 
@@ -115,5 +113,3 @@ def geometry(mixer: Mixer) -> dict[str, int | str]:
         "headdim": mixer.d_inner // mixer.n_heads,
         "d_state": mixer.d_state,
     }
-
-

@@ -82,9 +82,7 @@ class SiteStatistics:
         return SiteStatistics(
             folds=join(self.folds, other.folds),
             samples=join(self.samples, other.samples),
-            histogram=Histogram(
-                merged.layout, merged.bins, merged.counts[order], merged.min[order], merged.max[order]
-            ),
+            histogram=Histogram(merged.layout, merged.bins, merged.counts[order], merged.min[order], merged.max[order]),
             channel_absmax=join(self.channel_absmax, other.channel_absmax),
             channel_abs_sum=join(self.channel_abs_sum, other.channel_abs_sum),
             channel_text_mean_max=join(self.channel_text_mean_max, other.channel_text_mean_max),

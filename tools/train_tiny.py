@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Mamba2Config, Mamba2ForCausalLM
 
-CHUNK = 64  # positions per block of the scan: an execution detail, results do not depend on it
+CHUNK = 32  # positions per block of the scan: an execution detail, results do not depend on it
 DROPPED = {"test", "tests", "idle_test", "lib2to3", "site-packages"}
 
 
@@ -58,68 +58,141 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, dtype: torch.dtype) -> Tensor:
-    """State-space dual form (Mamba-2, arXiv 2405.21060, section 6), b and c kept per SSD group.
+def blocks(t: Tensor) -> Tensor:
+    """[batch, seq, group, ...] to [batch, chunk, group, position, ...]"""
+    return t.unflatten(1, (-1, CHUNK)).transpose(2, 3)
 
-    x [batch, seq, group, head, dim], dt [batch, seq, group, head], A [group, head],
-    B and C [batch, seq, group, state]; products in `dtype`, decays in float32. Returns x's shape.
+
+def unblock(t: Tensor) -> Tensor:
+    return t.transpose(2, 3).flatten(1, 2)
+
+
+def decays(log_a: Tensor) -> tuple[Tensor, ...]:
+    """Decay from s to l within a chunk (0 for s > l), from the chunk's start, to its end, and over all of it."""
+    total = blocks(log_a).mT.cumsum(-1)  # [b, c, g, h, l]
+    causal = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
+    within = torch.where(causal, total[..., :, None] - total[..., None, :], -torch.inf).exp()
+    last = total[..., -1:]
+    return within, total.exp().mT[..., None], (last - total).exp().mT[..., None], last.exp()[:, :, :, None]
+
+
+def carry(added: Tensor, over: Tensor, order: range) -> Tensor:
+    """State before each chunk, when every chunk decays it by `over` and then adds `added`."""
+    state, states = torch.zeros_like(added[:, 0]), [added[:, 0]] * len(order)
+    for c in order:
+        states[c] = state
+        state = state * over[:, c] + added[:, c]
+    return torch.stack(states, 1)
+
+
+@torch.compile(dynamic=False)
+def scan_forward(x: Tensor, dt: Tensor, log_a: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, ...]:
+    B, C, heads, dtype = blocks(B).contiguous(), blocks(C).contiguous(), x.shape[-2:], x.dtype
+    within, from_start, to_end, over = decays(log_a)
+    x = blocks(x * dt[..., None])  # [b, c, g, l, h, p]
+    scores = ((C @ B.mT)[:, :, :, None] * within).to(dtype)  # [b, c, g, h, l, s]
+    inside = scores @ x.transpose(3, 4).to(dtype)  # [b, c, g, h, l, p]
+    added = (B.mT @ (x * to_end).flatten(-2).to(dtype)).float().unflatten(-1, heads)  # [b, c, g, n, h, p]
+    states = carry(added, over, range(added.shape[1])).flatten(-2).to(dtype)
+    outside = C @ states  # [b, c, g, l, hp]
+    y = inside.transpose(3, 4) + from_start * outside.unflatten(-1, heads)
+    return unblock(y).to(dtype).contiguous(), states, outside
+
+
+@torch.compile(dynamic=False)
+def scan_backward(
+    dy: Tensor, x: Tensor, dt: Tensor, log_a: Tensor, B: Tensor, C: Tensor, states: Tensor, outside: Tensor
+) -> tuple[Tensor, ...]:
+    B, C, heads, dtype = blocks(B).contiguous(), blocks(C).contiguous(), x.shape[-2:], x.dtype
+    within, from_start, to_end, over = decays(log_a)
+    x, dy = blocks(x * dt[..., None]), blocks(dy)  # [b, c, g, l, h, p]
+    x_end, dy_start = x * to_end, dy * from_start
+    x_head, dy_head = (t.transpose(3, 4).to(dtype).contiguous() for t in (x, dy))  # [b, c, g, h, l, p]
+    x_flat, dy_flat = (t.flatten(-2).to(dtype).contiguous() for t in (x_end, dy_start))  # [b, c, g, l, hp]
+
+    read = (C.mT @ dy_flat).float().unflatten(-1, heads)  # gradient of the states, as C reads them
+    carried = carry(read, over, range(read.shape[1])[::-1])  # gradient of what each chunk adds to the state
+    carried_flat = carried.flatten(-2).to(dtype)
+    dx_end = (B @ carried_flat).unflatten(-1, heads)
+
+    plain = C @ B.mT  # [b, c, g, l, s]
+    dscores = (dy_head @ x_head.mT) * within  # [b, c, g, h, l, s]
+    dplain = dscores.sum(3).to(dtype)
+    dC = dplain @ B + dy_flat @ states.mT
+    dB = dplain.mT @ C + x_flat @ carried_flat.mT
+    dx = ((plain[:, :, :, None] * within).to(dtype).mT @ dy_head).transpose(3, 4) + to_end * dx_end
+
+    dtotal = dscores * plain[:, :, :, None]  # gradient of the running sum of log_a, first from within a chunk
+    to_last = (x_end * dx_end).sum(-1)  # [b, c, g, l, h]
+    dtotal = (dtotal.sum(-1) - dtotal.sum(-2)).mT + (dy_start * outside.unflatten(-1, heads)).sum(-1) - to_last
+    last = to_last.sum(3) + (states.unflatten(-1, heads) * carried * over).sum((3, 5))  # [b, c, g, h]
+    dlog_a = dtotal.flip(3).cumsum(3).flip(3) + last[:, :, :, None]
+    return tuple(unblock(t).contiguous() for t in (dx, dlog_a, dB, dC))
+
+
+class Scan(torch.autograd.Function):
+    """State-space dual form (Mamba-2, arXiv 2405.21060, section 6) in chunks of CHUNK positions:
+    y_t = sum over s <= t of exp(log_a_{s+1} + .. + log_a_t) (C_t . B_s) dt_s x_s.
+
+    x [batch, seq, group, head, dim]; dt and log_a [batch, seq, group, head] float32; B and C [batch, seq,
+    group, state]. Products run in x's dtype, decays in float32. Written out backward, and apart from the
+    rest of the block, because the loops that torch.compile fuses across this border are not vectorised.
+    Letters: b batch, c chunk, g group, h head, l and s positions in a chunk, p dim, n state.
     """
-    batch, seq, groups, heads, dim = x.shape
-    block = (batch, seq // CHUNK, CHUNK)
-    x = (x * dt[..., None]).view(*block, groups, heads, dim)
-    B, C = (t.view(*block, groups, -1).transpose(2, 3).to(dtype) for t in (B, C))  # [b, c, g, l, n]
-    log_decay = (dt * A).view(*block, groups, heads).permute(0, 1, 3, 4, 2).cumsum(-1)  # [b, c, g, h, l]
 
-    # Within a block: attention-like, one score matrix per group, decayed per head.
-    future = torch.ones(CHUNK, CHUNK, dtype=torch.bool).triu(1)
-    decay = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill(future, -torch.inf).exp()
-    scores = ((C @ B.mT)[:, :, :, None] * decay).to(dtype)  # [b, c, g, h, l, s]
-    inside = scores @ x.permute(0, 1, 3, 4, 2, 5).to(dtype)  # [b, c, g, h, l, p]
+    @staticmethod
+    def forward(ctx, *inputs: Tensor) -> Tensor:
+        y, *kept = scan_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
+        return y
 
-    # Across blocks: what each block adds to the state, carried on, read out by C.
-    to_end = (log_decay[..., -1:] - log_decay).exp().permute(0, 1, 2, 4, 3)  # [b, c, g, l, h]
-    added = B.mT @ (x.transpose(2, 3) * to_end[..., None]).flatten(-2).to(dtype)  # [b, c, g, n, hp]
-    added = added.float().unflatten(-1, (heads, dim))
-    carried = log_decay[..., -1].exp()[:, :, :, None, :, None]
-    state, states = torch.zeros_like(added[:, 0]), []
-    for c in range(block[1]):
-        states.append(state)
-        state = state * carried[:, c] + added[:, c]
-    before = (C @ torch.stack(states, 1).flatten(-2).to(dtype)).unflatten(-1, (heads, dim))  # [b, c, g, l, h, p]
-    before = before * log_decay.exp().permute(0, 1, 2, 4, 3)[..., None]
-    return (inside.transpose(3, 4) + before).transpose(2, 3).reshape(batch, seq, groups, heads, dim)
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, ...]:
+        x, dt, *_ = ctx.saved_tensors
+        dx, dlog_a, dB, dC = scan_backward(dy, *ctx.saved_tensors)
+        return dx * dt[..., None], (dx * x).sum(-1), dlog_a, dB, dC
 
 
-def block_forward(hidden: Tensor, p: dict[str, Tensor], groups: int, eps: float, dtype: torch.dtype) -> Tensor:
-    """One residual block. hidden [batch, seq, d_model] float32; p: its parameters by their names."""
-    batch, seq, _ = hidden.shape
-    d_inner, kernel = p["mixer.norm.weight"].numel(), p["mixer.conv1d.weight"].shape[-1]
-    heads, conv_dim = p["mixer.D"].numel(), p["mixer.conv1d.bias"].numel()
+@torch.compile(dynamic=False)
+def before_scan(
+    hidden: Tensor, p: dict[str, Tensor], taps: Tensor, groups: int, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Norm, projection, convolution. hidden [batch, seq, d_model] float32; p: the block's parameters by name;
+    taps: the conv1d weight as [kernel, channel] (contiguous, or its loops are not vectorised)."""
+    seq, d_inner, heads, conv_dim = hidden.shape[1], len(p["mixer.norm.weight"]), len(p["mixer.D"]), taps.shape[1]
     projected = rms_norm(hidden, p["norm.weight"], eps).to(dtype) @ p["mixer.in_proj.weight"].to(dtype).T
     gate, xBC, dt = projected.split([d_inner, conv_dim, heads], -1)
-
-    taps = p["mixer.conv1d.weight"][:, 0].T  # [kernel, channel]
-    padded = F.pad(xBC, (0, 0, kernel - 1, 0))
-    xBC = F.silu(sum(padded[:, k : k + seq] * taps[k] for k in range(kernel)) + p["mixer.conv1d.bias"])
-    x, B, C = xBC.split([d_inner, (conv_dim - d_inner) // 2, (conv_dim - d_inner) // 2], -1)
-
-    by_group = (batch, seq, groups)
-    x = x.reshape(*by_group, heads // groups, -1)
-    dt = F.softplus(dt + p["mixer.dt_bias"]).view(*by_group, -1)  # the config leaves dt unlimited
-    A = -p["mixer.A_log"].exp().view(groups, -1)
-    y = ssd(x, dt, A, B.reshape(*by_group, -1), C.reshape(*by_group, -1), dtype)
-    y = (y + p["mixer.D"].view(groups, -1, 1) * x).flatten(-2) * F.silu(gate.float()).view(*by_group, -1)
-    y = rms_norm(y, p["mixer.norm.weight"].view(groups, -1), eps).view(batch, seq, -1).to(dtype)
-    return hidden + (y @ p["mixer.out_proj.weight"].to(dtype).T).float()
+    padded = F.pad(xBC, (0, 0, len(taps) - 1, 0))
+    xBC = sum(padded[:, k : k + seq] * taps[k] for k in range(len(taps))) + p["mixer.conv1d.bias"]
+    parts = F.silu(xBC).to(dtype).split([d_inner, (conv_dim - d_inner) // 2, (conv_dim - d_inner) // 2], -1)
+    x, B, C = (part.unflatten(-1, (groups, -1)).contiguous() for part in parts)
+    dt = F.softplus(dt + p["mixer.dt_bias"])  # the config leaves dt unlimited
+    log_a = dt * -p["mixer.A_log"].exp()
+    x = x.unflatten(-1, (heads // groups, -1))
+    return gate, x, dt.unflatten(-1, (groups, -1)), log_a.unflatten(-1, (groups, -1)), B, C
 
 
-def logits_of(model: Mamba2ForCausalLM, ids: Tensor, dtype: torch.dtype, block=block_forward) -> Tensor:
+@torch.compile(dynamic=False)
+def after_scan(
+    hidden: Tensor, p: dict[str, Tensor], y: Tensor, x: Tensor, gate: Tensor, groups: int, eps: float
+) -> Tensor:
+    """Skip, gated norm, projection, residual."""
+    skip = p["mixer.D"].repeat_interleave(x.shape[-1])
+    y = (y.flatten(2) + skip * x.flatten(2)) * F.silu(gate.float())
+    y = rms_norm(y.unflatten(-1, (groups, -1)), p["mixer.norm.weight"].view(groups, -1), eps).flatten(2)
+    return hidden + (y.to(x.dtype) @ p["mixer.out_proj.weight"].to(x.dtype).T).float()
+
+
+def logits_of(model: Mamba2ForCausalLM, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits [batch, seq, vocab], float32; seq a multiple of CHUNK."""
-    body, config = model.backbone, model.config
+    body, groups, eps = model.backbone, model.config.n_groups, model.config.layer_norm_epsilon
     hidden = F.embedding(ids, body.embeddings.weight)
     for layer in body.layers:
-        hidden = block(hidden, dict(layer.named_parameters()), config.n_groups, config.layer_norm_epsilon, dtype)
-    hidden = rms_norm(hidden, body.norm_f.weight, config.layer_norm_epsilon).to(dtype)
+        p = dict(layer.named_parameters())
+        taps = p["mixer.conv1d.weight"][:, 0].T.contiguous()
+        gate, x, *rest = before_scan(hidden, p, taps, groups, eps, dtype)
+        hidden = after_scan(hidden, p, Scan.apply(x, *rest), x, gate, groups, eps)
+    hidden = rms_norm(hidden, body.norm_f.weight, eps).to(dtype)
     return (hidden @ body.embeddings.weight.to(dtype).T).float()
 
 
@@ -144,7 +217,6 @@ def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> No
     ]
     peaks = [optimizer.defaults["lr"] for optimizer in optimizers]
     dtype = torch.float32 if args.fp32 else torch.bfloat16
-    block = torch.compile(block_forward) if args.compile else block_forward
     generator = torch.Generator().manual_seed(args.seed)
     offsets = torch.arange(args.length + 1)
     began, running = time.time(), None
@@ -154,7 +226,7 @@ def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> No
             optimizer.param_groups[0]["lr"] = peak * min(1.0, warm_up, decay)
         starts = torch.randint(len(ids) - args.length, (args.batch, 1), generator=generator)
         window = ids[starts + offsets]  # [batch, length + 1]
-        logits = logits_of(model, window[:, :-1], dtype, block)
+        logits = logits_of(model, window[:, :-1], dtype)
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -173,13 +245,13 @@ def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> No
 
 def save(model: Mamba2ForCausalLM, out: Path) -> Mamba2ForCausalLM:
     """Write config and bfloat16 weights, and return them as transformers loads them, in float32."""
-    probe = torch.randint(3, 259, (2, 4 * CHUNK), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    probe = torch.randint(3, 259, (2, 128), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         torch.testing.assert_close(logits_of(model, probe, torch.float32), model(probe).logits, rtol=1e-4, atol=1e-4)
     stored = Mamba2ForCausalLM(model.config)
     stored.load_state_dict(model.state_dict())
-    stored.generation_config = None
     stored.to(torch.bfloat16).save_pretrained(out)
+    (out / "generation_config.json").unlink(missing_ok=True)
     return Mamba2ForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
 
 
@@ -195,7 +267,6 @@ def main() -> None:
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=1000)
     parser.add_argument("--fp32", action="store_true", help="products in float32")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 

@@ -1,0 +1,129 @@
+"""What was asked for, typed and validated once, at the edge. Nothing inside ever sees Hydra."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sweep import formats
+from sweep.errors import UsageError, allowed
+from sweep.scales import Method
+
+DTYPES = ("float32", "bfloat16", "float16")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+SPLITS = ("train", "heldout")
+GRANULARITIES = ("tensor",)
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    path: str  # directory of a checkpoint; pkg://package/directory for one inside a package
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str
+    path: str | None = None
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        _one_of("data.split", self.split, SPLITS)
+        if self.name == "text" and not self.path:
+            raise UsageError("data=text needs a file or a folder: add data.path=FILE_OR_FOLDER")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    samples: int = 512
+    seqlen: int = 512
+    batch_size: int = 8
+    folds: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("samples", "seqlen", "batch_size", "folds"):
+            if (value := getattr(self, key)) < 1:
+                raise UsageError(f"calibration.{key}={value} must be at least 1")
+        if self.folds > self.samples:
+            raise UsageError(
+                f"calibration.folds={self.folds} exceeds calibration.samples={self.samples}: "
+                "every fold needs a sample; lower folds or raise samples"
+            )
+
+
+@dataclass(frozen=True)
+class Wandb:
+    mode: str = "auto"
+    project: str = "mamba-scales"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _one_of("wandb.mode", self.mode, WANDB_MODES)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One cell of a grid, resolved."""
+
+    model: Model
+    data: Data
+    calibration: Calibration = field(default_factory=Calibration)
+    method: str = "percentile"
+    alpha: float | None = 0.9995
+    format: str = "int8"
+    granularity: str = "tensor"
+    device: str = "cpu"
+    dtype: str = "float32"
+    store: str = "runs/calibrations"
+    wandb: Wandb = field(default_factory=Wandb)
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, [str(m) for m in Method])
+        formats.named(self.format)
+        _one_of("granularity", self.granularity, GRANULARITIES)
+        _one_of("dtype", self.dtype, DTYPES)
+        if Method(self.method).uses_alpha and self.alpha is None:
+            raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
+        if self.alpha is not None and not 0 < self.alpha <= 1:
+            raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
+        if math.isnan(self.alpha or 0):
+            raise UsageError("alpha=nan is no quantile; allowed: a number in (0, 1]")
+
+    @property
+    def effective_alpha(self) -> float | None:
+        """alpha where the method reads it, else None: two cells that differ only in a dead alpha are one."""
+        return self.alpha if Method(self.method).uses_alpha else None
+
+    @property
+    def label(self) -> str:
+        """A readable name made of what matters."""
+        alpha = "" if self.effective_alpha is None else f" a={self.effective_alpha}"
+        return f"{self.model.name} {self.method}{alpha} {self.format} {self.granularity}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """The validated configuration. Raises UsageError with key, value and what is allowed."""
+    schema = OmegaConf.structured(Config)
+    for node in (schema, *(schema._get_node(key) for key in schema)):
+        OmegaConf.set_readonly(node, False)  # a frozen class makes its schema read-only, which merge minds
+    plain = {k: v for k, v in composed.items() if k not in ("hydra", "experiment")}
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, plain))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        key = error.full_key or "configuration"
+        raise UsageError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+
+
+def _one_of(key: str, value: str, choices: Any) -> None:
+    if value not in choices:
+        raise allowed(key, value, choices)

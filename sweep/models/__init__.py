@@ -1,0 +1,1 @@
+"""Models: checkpoints in, a backbone and its mixers out."""

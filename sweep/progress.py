@@ -1,0 +1,36 @@
+"""How far a calibration is: a bar with time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EVERY = 10.0  # seconds between plain lines
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function to be called with (samples done, samples in all)."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+
+    begin = last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        clock = time.monotonic()
+        if done == total or clock - last >= EVERY:
+            last = clock
+            left = (clock - begin) / done * (total - done)
+            print(f"{what}: {done}/{total} samples, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    yield line

@@ -1,0 +1,63 @@
+"""A cell's files: the local truth that tables, reports and W&B are made of."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweep.errors import UsageError
+
+SCHEMA = 1
+
+
+def start(directory: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Create the directory with a run.json of status `running`; returns that record.
+
+    Raises UsageError if it cannot be written to."""
+    started = {
+        "schema": SCHEMA,
+        "status": "running",
+        "error": None,
+        "started": now(),
+        "finished": None,
+        **record,
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "run.json", started)
+    except OSError as error:
+        raise UsageError(f"run directory {directory} cannot be written: {error.strerror}") from error
+    return started
+
+
+def finish(directory: Path, record: dict[str, Any], error: str | None = None) -> dict[str, Any]:
+    """Replace run.json by the complete record, status `finished`, or `failed` with the error."""
+    status = "failed" if error else "finished"
+    done = {**record, "status": status, "error": error, "finished": now()}
+    write_json(directory / "run.json", done)
+    return done
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Atomically: a reader sees the old file or the new one, never half of one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
+    draft.replace(path)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """One Parquet file, zstd, atomically."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, draft, compression="zstd")
+    draft.replace(path)
+
+
+def now() -> str:
+    """Coordinated universal time, ISO 8601, whole seconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

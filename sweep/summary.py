@@ -1,0 +1,80 @@
+"""What a finished cell says on the terminal."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from sweep.cell import Cell
+
+
+def show(cell: Cell, console: Console) -> None:
+    """The post-SiLU scales layer by layer, every other site in one line, and where the files are."""
+    rows = cell.tables.scales
+    record = cell.record
+    console.print(_layers(rows.filter(pc.equal(rows["site"], "x_conv_out")), record["name"]))
+    console.print(_sites(rows))
+    console.print(
+        "SiLU gain = scale after / before SiLU, never above 1. Ratio = activation scale / weight scale of the "
+        "convolution: a ratio above 1 does not mean that SiLU expands anything.",
+        style="dim",
+    )
+    calibration, timings = record["calibration"], record["timings"]
+    spent = "read from the store" if calibration["cached"] else f"{timings['forward_s'] + timings['observe_s']:.1f} s"
+    lines = {
+        "calibration": f"{calibration['path']} ({spent}; {record['counts']['tokens']:,} tokens)",
+        "run": str(cell.directory),
+        "table": str(cell.directory / "scales.parquet"),
+    }
+    if record["wandb"]:
+        lines["W&B"] = record["wandb"].get("url") or f"{record['wandb']['mode']}, {record['wandb']['dir']}"
+    if cell.wandb_hint:
+        lines["see it"] = cell.wandb_hint
+    for name, text in lines.items():
+        console.print(f"[bold]{name:>12}[/bold]  ", end="")
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _layers(rows: pa.Table, title: str) -> Table:
+    shown = Table(title=f"{title}: x_conv_out, after SiLU", title_justify="left")
+    for heading in ("layer", "scale", "± se", "clip", "SiLU gain", "ratio", "SQNR dB", "clipped"):
+        shown.add_column(heading, justify="right")
+    for row in rows.to_pylist():
+        shown.add_row(
+            str(row["layer"]),
+            _number(row["scale"], ".5f"),
+            _number(row["scale_se"], ".1e"),
+            _number(row["clip"], ".3f"),
+            _number(row["silu_gain"], ".3f"),
+            _number(row["ratio"], ".2f"),
+            _number(row["sqnr_db"], ".1f"),
+            _number(row["clip_fraction"], ".4%"),
+        )
+    return shown
+
+
+def _sites(rows: pa.Table) -> Table:
+    shown = Table(title="All sites, over the layers", title_justify="left")
+    for heading in ("site", "scale min", "mean", "max", "SQNR dB min", "mean", "worst layer"):
+        shown.add_column(heading, justify="left" if heading == "site" else "right")
+    for site in pc.unique(rows["site"]).to_pylist():
+        part = rows.filter(pc.equal(rows["site"], site))
+        scale, sqnr = part["scale"], part["sqnr_db"]
+        worst = part.sort_by("sqnr_db")["layer"][0].as_py()
+        extremes = pc.min_max(scale).as_py()
+        shown.add_row(
+            site,
+            _number(extremes["min"], ".5f"),
+            _number(pc.mean(scale).as_py(), ".5f"),
+            _number(extremes["max"], ".5f"),
+            _number(pc.min(sqnr).as_py(), ".1f"),
+            _number(pc.mean(sqnr).as_py(), ".1f"),
+            str(worst),
+        )
+    return shown
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec)
