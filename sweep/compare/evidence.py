@@ -24,7 +24,7 @@ GROUPS = ("ssd_group", "head_group", "dim_group")
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """Tests of one pair, float64 [n]. `layer` is -1 for the mean of a site over its layers.
+    """Tests of one pair, float64 [n]. `layer` is -1 for a mean over layers, `site` is "all" for one over sites.
 
     scale: ln(other / baseline), sqnr: other - baseline in dB, each with its standard error (NaN if unknown)
     and two-sided p. p: what decides, the larger of both (the rows differ in both or not at all).
@@ -43,7 +43,11 @@ class Differences:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What `other` does against `baseline`. exact: not one bit of any scale or SQNR differs."""
+    """What `other` does against `baseline`. exact: not one bit of any scale or SQNR differs.
+
+    rows: every layer and site. means: first, called "all", the mean over all rows whose site is quantized in a
+    deployment (what enters SiLU never is: the convolution and SiLU are one kernel); then each site's mean
+    over layers. Empty where the cells have no finite row in common."""
 
     baseline: int
     other: int
@@ -51,7 +55,14 @@ class Evidence:
     folds: int
     exact: bool
     rows: Differences
-    sites: Differences
+    means: Differences
+
+    @property
+    def overall(self) -> tuple[float, float]:
+        """Mean SQNR difference over layers and deployed sites, dB, and its standard error; NaN if unknown."""
+        if not len(self.means.site) or self.means.site[0] != "all":
+            return float("nan"), float("nan")
+        return float(self.means.sqnr[0]), float(self.means.sqnr_se[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +142,7 @@ def _replicates(
             query = (
                 f"SELECT cell, {code}, fold, avg(r.scale) AS scale, "
                 "-10 * log10(sum(w.share * pow(10, -r.sqnr_db / 10))) AS sqnr_db "
-                f"FROM {source} r JOIN weights w USING (cell, layer, site) WHERE {same.replace('r.ssd', 'r.ssd')} "
+                f"FROM {source} r JOIN weights w USING (cell, layer, site) WHERE {same} "
                 "GROUP BY cell, layer, site, fold"
             )
         arrays = runs.arrays(f"{query} ORDER BY cell, code, fold", [sites])
@@ -162,8 +173,11 @@ def _compare(
     sqnr[same] = 0.0  # both lossless, or both all zeros
     scale_k, sqnr_k, folds = _errors(first, second, i, j, paired)
     rows = _tests(layer, site, scale, sqnr, scale_k, sqnr_k, folds, decide)
-    sites_ = _by_site(site, scale, sqnr, scale_k, sqnr_k, folds, decide)
-    return Evidence(a, b, paired, folds, exact, rows, sites_)
+    names = np.unique(site.astype(str)).astype(object)
+    deployed = np.array([not str(name).endswith("_pre") for name in site], bool)
+    members = [deployed, *(site == name for name in names)]
+    means = _means(np.array(["all", *names], object), members, scale, sqnr, scale_k, sqnr_k, folds, decide)
+    return Evidence(a, b, paired, folds, exact, rows, means)
 
 
 def _errors(
@@ -203,18 +217,18 @@ def _tests(
     return Differences(layer, site, scale, scale_se, scale_p, sqnr, sqnr_se, sqnr_p, p)
 
 
-def _by_site(
-    site: NDArray[np.object_], scale: Floats, sqnr: Floats, scale_k: list[Floats], sqnr_k: list[Floats],
-    folds: int, decide: bool,
+def _means(
+    names: NDArray[np.object_], members: list[NDArray[np.bool_]], scale: Floats, sqnr: Floats,
+    scale_k: list[Floats], sqnr_k: list[Floats], folds: int, decide: bool,
 ) -> Differences:  # fmt: skip
-    """The same tests of the mean over layers. Replicates are averaged fold by fold first, so what the layers
-    have in common stays in the error."""
-    names = np.unique(site.astype(str)).astype(object)
-    pick = [np.flatnonzero((site == name) & np.isfinite(scale) & np.isfinite(sqnr)) for name in names]
-    keep = [k for k, rows in enumerate(pick) if len(rows)]
+    """The same tests of the mean over sets of rows. Replicates are averaged fold by fold first, so what the
+    rows have in common stays in the error."""
+    finite = np.isfinite(scale) & np.isfinite(sqnr)
+    rows = [np.flatnonzero(member & finite) for member in members]
+    keep = [k for k, found in enumerate(rows) if len(found)]
 
     def mean(values: Floats) -> Floats:
-        return np.array([values[pick[k]].mean(axis=0) for k in keep]).reshape(len(keep), *values.shape[1:])
+        return np.array([values[rows[k]].mean(axis=0) for k in keep]).reshape(len(keep), *values.shape[1:])
 
     return _tests(
         np.full(len(keep), -1), names[keep], mean(scale), mean(sqnr),
