@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sweep.compare import sentences
 from sweep.compare.convergence import Convergence, convergence
+from sweep.compare.evidence import digests
 from sweep.compare.query import Comparison
 from sweep.compare.recommend import Advice, recommend
 from sweep.compare.silu import Silu, silu
@@ -55,8 +56,9 @@ def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale")
     notes = []
     if len(everything) > len(shown):
         notes.append(f"per-cell tables and charts show {len(shown)} of {len(everything)} cells; filter to see others")
+    prints = digests(runs)
     return Answer(
-        runs, main_site(runs), metric, shown, verdicts(runs, baseline), recommend(runs), silu(runs, few),
+        runs, main_site(runs), metric, shown, verdicts(runs, baseline, prints), recommend(runs, prints), silu(runs, few),
         convergence(runs, shown), notes,
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
     the latest counts, and `repeat` asks whether they agree. Raises UsageError for a baseline that no cell is.
     """
     chosen = _baseline(cells, baseline)
+    several = len({(c.tokens, c.sizes) for c in cells}) > 1
     found: list[Contrast] = []
     for knob in KNOBS:
         groups: dict[tuple[Any, ...], dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -65,7 +66,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
             found.append(
                 Contrast(
                     knob,
-                    _context(cells, numbers[0], knob),
+                    _context(cells[numbers[0]], knob, several),
                     tuple(_text(knob, value, cells[newest[value]]) for value in values),
                     numbers,
                     _position(knob, values, [n in chosen for n in numbers]),
@@ -86,34 +87,19 @@ def _value(cell: Cell, knob: str) -> Any:
 
 def _fixed(cell: Cell, knob: str) -> tuple[Any, ...]:
     """Everything that has to agree while the knob varies."""
-    fixed: dict[str, Callable[[Cell], Any]] = {
-        "alpha": lambda c: c.asked_alpha,
-        "method": lambda c: c.method,
-        "format": lambda c: c.format,
-        "granularity": lambda c: c.granularity,
-        "data": lambda c: (c.tokens, c.sizes),
-        "model": lambda c: (c.model, c.identity, c.dtype),
-    }
+    calibration = (cell.model, cell.identity, cell.dtype)
+    fixed = {"alpha": cell.asked_alpha, "method": cell.method, "format": cell.format, "granularity": cell.granularity,
+             "data": (cell.tokens, cell.sizes)}  # fmt: skip
     free = {"method": ("method", "alpha"), "repeat": ()}.get(knob, (knob,))
-    return tuple(f(cell) for key, f in fixed.items() if key not in free)
+    return (*calibration, *(value for key, value in fixed.items() if key not in free))
 
 
-def _context(cells: Sequence[Cell], number: int, knob: str) -> str:
-    """What is held fixed, as far as it varies at all in this comparison."""
-    cell = cells[number]
-    parts = [("model", cell.model), ("data", f"{cell.data} {cell.sizes}")]
-    if knob not in ("alpha", "method", "repeat"):
-        parts.append(("setting", cell.setting))
-    elif knob == "alpha":
-        parts.append(("method", cell.method))
-    elif knob == "repeat":
-        parts.append(("setting", cell.setting))
-    parts += [("format", cell.format), ("granularity", cell.granularity)]
-    return " · ".join(text for key, text in parts if key != knob and (key != "data" or _varies(cells)))
-
-
-def _varies(cells: Sequence[Cell]) -> bool:
-    return len({(c.tokens, c.sizes) for c in cells}) > 1
+def _context(cell: Cell, knob: str, several: bool) -> str:
+    """What is held fixed; the data only where there are several."""
+    setting = {"alpha": cell.method, "method": None}.get(knob, cell.setting)
+    data = f"{cell.data} {cell.sizes}" if several else None
+    parts = {"model": cell.model, "data": data, "setting": setting, "format": cell.format, "granularity": cell.granularity}
+    return " · ".join(text for key, text in parts.items() if text and key != knob)
 
 
 def _order(value: Any) -> tuple[Any, ...]:

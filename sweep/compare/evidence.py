@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.compare.query import REPLICATES, SCALES, Comparison
+from sweep.compare.query import GROUPS, REPLICATES, Comparison
 from sweep.compare.student import Floats, jackknife, p_values
 
-GROUPS = ("ssd_group", "head_group", "dim_group")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,6 @@ class _Cell:
 
     codes: NDArray[np.int64]
     scale: Floats
-    scale_se: Floats
     sqnr: Floats
     scale_replicates: Floats | None
     sqnr_replicates: Floats | None
@@ -83,16 +81,20 @@ def digests(runs: Comparison) -> dict[int, int]:
     return dict(runs.sql(f"SELECT cell, bit_xor(hash({columns})) FROM rows GROUP BY cell"))
 
 
-def evidence(runs: Comparison, pairs: Sequence[tuple[int, int]], scales_decide: Sequence[bool]) -> list[Evidence]:
-    """The evidence of every (baseline, other) pair.
+def evidence(
+    runs: Comparison, pairs: Sequence[tuple[int, int]], scales_decide: Sequence[bool], prints: dict[int, int] | None = None
+) -> list[Evidence]:
+    """The evidence of every (baseline, other) pair. prints: `digests(runs)`, where they are known already.
 
     scales_decide: per pair, whether an effect has to show in the scales too. Not so between number formats
     or granularities, which change the SQNR by themselves.
     """
     numbers = sorted({cell for pair in pairs for cell in pair})
-    sites = [site for (site,) in runs.sql("SELECT DISTINCT site FROM points ORDER BY site")]
+    if not pairs:
+        return []
+    sites = runs.sites
     cells = _read(runs, numbers, sites)
-    prints = digests(runs)
+    prints = prints or digests(runs)
     found = []
     for (a, b), decide in zip(pairs, scales_decide, strict=True):
         paired = runs.listed[a].key == runs.listed[b].key
@@ -103,23 +105,21 @@ def evidence(runs: Comparison, pairs: Sequence[tuple[int, int]], scales_decide: 
 def _read(runs: Comparison, numbers: list[int], sites: list[str]) -> dict[int, _Cell]:
     chosen = f"cell IN ({', '.join(map(str, numbers))})"
     points = runs.arrays(
-        f"SELECT cell, layer * {len(sites)} + list_position(?, site) - 1 AS code, scale, scale_se, sqnr_db "
+        f"SELECT cell, layer * {len(sites)} + list_position(?, site) - 1 AS code, scale, sqnr_db "
         f"FROM points WHERE {chosen} ORDER BY cell, code",
         [sites],
     )
     replicates = _replicates(runs, numbers, sites)
     cells = {}
     for number in numbers:
-        mine = points["cell"] == number
+        mine = _span(points["cell"], number)
         codes = points["code"][mine].astype(np.int64)
         scale = sqnr = None
         if number in replicates:
             at, scale, sqnr = replicates[number]
             if not np.array_equal(at, codes):  # torn or filtered: no replicates rather than wrong ones
                 scale = sqnr = None
-        cells[number] = _Cell(
-            codes, points["scale"][mine], points["scale_se"][mine], points["sqnr_db"][mine], scale, sqnr
-        )
+        cells[number] = _Cell(codes, points["scale"][mine], points["sqnr_db"][mine], scale, sqnr)
     return cells
 
 
@@ -147,8 +147,8 @@ def _replicates(
             )
         arrays = runs.arrays(f"{query} ORDER BY cell, code, fold", [sites])
         for number in kind:
-            mine = arrays["cell"] == number
-            if not mine.any():
+            mine = _span(arrays["cell"], number)
+            if mine.start == mine.stop:
                 continue
             codes, counts = np.unique(arrays["code"][mine], return_counts=True)
             if len(set(counts)) != 1:
@@ -156,6 +156,10 @@ def _replicates(
             shape = (len(codes), int(counts[0]))
             found[number] = (codes, arrays["scale"][mine].reshape(shape), arrays["sqnr_db"][mine].reshape(shape))
     return found
+
+
+def _span(ascending: NDArray[np.int64], value: int) -> slice:
+    return slice(*np.searchsorted(ascending, [value, value + 1]))
 
 
 def _compare(

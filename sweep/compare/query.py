@@ -38,7 +38,7 @@ Arrays = dict[str, NDArray[Any]]
 SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS = (
     f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms")
 )
-CORE = "layer, site, ssd_group, head_group, dim_group, scale, scale_se, sqnr_db"
+GROUPS = ("ssd_group", "head_group", "dim_group")
 
 # The SQNR of a site whose groups have scales of their own is that of all its values together: groups count
 # by their share of the signal's energy, which is n * mse * 10^(sqnr/10).
@@ -48,9 +48,9 @@ SELECT *, energy / sum(energy) OVER (PARTITION BY cell, layer, site) AS share
 FROM (SELECT *, CASE WHEN isfinite(sqnr_db) THEN n * mse * pow(10, sqnr_db / 10) ELSE 0 END AS energy FROM {})"""
 POOLED = """
 CREATE TABLE points AS
-SELECT cell, layer, site, scale, scale_se, sqnr_db FROM rows WHERE cell NOT IN (SELECT cell FROM weights)
+SELECT cell, layer, site, scale, sqnr_db FROM rows WHERE cell NOT IN (SELECT cell FROM weights)
 UNION ALL
-SELECT cell, layer, site, avg(scale), sqrt(avg(scale_se * scale_se)), -10 * log10(sum(share * pow(10, -sqnr_db / 10)))
+SELECT cell, layer, site, avg(scale), -10 * log10(sum(share * pow(10, -sqnr_db / 10)))
 FROM weights GROUP BY cell, layer, site"""
 
 
@@ -58,14 +58,15 @@ FROM weights GROUP BY cell, layer, site"""
 class Comparison:
     """Cells of any number of sweeps, open for questions. `listed[i]` is the cell with number i.
 
-    Tables of the database: `cells`; `scales` (every column, read from disk on demand); `rows` (the columns
-    most asked for, in memory); `points` (cell, layer, site: groups pooled, one row each).
+    Tables of the database: `cells`; `scales` (every column, read from disk on demand); `rows` (cell, layer,
+    site, groups, scale, sqnr_db, in memory); `points` (the same with groups pooled: one row per site).
     """
 
     listed: list[Cell]
     problems: list[Problem]
     warnings: list[str]
     labels: list[str]
+    sites: list[str]
     filters: Filters
     database: duckdb.DuckDBPyConnection
 
@@ -118,12 +119,21 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
         raise UsageError(f"none of {len(problems)} cells is finished; the first: {problems[0]}")
     listed = chosen.cells(listed)
     database = duckdb.connect()
-    database.execute("SET preserve_insertion_order = false; SET memory_limit = '1500MB'")
-    listed, damaged = _open(database, listed, chosen)
+    database.execute("SET preserve_insertion_order = false; SET enable_progress_bar = false; SET memory_limit = '1500MB'")
+    listed, damaged = _open(database, _sorted(listed), chosen)
     chosen.check(database, _scan(listed, SCALES))
     names = labels(listed)
     _register(database, listed, names, chosen)
-    return Comparison(listed, problems + damaged, warnings(listed), names, chosen, database)
+    sites = [site for (site,) in database.execute("SELECT DISTINCT site FROM rows ORDER BY site").fetchall()]
+    return Comparison(listed, problems + damaged, warnings(listed), names, sites, chosen, database)
+
+
+def _sorted(cells: list[Cell]) -> list[Cell]:
+    """The order in which tables and legends show them."""
+    return sorted(
+        cells, key=lambda c: (c.model, c.data, c.format, c.granularity != "tensor", c.granularity, c.method,
+                              c.alpha or 0.0, c.asked_alpha or 0.0, c.finished)
+    )  # fmt: skip
 
 
 def _open(
@@ -133,10 +143,8 @@ def _open(
     problems: list[Problem] = []
     while True:
         try:
-            database.execute(
-                f"CREATE OR REPLACE VIEW scales AS SELECT * FROM {_scan(cells, SCALES)} WHERE {filters.rows};"
-                f"CREATE OR REPLACE TABLE rows AS SELECT cell, {CORE} FROM scales"
-            )
+            database.execute(f"CREATE OR REPLACE VIEW scales AS SELECT * FROM {_scan(cells, SCALES)} WHERE {filters.rows}")
+            database.execute(f"CREATE OR REPLACE TABLE rows AS {_rows(cells, filters)}")
             return cells, problems
         except duckdb.Error:
             bad = dict(_damaged(database, cells))
@@ -148,10 +156,22 @@ def _open(
                 raise UsageError(f"no cell can be read; the first: {problems[0]}") from None
 
 
+def _rows(cells: list[Cell], filters: Filters) -> str:
+    """Half of the time of a huge comparison goes into reading columns: one-scale tables lack groups anyway."""
+    parts = []
+    for grouped in (False, True):
+        numbers = [i for i, cell in enumerate(cells) if (cell.granularity != "tensor") is grouped]
+        if numbers:
+            groups = ", ".join(g if grouped else f"NULL::INT AS {g}" for g in GROUPS)
+            scan = _scan([cells[i] for i in numbers], SCALES, numbers)
+            parts.append(f"SELECT cell, layer, site, {groups}, scale, sqnr_db FROM {scan} WHERE {filters.rows}")
+    return " UNION ALL ".join(parts)
+
+
 def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tuple[Cell, str]]:
     """The cells whose table cannot be read, and why; found by halving, since most tables are sound."""
     try:
-        database.execute(f"SELECT sum(hash(COLUMNS(*))) FROM (SELECT {CORE}, n, mse FROM {_scan(cells, SCALES)})")
+        database.execute(f"SELECT sum(hash(COLUMNS(*))) FROM (SELECT {', '.join(GROUPS)}, layer, site, scale, scale_se, sqnr_db, n, mse FROM {_scan(cells, SCALES)})")
         return []
     except duckdb.Error as error:
         if len(cells) == 1:
@@ -163,7 +183,10 @@ def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tup
 def _scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None) -> str:
     """SQL for the rows of a file of every cell, with the cell's number (its position unless given)."""
     files = ", ".join(_quoted(cell.path / name) for cell in cells)
-    number = "file_index::INT" if numbers is None else f"list_extract({list(numbers)}, file_index::INT + 1)"
+    if numbers is None or list(numbers) == list(range(len(cells))):
+        number = "file_index::INT"
+    else:
+        number = f"list_extract({list(numbers)}, file_index::INT + 1)"
     # hive_partitioning would take a directory called alpha=0.9995 for a column
     return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], hive_partitioning = false))"
 
@@ -191,7 +214,7 @@ def _register(
     database.execute("CREATE TABLE cells AS FROM described")
     grouped = [i for i, cell in enumerate(cells) if cell.granularity != "tensor"]
     if not grouped:
-        database.execute("CREATE VIEW points AS SELECT cell, layer, site, scale, scale_se, sqnr_db FROM rows")
+        database.execute("CREATE VIEW points AS SELECT cell, layer, site, scale, sqnr_db FROM rows")
         return
     scan = _scan([cells[i] for i in grouped], SCALES, grouped)
     database.execute(WEIGHTS.format(f"{scan} WHERE {filters.rows}"))

@@ -10,9 +10,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sweep.compare.evidence import evidence
-from sweep.compare.query import Comparison
+from sweep.compare.query import Arrays, Comparison
 from sweep.compare.student import Floats, holm, p_values
 from sweep.compare.verdicts import LEVEL, NEGLIGIBLE_DB
 
@@ -68,78 +69,97 @@ class Advice:
         return len({choice.setting for choice in self.layers})
 
 
-def recommend(runs: Comparison) -> list[Advice]:
-    """One piece of advice per model, calibration, format and granularity with more than one setting."""
+def recommend(runs: Comparison, prints: dict[int, int] | None = None) -> list[Advice]:
+    """One piece of advice per model, calibration, format and granularity with more than one setting.
+
+    prints: `digests(runs)`, where they are known already."""
     groups: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
     for number, cell in enumerate(runs.listed):
         group = groups[(cell.model, *cell.calibration, cell.format, cell.granularity)]
         earlier = group.get(cell.setting)
         if earlier is None or runs.listed[earlier].finished <= cell.finished:
             group[cell.setting] = number
-    contexts = [list(group.values()) for group in groups.values() if len(group) > 1]
-    grid = _grid(runs)
-    advice = [_advise(runs, numbers, grid) for numbers in contexts[:CONTEXTS]]
-    return [a for a in advice if a]
+    contexts = [sorted(group.values()) for group in groups.values() if len(group) > 1][:CONTEXTS]
+    if not contexts:
+        return []
+    found = runs.arrays(BY_LAYER.format(contexts=", ".join(f"({c}, {n})" for c, g in enumerate(contexts) for n in g)))
+    means = [_Means.of(found, c, numbers) for c, numbers in enumerate(contexts)]
+    means = [m for m in means if len(m.layer)]
+    pairs = [(m.ranked[0], n) for m in means for n in m.ranked[1 : 1 + RUNNERS_UP]]
+    errors = {(e.baseline, e.other): e.overall[1] for e in evidence(runs, pairs, [True] * len(pairs), prints)}
+    return [_advise(runs, m, errors) for m in means]
 
 
-def _grid(runs: Comparison) -> dict[int, tuple[Floats, Floats]]:
-    """cell → (codes of layer and site, SQNR), finite ones at deployed sites, in one order for all cells."""
-    sites = [site for (site,) in runs.sql("SELECT DISTINCT site FROM points ORDER BY site")]
-    rows = runs.arrays(
-        f"SELECT cell, layer * {len(sites)} + list_position(?, site) - 1 AS code, sqnr_db FROM points "
-        "WHERE isfinite(sqnr_db) AND NOT ends_with(site, '_pre') ORDER BY cell, code",
-        [sites],
+# Only rows that are finite in every cell of a context count, lest a setting be judged by other layers.
+BY_LAYER = """
+WITH contexts(context, cell) AS (VALUES {contexts}),
+sizes AS (SELECT context, count(*) AS cells FROM contexts GROUP BY context),
+chosen AS (SELECT context, cell, layer, site, sqnr_db FROM points JOIN contexts USING (cell)
+           WHERE isfinite(sqnr_db) AND NOT ends_with(site, '_pre')),
+shared AS (SELECT context, layer, site, max(sqnr_db) AS best FROM chosen JOIN sizes USING (context)
+           GROUP BY context, layer, site, cells HAVING count(*) = cells)
+SELECT context, cell, layer, avg(sqnr_db) AS sqnr, avg(best) AS best, count(*) AS weight
+FROM chosen JOIN shared USING (context, layer, site) GROUP BY context, cell, layer ORDER BY context, cell, layer"""
+
+
+@dataclass(frozen=True, eq=False)
+class _Means:
+    """Mean SQNR of a context. cells: numbers, ascending. layer, weight (sites in it), best (mean over sites of
+    the best setting's): [layer]; table: [cell, layer]."""
+
+    cells: list[int]
+    layer: NDArray[np.int64]
+    weight: NDArray[np.int64]
+    best: Floats
+    table: Floats
+
+    @classmethod
+    def of(cls, rows: Arrays, context: int, cells: list[int]) -> _Means:
+        mine = rows["context"] == context
+        shape = (len(cells), -1)
+        first = {name: rows[name][mine].reshape(shape)[0] for name in ("layer", "weight", "best")}
+        return cls(cells, **first, table=rows["sqnr"][mine].reshape(shape))
+
+    @property
+    def means(self) -> Floats:
+        return np.asarray(np.average(self.table, axis=1, weights=self.weight))
+
+    @property
+    def ranked(self) -> list[int]:
+        """Numbers of the cells, best first."""
+        return [self.cells[i] for i in np.argsort(-self.means, kind="stable")]
+
+
+def _advise(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float]) -> Advice:
+    best = m.cells.index(m.ranked[0])
+    top = m.table.argmax(0)
+    here = np.arange(len(m.layer))
+    loss = m.table[top, here] - m.table[best]
+    names = [runs.listed[n].setting for n in m.cells]
+    choices = tuple(
+        LayerChoice(int(m.layer[k]), names[top[k]], float(m.table[top[k], k]), float(loss[k])) for k in here
     )
-    cells, starts = np.unique(rows["cell"], return_index=True)
-    stops = [*starts[1:], len(rows["cell"])]
-    return {
-        int(cell): (rows["code"][a:b] // len(sites) * 1000 + rows["code"][a:b] % len(sites), rows["sqnr_db"][a:b])
-        for cell, a, b in zip(cells, starts, stops, strict=True)
-    }
-
-
-def _advise(runs: Comparison, numbers: list[int], grid: dict[int, tuple[Floats, Floats]]) -> Advice | None:
-    numbers = [n for n in numbers if n in grid]
-    if len(numbers) < 2:
-        return None
-    codes = grid[numbers[0]][0]
-    for n in numbers[1:]:
-        codes = np.intersect1d(codes, grid[n][0], assume_unique=True)
-    if not len(codes):
-        return None
-    table = np.stack([grid[n][1][np.isin(grid[n][0], codes)] for n in numbers])  # [setting, row]
-    order = np.argsort(-table.mean(1), kind="stable")
-    best = int(order[0])
-    names = [runs.listed[n].setting for n in numbers]
-    layer = (codes // 1000).astype(int)
-    choices = []
-    for number in np.unique(layer):
-        here = table[:, layer == number].mean(1)
-        top = int(here.argmax())
-        choices.append(LayerChoice(int(number), names[top], float(here[top]), float(here[top] - here[best])))
-    cell = runs.listed[numbers[0]]
+    cell = runs.listed[m.cells[0]]
     return Advice(
         f"{cell.model} · {cell.format} · {cell.granularity}",
-        _runners(runs, [numbers[i] for i in order], [float(table[i].mean()) for i in order]),
-        tuple(choices),
-        float(np.mean([c.loss_db for c in choices])),
-        float(np.mean(table.max(0) - table[best])),
-        _by_perplexity(runs, numbers),
+        _runners(runs, m, errors),
+        choices,
+        float(np.average(loss, weights=m.weight)),
+        float(np.average(m.best - m.table[best], weights=m.weight)),
+        _by_perplexity(runs, m.cells),
     )
 
 
-def _runners(runs: Comparison, numbers: list[int], means: list[float]) -> tuple[Runner, ...]:
-    tested = numbers[1 : 1 + RUNNERS_UP]
-    found = [e.overall for e in evidence(runs, [(numbers[0], n) for n in tested], [True] * len(tested))]
-    folds = runs.listed[numbers[0]].folds
-    errors = [error for _, error in found]
-    errors += [float("nan")] * (len(numbers) - 1 - len(tested))
-    losses = [means[0] - mean for mean in means]
-    p = holm(p_values(np.array(losses[1:]), np.array(errors), max(folds - 1, 1)))
-    runners = [Runner(runs.listed[numbers[0]].setting, numbers[0], means[0], 0.0, 0.0, False)]
-    for number, mean, loss, error, adjusted in zip(numbers[1:], means[1:], losses[1:], errors, p, strict=True):
-        tied = bool(loss < NEGLIGIBLE_DB or adjusted > LEVEL)
-        runners.append(Runner(runs.listed[number].setting, number, mean, loss, error, tied))
+def _runners(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float]) -> tuple[Runner, ...]:
+    means = dict(zip(m.cells, m.means.tolist(), strict=True))
+    first, *others = m.ranked
+    losses = np.array([means[first] - means[n] for n in others])
+    error = np.array([errors.get((first, n), np.nan) for n in others])
+    p = holm(p_values(losses, error, max(runs.listed[first].folds - 1, 1)))
+    runners = [Runner(runs.listed[first].setting, first, means[first], 0.0, 0.0, False)]
+    for k, n in enumerate(others):
+        tied = bool(losses[k] < NEGLIGIBLE_DB or p[k] > LEVEL)
+        runners.append(Runner(runs.listed[n].setting, n, means[n], float(losses[k]), float(error[k]), tied))
     return tuple(runners)
 
 

@@ -25,8 +25,7 @@ AXES = (
 
 def main_site(runs: Comparison) -> str:
     """The site that tables show unless one was asked for: x after SiLU, where Quamba's alpha acts."""
-    sites = [site for (site,) in runs.sql("SELECT DISTINCT site FROM rows ORDER BY site")]
-    return "x_conv_out" if "x_conv_out" in sites else sites[0]
+    return "x_conv_out" if "x_conv_out" in runs.sites else runs.sites[0]
 
 
 def alpha_table(runs: Comparison, contrast: Contrast, site: str) -> Table:

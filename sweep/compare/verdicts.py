@@ -79,13 +79,17 @@ class Verdict:
         return RULES[self.verdict]
 
 
-def verdicts(runs: Comparison, baseline: str | None = None) -> list[Verdict]:
-    """A verdict for every question the cells can answer. Raises UsageError for an unknown baseline."""
+def verdicts(
+    runs: Comparison, baseline: str | None = None, prints: dict[int, int] | None = None
+) -> list[Verdict]:
+    """A verdict for every question the cells can answer. prints: `digests(runs)`, where they are known already.
+
+    Raises UsageError for an unknown baseline."""
     questions = contrasts(runs.listed, baseline)
-    prints = digests(runs)
+    prints = prints or digests(runs)
     examined = _examined(runs, questions, prints)
     pairs = [(q, pair) for q, here in zip(questions, examined, strict=True) if here for pair in q.pairs]
-    found = evidence(runs, [p for _, p in pairs], [q.knob not in ("format", "granularity") for q, _ in pairs])
+    found = evidence(runs, [p for _, p in pairs], [q.knob not in ("format", "granularity") for q, _ in pairs], prints)
     rows, sites, scales = _corrected(found)
     at, results = 0, []
     for question, here in zip(questions, examined, strict=True):
