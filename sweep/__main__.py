@@ -106,6 +106,10 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(cell)()
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         _refuse(str(error) if isinstance(error, UsageError) else _one_line(error))
+    except OSError as error:  # a disk that is full, a directory that may not be written
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -20,7 +20,8 @@ Guarantees
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import numpy as np
@@ -55,7 +56,8 @@ class Layout:
         else:
             edges = ((index + self.offset) << self.drop).view(np.float32)
             edges[0], edges[-1] = 0.0, np.inf
-        return edges.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # the patterns of NaN, which no observed value has
+            return edges.astype(np.float64)
 
     @property
     def exact(self) -> bool:
@@ -93,6 +95,8 @@ class Histogram:
     counts: Ints
     min: Floats
     max: Floats
+    # where a stack was combined from another: |x| of it follows from |x| of that one, which is computed once
+    _origin: tuple[Histogram, Callable[[Histogram], Histogram]] | None = field(default=None, repr=False)
 
     @classmethod
     def from_dense(cls, layout: Layout, dense: Ints, low: float, high: float) -> Histogram:
@@ -103,10 +107,11 @@ class Histogram:
     @classmethod
     def stack(cls, parts: list[Histogram]) -> Histogram:
         """K single histograms as one stack. Raises ValueError if their layouts differ."""
-        bins = _common_bins(parts)
+        _check_layouts(parts)
+        bins, places = _union([p.bins for p in parts])
         counts = np.zeros((len(parts), len(bins)), np.int64)
-        for row, part in zip(counts, parts, strict=True):
-            row[np.searchsorted(bins, part.bins)] = part.counts
+        for row, place, part in zip(counts, places, parts, strict=True):
+            row[place] = part.counts
         low = np.array([p.min for p in parts], np.float64)
         high = np.array([p.max for p in parts], np.float64)
         return cls(parts[0].layout, bins, counts, low, high)
@@ -115,17 +120,19 @@ class Histogram:
         """The histogram of both sets of values. Raises ValueError if layouts or stack sizes differ."""
         if self.counts.shape[:-1] != other.counts.shape[:-1]:
             raise ValueError(f"cannot merge stacks of {self.counts.shape[:-1]} and {other.counts.shape[:-1]}")
-        bins = _common_bins([self, other])
+        _check_layouts([self, other])
+        bins, places = _union([self.bins, other.bins])
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
-        for part in (self, other):
-            counts[..., np.searchsorted(bins, part.bins)] += part.counts
+        counts[..., places[0]] += self.counts
+        counts[..., places[1]] += other.counts
         return Histogram(self.layout, bins, counts, np.minimum(self.min, other.min), np.maximum(self.max, other.max))
 
     # --- stacks -----------------------------------------------------------------------------------
 
     def total(self) -> Histogram:
         """The sum of a stack."""
-        return Histogram(self.layout, self.bins, self.counts.sum(0), self.min.min(0), self.max.max(0))
+        low, high = self.min.min(0), self.max.max(0)
+        return Histogram(self.layout, self.bins, self.counts.sum(0), low, high, (self, Histogram.total))
 
     def leave_one_out(self) -> Histogram:
         """A stack whose k-th member is the sum of all others but the k-th."""
@@ -133,7 +140,8 @@ class Histogram:
         rest = ~np.eye(folds, dtype=bool)
         low = np.array([self.min[keep].min(initial=np.inf) for keep in rest])
         high = np.array([self.max[keep].max(initial=-np.inf) for keep in rest])
-        return Histogram(self.layout, self.bins, self.counts.sum(0) - self.counts, low, high)
+        counts = self.counts.sum(0) - self.counts
+        return Histogram(self.layout, self.bins, counts, low, high, (self, Histogram.leave_one_out))
 
     def cumulative(self) -> Histogram:
         """A stack whose k-th member is the sum of the first k+1."""
@@ -143,7 +151,13 @@ class Histogram:
             self.counts.cumsum(0),
             np.minimum.accumulate(self.min),
             np.maximum.accumulate(self.max),
+            (self, Histogram.cumulative),
         )
+
+    def head(self, k: int) -> Histogram:
+        """The stack of the first k."""
+        origin = (self, lambda stack: stack.head(k))
+        return Histogram(self.layout, self.bins, self.counts[:k], self.min[:k], self.max[:k], origin)
 
     # --- what is read off -------------------------------------------------------------------------
 
@@ -154,7 +168,8 @@ class Histogram:
 
     @property
     def absmax(self) -> Floats:
-        return np.maximum(np.abs(self.min), np.abs(self.max))
+        """The largest magnitude observed, exact, float64 [] or [K]. NaN where empty."""
+        return np.where(self.min > self.max, np.nan, np.maximum(np.abs(self.min), np.abs(self.max)))
 
     @cached_property
     def values(self) -> Floats:
@@ -183,12 +198,17 @@ class Histogram:
     @cached_property
     def magnitudes(self) -> Histogram:
         """The histogram of |x|: the two halves added."""
+        if self._origin is not None:
+            source, combine = self._origin
+            return combine(source.magnitudes)
         split = int(np.searchsorted(self.bins, SIGN))
+        if split == len(self.bins) and not np.any(self.min < 0):
+            return self
         positive, negative = self.bins[:split], self.bins[split:] - np.int32(SIGN)
-        bins = np.union1d(positive, negative).astype(np.int32)
+        bins, places = _union([positive, negative])
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
-        counts[..., np.searchsorted(bins, positive)] += self.counts[..., :split]
-        counts[..., np.searchsorted(bins, negative)] += self.counts[..., split:]
+        counts[..., places[0]] += self.counts[..., :split]
+        counts[..., places[1]] += self.counts[..., split:]
         return Histogram(self.layout, bins, counts, np.zeros_like(self.absmax), self.absmax)
 
     def abs_quantile(self, alpha: float) -> Floats:
@@ -196,7 +216,7 @@ class Histogram:
         half = self.magnitudes
         edges = half.layout.edges
         low, high = edges[half.bins], edges[half.bins + (not half.layout.exact)]
-        return _quantile(half.layout, half.counts, low, high, low[0] + 0 * half.max, half.max, alpha)
+        return _quantile(half.layout, half.counts, low, high, np.zeros_like(half.max), half.max, alpha)
 
     def quantile(self, q: float) -> Floats:
         """The q-quantile of the signed values, float64 [] or [K]; the convention is the module's."""
@@ -209,11 +229,19 @@ class Histogram:
         return _quantile(self.layout, self.counts[..., order], low, high, self.min, self.max, q)
 
 
-def _common_bins(parts: list[Histogram]) -> NDArray[np.int32]:
+def _check_layouts(parts: list[Histogram]) -> None:
     layouts = {str(p.layout) for p in parts}
     if len(layouts) != 1:
         raise ValueError(f"cannot merge histograms of different layouts: {', '.join(sorted(layouts))}")
-    return np.unique(np.concatenate([p.bins for p in parts]))
+
+
+def _union(parts: list[NDArray[np.int32]]) -> tuple[NDArray[np.int32], list[NDArray[np.intp]]]:
+    """All bins that occur in some part, ascending, and where each part's bins stand among them."""
+    occupied = np.zeros(BINS, bool)
+    for part in parts:
+        occupied[part] = True
+    place = np.cumsum(occupied) - 1
+    return np.flatnonzero(occupied).astype(np.int32), [place[part] for part in parts]
 
 
 def _quantile(layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: Floats, top: Floats, q: float) -> Floats:

@@ -25,7 +25,9 @@ STAGES = ("conv_in", "conv_pre", "conv_out")
 class Mixer:
     """A Mamba mixer of a model and its geometry.
 
-    start: first channel, in the output of `in_proj`, of what enters conv1d.
+    layer: its number among the decoder layers of the network, those without a mixer counted.
+    d_inner: channels of x; the gated SSM's output has as many.
+    entry: the channels of the output of `in_proj` that enter conv1d.
     parts: names and widths of the slices of the convolution, in order: (("x", d_inner),) for Mamba-1,
     (("x", d_inner), ("B", n_groups * d_state), ("C", …)) for Mamba-2.
     """
@@ -33,13 +35,16 @@ class Mixer:
     layer: int
     family: str  # mamba1 or mamba2
     module: Any  # the nn.Module; Any because its attributes differ between families
-    d_model: int
     d_inner: int
     d_state: int
     n_groups: int
     n_heads: int
-    start: int
+    entry: slice
     parts: tuple[tuple[str, int], ...]
+
+    @property
+    def d_model(self) -> int:
+        return int(self.module.in_proj.in_features)
 
     @property
     def conv_dim(self) -> int:
@@ -48,14 +53,25 @@ class Mixer:
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites, in the order of the data flow."""
-        conv = [f"{part}_{stage}" for part, _ in self.parts for stage in STAGES]
-        return (IN_PROJ_IN, *conv, OUT_PROJ_IN)
+        return tuple(self.widths)
 
     @property
     def widths(self) -> dict[str, int]:
         """Channels of every site."""
         conv = {f"{part}_{stage}": width for part, width in self.parts for stage in STAGES}
-        return {IN_PROJ_IN: self.d_model, **conv, OUT_PROJ_IN: self.d_inner}
+        return {IN_PROJ_IN: self.d_model, **conv, OUT_PROJ_IN: self.module.out_proj.in_features}
+
+    @property
+    def calls_in_proj(self) -> bool:
+        """Whether in_proj runs as a module; mamba_ssm's Mamba-1 multiplies by its weight instead."""
+        return not hasattr(self.module, "use_fast_path")
+
+    def project(self, entered: Tensor) -> Tensor:
+        """The output of in_proj for the mixer's input [batch, seq, d_model], as mamba_simple.py multiplies it."""
+        linear = self.module.in_proj
+        columns: Tensor = linear.weight @ entered.reshape(-1, entered.shape[-1]).T
+        projected = columns.T.reshape(*entered.shape[:-1], -1)
+        return projected if linear.bias is None else projected + linear.bias.to(projected.dtype)
 
     def weight_absmax(self) -> dict[str, float]:
         """max |w| of the conv1d weight slice behind each `…_conv_out` site."""
@@ -68,11 +84,13 @@ class Mixer:
         Bit for bit the model's own values: the same operations on the same weights in the same dtype.
         """
         conv = self.module.conv1d
-        entered = projected[..., self.start : self.start + self.conv_dim]
-        channels_first = entered.transpose(1, 2).to(conv.weight.dtype)
+        entered = projected[..., self.entry]
+        if (multipliers := getattr(self.module, "mup_vector", None)) is not None:  # FalconH1's, per channel
+            entered = entered * multipliers[..., self.entry]
+        entered = entered.to(conv.weight.dtype)
         length = entered.shape[1]
         padding = conv.weight.shape[-1] - 1
-        pre = F.conv1d(channels_first, conv.weight, conv.bias, padding=padding, groups=self.conv_dim)
+        pre = F.conv1d(entered.transpose(1, 2), conv.weight, conv.bias, padding=padding, groups=self.conv_dim)
         pre = pre[..., :length]
         out = F.silu(pre)
         for stage, tensor in zip(STAGES, (entered, pre.transpose(1, 2), out.transpose(1, 2)), strict=True):
@@ -83,23 +101,33 @@ class Mixer:
 
 def mixers(model: nn.Module) -> list[Mixer]:
     """The Mamba mixers of a model in the order of its layers; empty if it has none."""
-    found = [m for m in model.modules() if hasattr(m, "A_log") and hasattr(m, "conv1d") and hasattr(m, "in_proj")]
-    return [_describe(layer, module) for layer, module in enumerate(found)]
+    needed = ("A_log", "conv1d", "in_proj", "out_proj")
+    found = [_describe(m) for m in model.modules() if all(hasattr(m, name) for name in needed)]
+    return sorted(found, key=lambda mixer: mixer.layer)
 
 
-def _describe(layer: int, module: Any) -> Mixer:
-    d_model, d_inner = module.in_proj.in_features, module.out_proj.in_features
+def _describe(module: Any) -> Mixer:
     conv_dim = module.conv1d.weight.shape[0]
-    if hasattr(module, "x_proj"):
+    if hasattr(module, "x_proj") or hasattr(module, "x_proj_weight"):
+        # [x, z]; Zamba's projection alternates instead: x0, z0, x1, z1, …
+        entry = slice(0, None, 2) if hasattr(module, "x_proj_weight") else slice(0, conv_dim)
+        n_heads = int(getattr(module, "n_mamba_heads", conv_dim))  # without Zamba's heads every channel is one
         d_state = module.A_log.shape[-1]
-        return Mixer(layer, "mamba1", module, d_model, d_inner, d_state, 1, d_inner, 0, (("x", d_inner),))
+        return Mixer(module.layer_idx, "mamba1", module, conv_dim, d_state, 1, n_heads, entry, (("x", conv_dim),))
     n_heads = module.A_log.shape[0]
-    n_groups = int(module.n_groups)
-    side = (conv_dim - d_inner) // 2
+    n_groups = int(_first(module, "n_groups", "ngroups"))
+    d_state = int(_first(module, "ssm_state_size", "d_state"))
+    side = n_groups * d_state
     # in_proj gives [z, x, B, C, dt], in some models with an MLP's halves in front
     start = module.in_proj.out_features - n_heads - conv_dim
-    parts = (("x", d_inner), ("B", side), ("C", side))
-    return Mixer(layer, "mamba2", module, d_model, d_inner, side // n_groups, n_groups, n_heads, start, parts)
+    parts = (("x", conv_dim - 2 * side), ("B", side), ("C", side))
+    entry = slice(start, start + conv_dim)
+    return Mixer(module.layer_idx, "mamba2", module, conv_dim - 2 * side, d_state, n_groups, n_heads, entry, parts)
+
+
+def _first(module: Any, *names: str) -> Any:
+    """The attribute as transformers or as mamba_ssm names it."""
+    return next(getattr(module, name) for name in names if hasattr(module, name))
 
 
 def geometry(mixer: Mixer) -> dict[str, int | str]:

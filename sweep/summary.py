@@ -16,11 +16,8 @@ def show(cell: Cell, console: Console) -> None:
     record = cell.record
     console.print(_layers(rows.filter(pc.equal(rows["site"], "x_conv_out")), record["name"]))
     console.print(_sites(rows))
-    console.print(
-        "SiLU gain = scale after / before SiLU, never above 1. Ratio = activation scale / weight scale of the "
-        "convolution: a ratio above 1 does not mean that SiLU expands anything.",
-        style="dim",
-    )
+    console.print("SiLU gain = scale after / before SiLU: never above 1 at any quantile; SiLU shrinks.", style="dim")
+    console.print("Ratio = activation scale / weight scale of the convolution: says nothing of SiLU.", style="dim")
     calibration, timings = record["calibration"], record["timings"]
     spent = "read from the store" if calibration["cached"] else f"{timings['forward_s'] + timings['observe_s']:.1f} s"
     lines = {
@@ -57,8 +54,8 @@ def _layers(rows: pa.Table, title: str) -> Table:
 
 def _sites(rows: pa.Table) -> Table:
     shown = Table(title="All sites, over the layers", title_justify="left")
-    for heading in ("site", "scale min", "mean", "max", "SQNR dB min", "mean", "worst layer"):
-        shown.add_column(heading, justify="left" if heading == "site" else "right")
+    for heading in ("site", "scale min", "mean", "max", "SQNR min", "mean", "worst at"):
+        shown.add_column(heading, justify="left" if heading == "site" else "right", no_wrap=True)
     for site in pc.unique(rows["site"]).to_pylist():
         part = rows.filter(pc.equal(rows["site"], site))
         scale, sqnr = part["scale"], part["sqnr_db"]
@@ -71,7 +68,7 @@ def _sites(rows: pa.Table) -> Table:
             _number(extremes["max"], ".5f"),
             _number(pc.min(sqnr).as_py(), ".1f"),
             _number(pc.mean(sqnr).as_py(), ".1f"),
-            str(worst),
+            f"layer {worst}",
         )
     return shown
 

@@ -156,10 +156,9 @@ def _convergence(
     found = scales.scale(upto, method, alpha, format)
     rows = []
     for k in range(1, len(found) + 1):
-        part = Histogram(folds.layout, folds.bins, folds.counts[:k], folds.min[:k], folds.max[:k])
         error = float("nan")
         if k > 1:
-            error = scales.jackknife_error(scales.scale(part.leave_one_out(), method, alpha, format))
+            error = scales.jackknife_error(scales.scale(folds.head(k).leave_one_out(), method, alpha, format))
         rows.append(
             {
                 **place,

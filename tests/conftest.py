@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -21,22 +23,48 @@ def require(condition: object, reason: str) -> None:
         pytest.skip(reason)
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+
+
+def command(directory: Path, *arguments: str, **env: str) -> Done:
+    """Runs `python -m ARGUMENTS` in a process of its own, in `directory`."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Run:
-    """Runs `python -m sweep ARGUMENTS` in an empty directory, W&B disabled unless said otherwise."""
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `python -m sweep ARGUMENTS` in an empty directory, W&B disabled unless said otherwise.
 
-    def run(*arguments: str, module: str = "sweep", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        quiet = [] if module != "sweep" or any(a.startswith(("wandb.", "-")) for a in arguments) else ["wandb.mode=disabled"]
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments, *quiet],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+    In this process, because importing torch takes longer than most tests; `command` is the real thing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+
+    def run(*arguments: str) -> Done:
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.hydra_config import HydraConfig
+
+        from sweep.__main__ import main
+
+        quiet = [] if any(a.startswith(("wandb.", "--help")) for a in arguments) else ["wandb.mode=disabled"]
+        monkeypatch.setattr(sys, "argv", ["sweep", *arguments, *quiet])
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                main()
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        finally:
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     return run

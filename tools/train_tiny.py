@@ -54,10 +54,6 @@ def tiny_config() -> Mamba2Config:
     )  # fmt: skip
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
-
-
 def blocks(t: Tensor) -> Tensor:
     """[batch, seq, group, ...] to [batch, chunk, group, position, ...]"""
     return t.unflatten(1, (-1, CHUNK)).transpose(2, 3)
@@ -86,25 +82,27 @@ def carry(added: Tensor, over: Tensor, order: range) -> Tensor:
 
 
 @torch.compile(dynamic=False)
-def scan_forward(x: Tensor, dt: Tensor, log_a: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, ...]:
+def scan_forward(x: Tensor, dt: Tensor, log_a: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, ...]:
     B, C, heads, dtype = blocks(B).contiguous(), blocks(C).contiguous(), x.shape[-2:], x.dtype
     within, from_start, to_end, over = decays(log_a)
+    skipped, D = blocks(x), D.view(len(D), 1, -1, 1)
     x = blocks(x * dt[..., None])  # [b, c, g, l, h, p]
     scores = ((C @ B.mT)[:, :, :, None] * within).to(dtype)  # [b, c, g, h, l, s]
     inside = scores @ x.transpose(3, 4).to(dtype)  # [b, c, g, h, l, p]
     added = (B.mT @ (x * to_end).flatten(-2).to(dtype)).float().unflatten(-1, heads)  # [b, c, g, n, h, p]
     states = carry(added, over, range(added.shape[1])).flatten(-2).to(dtype)
     outside = C @ states  # [b, c, g, l, hp]
-    y = inside.transpose(3, 4) + from_start * outside.unflatten(-1, heads)
+    y = inside.transpose(3, 4) + from_start * outside.unflatten(-1, heads) + D * skipped
     return unblock(y).to(dtype).contiguous(), states, outside
 
 
 @torch.compile(dynamic=False)
 def scan_backward(
-    dy: Tensor, x: Tensor, dt: Tensor, log_a: Tensor, B: Tensor, C: Tensor, states: Tensor, outside: Tensor
+    dy: Tensor, x: Tensor, dt: Tensor, log_a: Tensor, B: Tensor, C: Tensor, D: Tensor, states: Tensor, outside: Tensor
 ) -> tuple[Tensor, ...]:
     B, C, heads, dtype = blocks(B).contiguous(), blocks(C).contiguous(), x.shape[-2:], x.dtype
     within, from_start, to_end, over = decays(log_a)
+    skipped, dskip = x, dy
     x, dy = blocks(x * dt[..., None]), blocks(dy)  # [b, c, g, l, h, p]
     x_end, dy_start = x * to_end, dy * from_start
     x_head, dy_head = (t.transpose(3, 4).to(dtype).contiguous() for t in (x, dy))  # [b, c, g, h, l, p]
@@ -120,19 +118,21 @@ def scan_backward(
     dplain = dscores.sum(3).to(dtype)
     dC = dplain @ B + dy_flat @ states.mT
     dB = dplain.mT @ C + x_flat @ carried_flat.mT
-    dx = ((plain[:, :, :, None] * within).to(dtype).mT @ dy_head).transpose(3, 4) + to_end * dx_end
+    dxdt = ((plain[:, :, :, None] * within).to(dtype).mT @ dy_head).transpose(3, 4) + to_end * dx_end
 
     dtotal = dscores * plain[:, :, :, None]  # gradient of the running sum of log_a, first from within a chunk
     to_last = (x_end * dx_end).sum(-1)  # [b, c, g, l, h]
     dtotal = (dtotal.sum(-1) - dtotal.sum(-2)).mT + (dy_start * outside.unflatten(-1, heads)).sum(-1) - to_last
     last = to_last.sum(3) + (states.unflatten(-1, heads) * carried * over).sum((3, 5))  # [b, c, g, h]
     dlog_a = dtotal.flip(3).cumsum(3).flip(3) + last[:, :, :, None]
-    return tuple(unblock(t).contiguous() for t in (dx, dlog_a, dB, dC))
+    dxdt, dlog_a, dB, dC = (unblock(t).contiguous() for t in (dxdt, dlog_a, dB, dC))
+    dx = (dxdt * dt[..., None] + dskip * D[..., None]).to(dtype)
+    return dx, (dxdt * skipped).sum(-1), dlog_a, dB, dC, (dskip * skipped).sum(-1).sum((0, 1))
 
 
 class Scan(torch.autograd.Function):
     """State-space dual form (Mamba-2, arXiv 2405.21060, section 6) in chunks of CHUNK positions:
-    y_t = sum over s <= t of exp(log_a_{s+1} + .. + log_a_t) (C_t . B_s) dt_s x_s.
+    y_t = sum over s <= t of exp(log_a_{s+1} + .. + log_a_t) (C_t . B_s) dt_s x_s, + D x_t.
 
     x [batch, seq, group, head, dim]; dt and log_a [batch, seq, group, head] float32; B and C [batch, seq,
     group, state]. Products run in x's dtype, decays in float32. Written out backward, and apart from the
@@ -148,52 +148,52 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, ...]:
-        x, dt, *_ = ctx.saved_tensors
-        dx, dlog_a, dB, dC = scan_backward(dy, *ctx.saved_tensors)
-        return dx * dt[..., None], (dx * x).sum(-1), dlog_a, dB, dC
+        return scan_backward(dy, *ctx.saved_tensors)
 
 
 @torch.compile(dynamic=False)
-def before_scan(
-    hidden: Tensor, p: dict[str, Tensor], taps: Tensor, groups: int, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, ...]:
-    """Norm, projection, convolution. hidden [batch, seq, d_model] float32; p: the block's parameters by name;
-    taps: the conv1d weight as [kernel, channel] (contiguous, or its loops are not vectorised)."""
-    seq, d_inner, heads, conv_dim = hidden.shape[1], len(p["mixer.norm.weight"]), len(p["mixer.D"]), taps.shape[1]
-    projected = rms_norm(hidden, p["norm.weight"], eps).to(dtype) @ p["mixer.in_proj.weight"].to(dtype).T
-    gate, xBC, dt = projected.split([d_inner, conv_dim, heads], -1)
-    padded = F.pad(xBC, (0, 0, len(taps) - 1, 0))
-    xBC = sum(padded[:, k : k + seq] * taps[k] for k in range(len(taps))) + p["mixer.conv1d.bias"]
-    parts = F.silu(xBC).to(dtype).split([d_inner, (conv_dim - d_inner) // 2, (conv_dim - d_inner) // 2], -1)
+def project(hidden: Tensor, norm: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """RMSNorm and linear layer, the norm's weight folded into the matrix (which saves summing its gradient)."""
+    normed = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + eps)
+    return normed.to(dtype) @ (weight * norm).to(dtype).T
+
+
+@torch.compile(dynamic=False)
+def convolve(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """Causal depthwise convolution. x [batch, seq, channel], taps [kernel, channel]."""
+    padded = F.pad(x, (0, 0, len(taps) - 1, 0))
+    return (sum(padded[:, k : k + x.shape[1]] * taps[k] for k in range(len(taps))) + bias).to(x.dtype)
+
+
+@torch.compile(dynamic=False)
+def scan_inputs(xBC: Tensor, dt: Tensor, dt_bias: Tensor, A_log: Tensor, sizes: list[int], groups: int) -> list[Tensor]:
+    parts = F.silu(xBC.float()).to(xBC.dtype).split(sizes, -1)
     x, B, C = (part.unflatten(-1, (groups, -1)).contiguous() for part in parts)
-    dt = F.softplus(dt + p["mixer.dt_bias"])  # the config leaves dt unlimited
-    log_a = dt * -p["mixer.A_log"].exp()
-    x = x.unflatten(-1, (heads // groups, -1))
-    return gate, x, dt.unflatten(-1, (groups, -1)), log_a.unflatten(-1, (groups, -1)), B, C
+    dt = F.softplus(dt + dt_bias)  # the config leaves dt unlimited
+    dt, log_a = (t.unflatten(-1, (groups, -1)) for t in (dt, dt * -A_log.exp()))
+    return [x.unflatten(-1, (dt.shape[-1], -1)), dt, log_a, B, C]
 
 
 @torch.compile(dynamic=False)
-def after_scan(
-    hidden: Tensor, p: dict[str, Tensor], y: Tensor, x: Tensor, gate: Tensor, groups: int, eps: float
-) -> Tensor:
-    """Skip, gated norm, projection, residual."""
-    skip = p["mixer.D"].repeat_interleave(x.shape[-1])
-    y = (y.flatten(2) + skip * x.flatten(2)) * F.silu(gate.float())
-    y = rms_norm(y.unflatten(-1, (groups, -1)), p["mixer.norm.weight"].view(groups, -1), eps).flatten(2)
-    return hidden + (y.to(x.dtype) @ p["mixer.out_proj.weight"].to(x.dtype).T).float()
+def gated_project(y: Tensor, gate: Tensor, norm: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
+    gated = (y.flatten(2) * F.silu(gate.float())).unflatten(-1, (groups, -1))
+    normed = (gated * torch.rsqrt(gated.square().mean(-1, keepdim=True) + eps)).flatten(2)
+    return (normed.to(y.dtype) @ (weight * norm).to(y.dtype).T).float()
 
 
 def logits_of(model: Mamba2ForCausalLM, ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logits [batch, seq, vocab], float32; seq a multiple of CHUNK."""
+    """Logits [batch, seq, vocab], float32; seq a multiple of CHUNK. Products in `dtype`."""
     body, groups, eps = model.backbone, model.config.n_groups, model.config.layer_norm_epsilon
     hidden = F.embedding(ids, body.embeddings.weight)
     for layer in body.layers:
-        p = dict(layer.named_parameters())
-        taps = p["mixer.conv1d.weight"][:, 0].T.contiguous()
-        gate, x, *rest = before_scan(hidden, p, taps, groups, eps, dtype)
-        hidden = after_scan(hidden, p, Scan.apply(x, *rest), x, gate, groups, eps)
-    hidden = rms_norm(hidden, body.norm_f.weight, eps).to(dtype)
-    return (hidden @ body.embeddings.weight.to(dtype).T).float()
+        mixer, conv = layer.mixer, layer.mixer.conv1d
+        projected = project(hidden, layer.norm.weight, mixer.in_proj.weight, eps, dtype)
+        gate, xBC, dt = projected.split([mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], -1)
+        xBC = convolve(xBC, conv.weight[:, 0].T.contiguous(), conv.bias)
+        sizes = [mixer.intermediate_size] + [groups * mixer.ssm_state_size] * 2
+        y = Scan.apply(*scan_inputs(xBC, dt, mixer.dt_bias, mixer.A_log, sizes, groups), mixer.D.view(groups, -1))
+        hidden = hidden + gated_project(y, gate, mixer.norm.weight, mixer.out_proj.weight, groups, eps)
+    return project(hidden, body.norm_f.weight, body.embeddings.weight, eps, dtype).float()
 
 
 def held_out_bpb(model: Mamba2ForCausalLM, ids: Tensor, window: int = 2048) -> float:

@@ -1,0 +1,163 @@
+"""The guarantees of `sweep.histogram`, over values of every class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+from torch.nn import functional as F
+
+from sweep.histogram import BFLOAT16, BINS, FLOAT16, FLOAT32, SIGN, Histogram, layout
+from sweep.observer import LAYOUTS, bin_codes
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+ALPHAS = st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9995, 0.99999, 1.0])
+
+
+def histogram(x: Tensor) -> Histogram:
+    dense = torch.bincount(bin_codes(x.contiguous()), minlength=BINS).numpy()
+    return Histogram.from_dense(LAYOUTS[x.dtype], dense, float(x.min()), float(x.max()))
+
+
+def bits(dtype: torch.dtype) -> st.SearchStrategy[Tensor]:
+    """Tensors of any finite bit patterns: zeros of both signs, subnormals, huge values."""
+    finite = 0x7F80 if dtype is torch.bfloat16 else 0x7C00
+    magnitude = hnp.arrays(np.int32, st.integers(1, 300), elements=st.integers(0, finite - 1))
+    return st.tuples(magnitude, st.integers(0, 2**32 - 1)).map(
+        lambda drawn: torch.from_numpy(
+            (drawn[0] | (np.random.default_rng(drawn[1]).integers(0, 2, len(drawn[0])) << 15))
+            .astype(np.uint16)
+            .view(np.int16)
+        ).view(dtype)
+    )
+
+
+def floats() -> st.SearchStrategy[Tensor]:
+    """float32 tensors inside the window, over many orders of magnitude."""
+    exponent = st.floats(-17.5, 13.5, width=32)
+    return st.tuples(hnp.arrays(np.float32, st.integers(1, 300), elements=exponent), st.integers(0, 2**32 - 1)).map(
+        lambda drawn: torch.from_numpy(
+            np.exp2(drawn[0]) * np.random.default_rng(drawn[1]).choice(np.float32([-1, 1]), len(drawn[0]))
+        )
+    )
+
+
+def values() -> st.SearchStrategy[Tensor]:
+    return st.one_of(bits(torch.bfloat16), bits(torch.float16), floats())
+
+
+def same(a: Histogram, b: Histogram) -> bool:
+    return (
+        a.layout == b.layout
+        and np.array_equal(a.bins, b.bins)
+        and np.array_equal(a.counts, b.counts)
+        and np.array_equal(a.min, b.min)
+        and np.array_equal(a.max, b.max)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_representable_value_has_a_bin_of_its_own(dtype: torch.dtype) -> None:
+    patterns = torch.arange(BINS, dtype=torch.int32).to(torch.int16)
+    x = patterns.view(dtype)
+    assert torch.equal(bin_codes(x), torch.arange(BINS, dtype=torch.int32))
+    finite = x[x.isfinite()]
+    h = histogram(finite)
+    assert np.array_equal(h.values, finite.double().numpy()[np.argsort(bin_codes(finite).numpy())])
+
+
+@given(values(), ALPHAS)
+def test_16_bit_quantiles_are_order_statistics_bit_for_bit(x: Tensor, q: float) -> None:
+    if x.dtype is torch.float32:
+        return
+    exact = x.double().numpy()
+    assert histogram(x).abs_quantile(q) == np.quantile(np.abs(exact), q, method="higher")
+    assert histogram(x).quantile(q) == np.quantile(exact, q, method="higher")
+
+
+@given(floats(), ALPHAS)
+def test_float32_quantiles_keep_their_bound(x: Tensor, q: float) -> None:
+    exact = x.double().numpy()
+    assert histogram(x).abs_quantile(q) == pytest.approx(np.quantile(np.abs(exact), q), rel=2**-10)
+    # signed: the interpolation between a negative and a positive order statistic may cancel
+    bound = 2**-10 * np.abs(exact).max()
+    assert histogram(x).quantile(q) == pytest.approx(np.quantile(exact, q), abs=bound)
+
+
+@given(values())
+def test_extremes_are_exact(x: Tensor) -> None:
+    h = histogram(x)
+    assert h.abs_quantile(1.0) == x.double().abs().max().item() == h.absmax
+    assert h.quantile(1.0) == x.double().max().item()
+    assert h.quantile(0.0) == x.double().min().item()
+    assert h.n == x.numel()
+
+
+@given(values(), st.randoms(use_true_random=False))
+def test_order_does_not_matter_and_merging_is_addition(x: Tensor, random: object) -> None:
+    shuffled = x[torch.from_numpy(np.random.default_rng(len(x)).permutation(len(x)))]
+    whole = histogram(x)
+    assert same(histogram(shuffled), whole)
+    if len(x) >= 3:
+        a, b, c = (histogram(part) for part in x.tensor_split(3))
+        assert same(a + b, b + a)
+        assert same((a + b) + c, a + (b + c))
+        assert same(a + b + c, whole)
+        stack = Histogram.stack([a, b, c])
+        assert same(stack.total(), whole)
+        left = stack.leave_one_out()
+        assert left.abs_quantile(0.9)[1] == (a + c).abs_quantile(0.9)
+        assert stack.cumulative().abs_quantile(0.9)[1] == (a + b).abs_quantile(0.9)
+
+
+def test_layouts_that_differ_do_not_merge() -> None:
+    x = torch.ones(4)
+    with pytest.raises(ValueError, match="bfloat16, float16"):
+        histogram(x.bfloat16()) + histogram(x.half())
+    with pytest.raises(ValueError, match="different layouts"):
+        Histogram.stack([histogram(x), histogram(x.half())])
+
+
+@pytest.mark.parametrize("known", [BFLOAT16, FLOAT16, FLOAT32])
+def test_a_layout_is_found_by_its_name(known: object) -> None:
+    assert layout(str(known)) is known
+    with pytest.raises(ValueError, match="unknown histogram layout"):
+        layout("int8")
+
+
+def test_values_outside_the_float32_window_are_counted_and_the_extremes_exact() -> None:
+    x = torch.tensor([0.0, 1e-30, -1e-12, 1.0, 1e6, -3e7])
+    h = histogram(x)
+    below, above = h.outside
+    assert (below, above) == (3, 2)
+    assert (h.min, h.max) == (-3e7, 1e6)
+    assert h.abs_quantile(1.0) == 3e7
+    assert h.quantile(0.0) == -3e7
+
+
+@settings(max_examples=200)
+@given(values(), st.floats(0, 1))
+def test_silu_never_expands_any_quantile(x: Tensor, q: float) -> None:
+    """|silu(x)| <= |x|, so the SiLU gain is at most 1 at every quantile: the seed's 'expansion' is impossible."""
+    before, after = histogram(x), histogram(F.silu(x))
+    assert after.abs_quantile(q) <= before.abs_quantile(q)
+
+
+def test_counts_do_not_saturate() -> None:
+    """float32 counters stop at 2^24, half ones at 2048; these go on."""
+    one = np.zeros(BINS, np.int64)
+    one[SIGN - 1] = 2**40
+    h = Histogram.from_dense(FLOAT32, one, 1.0, 1.0)
+    assert (h + h).n == 2**41
+
+
+def test_an_empty_histogram_has_no_quantile() -> None:
+    h = Histogram.from_dense(FLOAT32, np.zeros(BINS, np.int64), np.inf, -np.inf)
+    assert np.isnan(h.abs_quantile(0.5))
+    assert np.isnan(h.absmax)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        h.abs_quantile(1.5)

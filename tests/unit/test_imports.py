@@ -1,0 +1,56 @@
+"""Imports run one way along the data flow, and the comparison needs neither torch nor wandb."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from conftest import ROOT
+
+PACKAGE = ROOT / "sweep"
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """Modules of the project that a file imports, at any depth of nesting."""
+    wanted = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            wanted |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            wanted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return wanted & known.keys() - {"sweep"}
+
+
+def test_there_are_no_cycles() -> None:
+    known = modules()
+    graph = {name: imports(path, known) - {name} for name, path in known.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"cycle: {' → '.join([*trail[trail.index(name) :], name])}"
+        if name not in done:
+            for other in sorted(graph[name]):
+                if not other.startswith(f"{name}."):  # a package may gather its own parts
+                    visit(other, (*trail, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_what_reads_statistics_needs_no_torch() -> None:
+    for module in ("histogram", "statistics", "formats", "scales", "metrics", "runs", "store"):
+        text = (PACKAGE / f"{module}.py").read_text()
+        imported = {
+            a.name.split(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for a in n.names
+        }
+        imported |= {(n.module or "").split(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)}
+        assert not imported & {"torch", "wandb", "transformers"}, module
