@@ -68,7 +68,9 @@ def generate(root: Path, cells: int) -> None:
                 words = {"model": f"m{m}", "method": method, "alpha": alpha, "format": f"f{f}", "granularity": "tensor"}
                 named = {k: pa.array([v] * n, pa.float64() if k == "alpha" else pa.string()) for k, v in words.items()}
                 counted = {"n": pa.array(np.full(n, 10**7)), "zero_point": none}
-                pq.write_table(pa.table({**named, **where, **counted, **columns}), cell / "scales.parquet", compression="zstd")
+                pq.write_table(
+                    pa.table({**named, **where, **counted, **columns}), cell / "scales.parquet", compression="zstd"
+                )
                 os.link(shared, cell / "replicates.parquet")
                 (cell / "run.json").write_text(json.dumps(record(words, number), indent=2))
                 number += 1
@@ -118,7 +120,9 @@ def main(cells: int = 10_000, directory: str | None = None) -> int:
             "answer_s": answer, "memory_mb": memory, "import_s": loaded - start, "html_mb": page.stat().st_size / 1e6,
         }  # fmt: skip
     missed = [name for name, value in found.items() if value > LIMITS[name]]
-    print(json.dumps({"cells": cells, **{k: round(v, 2) for k, v in found.items()}, "limits": LIMITS, "missed": missed}))
+    print(
+        json.dumps({"cells": cells, **{k: round(v, 2) for k, v in found.items()}, "limits": LIMITS, "missed": missed})
+    )
     return 1 if missed else 0
 
 

@@ -74,7 +74,7 @@ def verdict_table(a: Answer) -> Table:
             *(best.overall if best else (None, None)),
             v.row.db if v.row else None, v.row.db_se if v.row else None,
             f"layer {v.row.layer} {v.row.site}" if v.row else None, v.row.value if v.row else None,
-            v.row.p if v.row else None, v.layers, v.tests,
+            v.row.p if v.row else None, v.counted, v.places, v.tests,
             "paired" if v.paired else "independent" if v.evidence else None, v.folds or None, v.rule,
         ))  # fmt: skip
     return Table(
@@ -83,7 +83,7 @@ def verdict_table(a: Answer) -> Table:
         "the largest difference at one layer and site, p corrected for all tests of the report.",
         columns(
             "knob | context | verdict | baseline | best other | mean dB:gain | ± dB:db | largest dB:gain | "
-            "± largest:db | where | with | p:p | rows that matter:count | rows:count | errors | folds:count | rule"
+            "± largest:db | where | with | p:p | places that matter:count | places:count | tests:count | errors | folds:count | rule"
         ),
         tuple(rows),
     )  # fmt: skip
@@ -91,7 +91,15 @@ def verdict_table(a: Answer) -> Table:
 
 def advice_table(a: Answer) -> Table:
     rows = [
-        (one.context, rank, r.setting, r.sqnr_db, -r.loss_db, r.loss_se, "best" if rank == 1 else "as good" if r.tied else "")
+        (
+            one.context,
+            rank,
+            r.setting,
+            r.sqnr_db,
+            -r.loss_db,
+            r.loss_se,
+            "best" if rank == 1 else "as good" if r.tied else "",
+        )
         for one in a.advice
         for rank, r in enumerate(one.runners[:SHOWN], 1)
     ]
@@ -128,7 +136,7 @@ def silu_table(a: Answer) -> Table:
 
 def convergence_table(a: Answer) -> Table:
     return Table(
-        "data", "Does more data help?",
+        "data", "How well the scales are known",
         "Half-width of 95 % confidence of a scale, relative to it. Open: places where it exceeds 1.2 %, worth 0.1 dB "
         "of rounding noise. Drift: largest change from half of the samples to all.",
         columns(
@@ -141,7 +149,11 @@ def convergence_table(a: Answer) -> Table:
 
 def cell_table(a: Answer) -> Table:
     letters = dict(a.runs.sql("SELECT cell, calibration FROM cells"))
-    means = dict(a.runs.sql("SELECT cell, avg(sqnr_db) FILTER (isfinite(sqnr_db) AND NOT ends_with(site, '_pre')) FROM points GROUP BY cell"))
+    means = dict(
+        a.runs.sql(
+            "SELECT cell, avg(sqnr_db) FILTER (isfinite(sqnr_db) AND NOT ends_with(site, '_pre')) FROM points GROUP BY cell"
+        )
+    )
     rows: list[tuple[Value, ...]] = []
     for n in a.shown:
         c, e = a.runs.listed[n], a.runs.listed[n].evaluation or {}

@@ -98,7 +98,13 @@ def _context(cell: Cell, knob: str, several: bool) -> str:
     """What is held fixed; the data only where there are several."""
     setting = {"alpha": cell.method, "method": None}.get(knob, cell.setting)
     data = f"{cell.data} {cell.sizes}" if several else None
-    parts = {"model": cell.model, "data": data, "setting": setting, "format": cell.format, "granularity": cell.granularity}
+    parts = {
+        "model": cell.model,
+        "data": data,
+        "setting": setting,
+        "format": cell.format,
+        "granularity": cell.granularity,
+    }
     return " · ".join(text for key, text in parts.items() if text and key != knob)
 
 

@@ -71,9 +71,18 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
         worst, far = int(error.argmax()), int(np.abs(mine["drift"]).argmax())
         found.append(
             Convergence(
-                int(cell), int(mine["n"][0]), folds, len(error), int((error > ENOUGH).sum()),
-                float(np.median(error)), float(error[worst]), int(mine["layer"][worst]), str(mine["site"][worst]),
-                float(mine["drift"][far]), int(mine["layer"][far]), str(mine["site"][far]),
+                int(cell),
+                int(mine["n"][0]),
+                folds,
+                len(error),
+                int((error > ENOUGH).sum()),
+                float(np.median(error)),
+                float(error[worst]),
+                int(mine["layer"][worst]),
+                str(mine["site"][worst]),
+                float(mine["drift"][far]),
+                int(mine["layer"][far]),
+                str(mine["site"][far]),
             )  # fmt: skip
         )
     return found

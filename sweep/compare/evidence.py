@@ -20,7 +20,6 @@ from sweep.compare.query import GROUPS, REPLICATES, Comparison
 from sweep.compare.student import Floats, jackknife, p_values
 
 
-
 @dataclass(frozen=True, eq=False)
 class Differences:
     """Tests of one pair, float64 [n]. `layer` is -1 for a mean over layers, `site` is "all" for one over sites.
@@ -82,7 +81,10 @@ def digests(runs: Comparison) -> dict[int, int]:
 
 
 def evidence(
-    runs: Comparison, pairs: Sequence[tuple[int, int]], scales_decide: Sequence[bool], prints: dict[int, int] | None = None
+    runs: Comparison,
+    pairs: Sequence[tuple[int, int]],
+    scales_decide: Sequence[bool],
+    prints: dict[int, int] | None = None,
 ) -> list[Evidence]:
     """The evidence of every (baseline, other) pair. prints: `digests(runs)`, where they are known already.
 

@@ -16,7 +16,12 @@ from sweep.compare.table import Table
 def markdown(a: Answer, tables: list[Table]) -> str:
     parts = [f"> **Warning:** {_plain(w)}" for w in a.runs.warnings]
     parts += ["\n".join(f"- {_plain(h)}" for h in headlines(a))]
-    parts += ["\n".join(f"- **{v.contrast.knob}** ({_plain(v.contrast.context)}): **{v.verdict}**. {_plain(sentences.verdict(v))}" for v in a.verdicts)]
+    parts += [
+        "\n".join(
+            f"- **{v.contrast.knob}** ({_plain(v.contrast.context)}): **{v.verdict}**. {_plain(sentences.verdict(v))}"
+            for v in a.verdicts
+        )
+    ]
     for table in tables:
         head = "| " + " | ".join(_cell(c.name) for c in table.columns) + " |"
         rule = "|" + "|".join("---:" if c.right else ":---" for c in table.columns) + "|"

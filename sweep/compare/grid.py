@@ -22,6 +22,14 @@ def labels(cells: Sequence[Cell]) -> list[str]:
         repeated = Counter(short)
         names = [name if repeated[s] > 1 else s for name, s in zip(names, short, strict=True)]
     repeated = Counter(names)
+    asked: dict[str, set[float | None]] = {}
+    for name, cell in zip(names, cells, strict=True):
+        asked.setdefault(name, set()).add(cell.asked_alpha)
+    names = [  # alpha was asked for and not used: it still tells these cells apart
+        f"{name} (alpha {cell.asked_alpha:g} unused)" if len(asked[name]) > 1 and cell.asked_alpha is not None else name
+        for name, cell in zip(names, cells, strict=True)
+    ]
+    repeated = Counter(names)
     seen: Counter[str] = Counter()
     for i, name in enumerate(names):
         if repeated[name] > 1:

@@ -89,9 +89,7 @@ class Comparison:
 
     def scales(self) -> pd.DataFrame:
         """The rows of every scales.parquet with the number and label of its cell, filters applied."""
-        return self.frame(
-            "SELECT label, s.* FROM scales s JOIN cells USING (cell) ORDER BY ALL"
-        )
+        return self.frame("SELECT label, s.* FROM scales s JOIN cells USING (cell) ORDER BY ALL")
 
     def source(self, name: str, cells: Sequence[int] | None = None) -> str | None:
         """SQL for the rows of a file of `cells` (default all) with the cell's number; None if no cell has it.
@@ -119,7 +117,9 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
         raise UsageError(f"none of {len(problems)} cells is finished; the first: {problems[0]}")
     listed = chosen.cells(listed)
     database = duckdb.connect()
-    database.execute("SET preserve_insertion_order = false; SET enable_progress_bar = false; SET memory_limit = '1500MB'")
+    database.execute(
+        "SET preserve_insertion_order = false; SET enable_progress_bar = false; SET memory_limit = '1500MB'"
+    )
     listed, damaged = _open(database, _sorted(listed), chosen)
     chosen.check(database, _scan(listed, SCALES))
     names = labels(listed)
@@ -131,19 +131,19 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
 def _sorted(cells: list[Cell]) -> list[Cell]:
     """The order in which tables and legends show them."""
     return sorted(
-        cells, key=lambda c: (c.model, c.data, c.format, c.granularity != "tensor", c.granularity, c.method,
+        cells, key=lambda c: (c.model, c.data, c.format != "int8", c.format, c.granularity != "tensor", c.granularity, c.method,
                               c.alpha or 0.0, c.asked_alpha or 0.0, c.finished)
     )  # fmt: skip
 
 
-def _open(
-    database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters
-) -> tuple[list[Cell], list[Problem]]:
+def _open(database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters) -> tuple[list[Cell], list[Problem]]:
     """Create `scales` and `rows` from the cells that can be read; the others come back as problems."""
     problems: list[Problem] = []
     while True:
         try:
-            database.execute(f"CREATE OR REPLACE VIEW scales AS SELECT * FROM {_scan(cells, SCALES)} WHERE {filters.rows}")
+            database.execute(
+                f"CREATE OR REPLACE VIEW scales AS SELECT * FROM {_scan(cells, SCALES)} WHERE {filters.rows}"
+            )
             database.execute(f"CREATE OR REPLACE TABLE rows AS {_rows(cells, filters)}")
             return cells, problems
         except duckdb.Error:
@@ -171,7 +171,9 @@ def _rows(cells: list[Cell], filters: Filters) -> str:
 def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tuple[Cell, str]]:
     """The cells whose table cannot be read, and why; found by halving, since most tables are sound."""
     try:
-        database.execute(f"SELECT sum(hash(COLUMNS(*))) FROM (SELECT {', '.join(GROUPS)}, layer, site, scale, scale_se, sqnr_db, n, mse FROM {_scan(cells, SCALES)})")
+        database.execute(
+            f"SELECT sum(hash(COLUMNS(*))) FROM (SELECT {', '.join(GROUPS)}, layer, site, scale, scale_se, sqnr_db, n, mse FROM {_scan(cells, SCALES)})"
+        )
         return []
     except duckdb.Error as error:
         if len(cells) == 1:
@@ -191,9 +193,7 @@ def _scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None
     return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], hive_partitioning = false))"
 
 
-def _register(
-    database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters
-) -> None:
+def _register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters) -> None:
     import pyarrow as pa
 
     letters = calibrations(cells)
@@ -230,5 +230,7 @@ def _quoted(path: Path) -> str:
 def _plain(column: NDArray[Any]) -> NDArray[Any]:
     if isinstance(column, np.ma.MaskedArray):
         floating = column.dtype.kind == "f"
-        return column.filled(np.nan) if floating else np.asarray(column.filled(-1) if column.dtype.kind == "i" else column)
+        return (
+            column.filled(np.nan) if floating else np.asarray(column.filled(-1) if column.dtype.kind == "i" else column)
+        )
     return column

@@ -46,9 +46,13 @@ def verdict(v: Verdict) -> str:
     worst = min(known, key=lambda k: k[1])
     text = []
     if v.verdict == MATTERS:
-        shown = [best] if best[0] == worst[0] else [best, worst]
-        means = "; ".join(f"{value} {plus(mean, error)} dB" for value, mean, error in shown)
-        text.append(f"Against {base}, mean SQNR over layers and sites: {means}.")
+        if best[0] == worst[0]:
+            text.append(f"{best[0]} changes the mean SQNR by {plus(*best[1:])} dB against {base}.")
+        else:
+            text.append(
+                f"Best is {best[0]}, {plus(*best[1:])} dB mean SQNR against {base}; worst is {worst[0]}, "
+                f"{plus(*worst[1:])} dB."
+            )
         if v.row:
             text.append(f"Largest at one place: {place(v.row)}.")
     elif v.verdict == NEGLIGIBLE:
@@ -66,7 +70,9 @@ def verdict(v: Verdict) -> str:
     else:
         text.append(f"The data leaves room for effects of up to {v.bound:.2f} dB at a site (95 %).")
     if v.silent:
-        text.append(f"Exactly no change at {', '.join(v.silent)}.")
+        acting = sorted({str(s) for e in v.evidence for s in e.rows.site} - set(v.silent))
+        few = len(v.silent) <= len(acting)
+        text.append(f"Exactly no change at {', '.join(v.silent)}." if few else f"It acts only at {', '.join(acting)}.")
     if not v.paired:
         text.append("Errors taken as independent: the cells do not share a calibration.")
     text += [_perplexity(v, base)] if v.perplexity else []
@@ -102,11 +108,13 @@ def advice(a: Advice) -> str:
     """Which setting, by how much, and what one choice for all layers costs."""
     best, second = a.best, a.runners[1]
     ties = [r.setting for r in a.runners[1:] if r.tied]
-    text = [f"{a.context}: take {best.setting} (mean SQNR {best.sqnr_db:.2f} dB)."]
+    text = [f"Take {best.setting} for {a.context}: mean SQNR {best.sqnr_db:.2f} dB."]
     if ties:
-        text.append(f"{', '.join(ties)} {'is' if len(ties) == 1 else 'are'} as good within error or {NEGLIGIBLE_DB} dB.")
+        text.append(
+            f"{', '.join(ties)} {'is' if len(ties) == 1 else 'are'} as good within error or {NEGLIGIBLE_DB} dB."
+        )
     else:
-        text.append(f"Next is {second.setting}, {plus(-second.loss_db, second.loss_se)} dB.")
+        text.append(f"Next best is {second.setting} ({plus(-second.loss_db, second.loss_se)} dB).")
     if a.settings_by_layer == 1:
         text.append("It is the best in every layer; ")
     else:

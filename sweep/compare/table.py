@@ -31,7 +31,7 @@ class Column:
         if math.isinf(value):
             return "∞" if value > 0 else "−∞"
         text = {
-            "scale": "{:.4g}", "number": "{:.2f}", "db": "{:.2f}", "gain": "{:+.2f}", "change": "{:+.2%}",
+            "scale": "{:#.4g}", "number": "{:.2f}", "db": "{:.2f}", "gain": "{:+.2f}", "change": "{:+.2%}",
             "share": "{:.3%}", "error": "{:.2%}", "p": "{:.1e}" if 0 < value < 1e-3 else "{:.3f}",
         }.get(self.kind, "{:g}").format(value)  # fmt: skip
         if text.strip("+-0.%") == "":  # +0.00% of a true zero, or of something small?

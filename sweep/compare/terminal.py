@@ -25,7 +25,9 @@ def show(a: Answer, console: Console) -> None:
     """Print the answer."""
     runs = a.runs
     models = sorted({c.model for c in runs.listed})
-    console.print(f"[bold]{len(runs.listed):,} cells[/] · {escape(', '.join(models[:6]))}{' …' if len(models) > 6 else ''}")
+    console.print(
+        f"[bold]{len(runs.listed):,} cells[/] · {escape(', '.join(models[:6]))}{' …' if len(models) > 6 else ''}"
+    )
     for warning in runs.warnings:
         console.print(f"[bold yellow]! {escape(warning)}[/]")
     _verdicts(a, console)

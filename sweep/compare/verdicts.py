@@ -65,7 +65,8 @@ class Verdict:
     verdict: str
     mean: Effect | None
     row: Effect | None
-    layers: int  # (layer, site) rows in which an effect counts, of `tests`
+    counted: int  # places (layer, site) where an effect counts by itself, of `places`
+    places: int
     tests: int
     bound: float
     silent: tuple[str, ...]
@@ -79,9 +80,7 @@ class Verdict:
         return RULES[self.verdict]
 
 
-def verdicts(
-    runs: Comparison, baseline: str | None = None, prints: dict[int, int] | None = None
-) -> list[Verdict]:
+def verdicts(runs: Comparison, baseline: str | None = None, prints: dict[int, int] | None = None) -> list[Verdict]:
     """A verdict for every question the cells can answer. prints: `digests(runs)`, where they are known already.
 
     Raises UsageError for an unknown baseline."""
@@ -153,14 +152,12 @@ def _judge(
     else:
         verdict = NOISE
     return Verdict(
-        question, verdict, mean, row, counted, sum(len(e.rows.p) for e in found), bound, _silent(found),
+        question, verdict, mean, row, counted, max(len(e.rows.p) for e in found), sum(len(e.rows.p) for e in found), bound, _silent(found),
         all(e.paired for e in found), folds, perplexity(runs, question), tuple(found),
     )  # fmt: skip
 
 
-def _largest(
-    question: Contrast, parts: Sequence[tuple[Evidence, Differences, Floats]]
-) -> tuple[Effect | None, int]:
+def _largest(question: Contrast, parts: Sequence[tuple[Evidence, Differences, Floats]]) -> tuple[Effect | None, int]:
     """The largest SQNR difference, among those that count if any does, and how many (layer, site) count."""
     best: tuple[bool, float] = (False, -1.0)
     effect, places = None, set()
@@ -188,6 +185,4 @@ def _silent(found: Sequence[Evidence]) -> tuple[str, ...]:
 
 def _unseen(question: Contrast, prints: dict[int, int]) -> Verdict:
     same = len({prints[c] for c in question.cells}) == 1
-    return Verdict(
-        question, DEAD if same else UNEXAMINED, None, None, 0, 0, float("nan"), (), False, 0, (), ()
-    )
+    return Verdict(question, DEAD if same else UNEXAMINED, None, None, 0, 0, 0, float("nan"), (), False, 0, (), ())

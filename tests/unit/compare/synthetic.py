@@ -124,7 +124,11 @@ def write(
                 continue
             for k in range(1, folds + 1):
                 seen = np.concatenate(parts[:k])
-                each = [clip(np.concatenate(parts[:j] + parts[j + 1 : k]), method, effective) / largest for j in range(k)] if k > 1 else []
+                each = (
+                    [clip(np.concatenate(parts[:j] + parts[j + 1 : k]), method, effective) / largest for j in range(k)]
+                    if k > 1
+                    else []
+                )
                 convergence.append({
                     "layer": layer, "site": site, "folds": k, "samples": 64 * k, "n": seen.size,
                     "scale": factor * clip(seen, method, effective) / largest,
