@@ -6,13 +6,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweep import provenance, runs, store, table, track
 from sweep.config import Config
+from sweep.errors import out_of_memory
 from sweep.progress import progress
 from sweep.statistics import SCHEMA, Statistics
 from sweep.table import Tables
+
+if TYPE_CHECKING:  # torch only where there is something to compute
+    from sweep.calibrate import Timings
+    from sweep.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,18 +91,13 @@ def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[St
     statistics = store.read(place, key)
     cached = statistics is not None
     if statistics is None:
-        from sweep.calibrate import calibrate
-
-        begin = time.perf_counter()
-        model = load.load(config.model, config.device, config.dtype)
-        timings["load_s"] = time.perf_counter() - begin
         with progress(f"calibrating {config.model.name}") as show:
 
             def both(done: int, total: int) -> None:
                 show(done, total)
                 report(done, total)
 
-            statistics, spent = calibrate(model, windows, config.calibration, both)
+            statistics, spent = _observe(config, windows, both, timings, place / f".{key}.layers")
         timings.update(vars(spent))
         store.write(place, key, statistics)
     return statistics, {
@@ -107,7 +107,13 @@ def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[St
             "path": str(place / str(key)),
             "cached": cached,
         },
-        "model": {"name": config.model.name, "identity": identity, "weights": "trained", **statistics.meta},
+        "model": {
+            "name": config.model.name,
+            "identity": identity,
+            "weights": config.model.weights,
+            **load.origin(config.model),
+            **statistics.meta,
+        },
         "tokens": {
             "sha256": windows.sha256,
             "data": windows.source,
@@ -122,3 +128,23 @@ def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[St
             "values": sum(int(site.histogram.counts.sum()) for site in statistics.sites.values()),
         },
     }
+
+
+def _observe(
+    config: Config, windows: Tokens, show: Callable[[int, int], None], timings: dict[str, float], work: Path
+) -> tuple[Statistics, Timings]:
+    """The forward pass over all samples, layer by layer from disk or with the whole network in memory."""
+    from sweep.calibrate import calibrate
+    from sweep.models import load
+    from sweep.streamed import calibrate_streamed
+
+    knobs = f"lower calibration.batch_size={config.calibration.batch_size}, use dtype=bfloat16 or model.stream=true"
+    with out_of_memory(knobs):
+        if config.model.stream:
+            return calibrate_streamed(
+                config.model, config.device, config.dtype, windows, config.calibration, show, work
+            )
+        begin = time.perf_counter()
+        model = load.load(config.model, config.device, config.dtype)
+        timings["load_s"] = time.perf_counter() - begin
+        return calibrate(model, windows, config.calibration, show)
