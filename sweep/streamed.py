@@ -50,6 +50,8 @@ def calibrate_streamed(
             f"model.stream=true reads a stack of Mamba blocks (mamba, mamba2); {shape.model_type} is another; "
             "use model.stream=false"
         )
+    if calibration.shards > 1:
+        raise UsageError(f"model.stream=true takes layer after layer; calibration.shards={calibration.shards} must be 1")
     target = getattr(torch, dtype)
     source = load.weights(model, shape)
     skeleton = assemble.skeleton(shape, device)
