@@ -45,7 +45,15 @@ def run(config: Config, directory: Path, group: str) -> Cell:
         calibration["timings"]["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
             runs.write_table(directory / f"{field.name}.parquet", getattr(tables, field.name))
-        record = runs.finish(directory, {**record, **calibration, "wandb": tracker.record})
+        evaluation = None
+        if config.evaluate:
+            from sweep.evaluate.evaluation import evaluate
+
+            evaluation, texts = evaluate(config, tables.scales)
+            runs.write_table(directory / "evaluation.parquet", texts)
+        record = runs.finish(
+            directory, {**record, **calibration, "evaluation": evaluation, "wandb": tracker.record}
+        )
         tracker.results(directory)
     except BaseException as error:
         runs.finish(directory, record, error=f"{type(error).__name__}: {error}")

@@ -184,6 +184,11 @@ class Config:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
         if math.isnan(self.alpha or 0):
             raise UsageError("alpha=nan is no quantile; allowed: a number in (0, 1]")
+        if self.evaluate and self.model.stream:
+            raise UsageError(
+                "model.stream=true holds one layer at a time, evaluation needs the whole network: "
+                "set model.stream=false, or evaluate.perplexity=false and evaluate.sensitivity=false"
+            )
 
     @property
     def effective_alpha(self) -> float | None:

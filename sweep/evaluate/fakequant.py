@@ -84,8 +84,10 @@ class Quantized:
         names = [f"{part}_{stage}" for part, _ in mixer.parts]
         if not any((mixer.layer, name) in self.rounders for name in names):
             return x
-        pieces = x.split([width for _, width in mixer.parts], -1)
-        return torch.cat([self(mixer.layer, name, p) for name, p in zip(names, pieces, strict=True)], -1)
+        out, widths = torch.empty_like(x), [width for _, width in mixer.parts]  # x's strides: kernels mind them
+        for name, into, piece in zip(names, out.split(widths, -1), x.split(widths, -1), strict=True):
+            into.copy_(self(mixer.layer, name, piece))
+        return out
 
     def check(self, tokens: int) -> None:
         """Raises UsageError unless every asked-for site rounded just `tokens` x its width values since last time."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep import tokens
+from sweep import question
 from sweep.config import Config, Data
 from sweep.models import load
 from sweep.tokens import Tokens
@@ -29,13 +29,13 @@ def text(config: Config) -> Text:
     calibration: of the standard library its held-out files, the same ones whatever the seed; of other data the
     samples that follow those of the calibration, which therefore depend on `calibration.samples` and `.seed`.
     Raises UsageError where there are too few."""
-    data, encode, wanted = _source(config), load.encoder(config.model), config.evaluate.samples
+    data, wanted = _source(config), config.evaluate.samples
     if data == config.data:
         skipped = config.calibration.samples
         calibration = replace(config.calibration, samples=skipped + wanted)
     else:
-        skipped, calibration = 0, replace(config.calibration, samples=wanted, folds=1, seed=0)
-    found = tokens.load(data, encode, calibration)
+        skipped, calibration = 0, replace(config.calibration, samples=wanted, folds=1, shards=1, shard=None, seed=0)
+    found = question.of(replace(config, data=data, calibration=calibration)).tokens
     windows = found.windows[skipped:]
     count = load.byte_counter(config.model)
     return Text(

@@ -17,6 +17,8 @@ from sweep.evaluate.fakequant import Key, fake_quantized
 from sweep.evaluate.heldout import Text
 from sweep.evaluate.rounding import Rounding
 from sweep.evaluate.scores import Scores
+from sweep.interrupt import deferred
+from sweep.models.kernels import kernels
 from sweep.models.load import Model
 
 AT_ONCE = 1 << 23  # logits held at a time: float64, four times
@@ -27,9 +29,14 @@ def hidden_states(
 ) -> Iterator[tuple[int, Tensor]]:
     """For each text its number and what enters lm_head, [seq, d_model], with the sites of `roundings` rounded.
 
-    Batches are made as for the calibration. Raises UsageError where a site cannot be reached."""
+    Batches are made as for the calibration. Raises UsageError where a site cannot be reached, Interrupted after a
+    signal."""
     done = 0
-    with fake_quantized(model.mixers, roundings) as quantized:
+    with (
+        deferred() as signal,
+        kernels(model.mixers, model.device),
+        fake_quantized(model.mixers, roundings) as quantized,
+    ):
         for batch in batches(text.tokens, 0, replace(calibration, folds=1)):
             ids = torch.from_numpy(np.stack([text.tokens.windows[i] for i in batch])).to(model.device)
             with torch.inference_mode():
@@ -38,6 +45,7 @@ def hidden_states(
             yield from zip(batch, states, strict=True)
             done += len(batch)
             progress(done, len(text.tokens.windows))
+            signal.check()
 
 
 def score(
