@@ -78,7 +78,7 @@ def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[St
             "batch_size": config.calibration.batch_size,
             "folds": config.calibration.folds,
             "dtype": config.dtype,
-            "backend": load.backend(config.device),
+            "backend": load.backend(config.model, config.device),
         },
     )
     place = Path(config.store)

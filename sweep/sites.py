@@ -61,6 +61,18 @@ class Mixer:
         conv = {f"{part}_{stage}": width for part, width in self.parts for stage in STAGES}
         return {IN_PROJ_IN: self.d_model, **conv, OUT_PROJ_IN: self.module.out_proj.in_features}
 
+    @property
+    def calls_in_proj(self) -> bool:
+        """Whether in_proj runs as a module; mamba_ssm's Mamba-1 multiplies by its weight instead."""
+        return not hasattr(self.module, "use_fast_path")
+
+    def project(self, entered: Tensor) -> Tensor:
+        """The output of in_proj for the mixer's input [batch, seq, d_model], as mamba_simple.py multiplies it."""
+        linear = self.module.in_proj
+        columns: Tensor = linear.weight @ entered.reshape(-1, entered.shape[-1]).T
+        projected = columns.T.reshape(*entered.shape[:-1], -1)
+        return projected if linear.bias is None else projected + linear.bias.to(projected.dtype)
+
     def weight_absmax(self) -> dict[str, float]:
         """max |w| of the conv1d weight slice behind each `…_conv_out` site."""
         slices = self.module.conv1d.weight.detach().split([width for _, width in self.parts])
