@@ -72,14 +72,15 @@ def clip(histogram: Histogram, method: Method, alpha: float | None, format: Form
     return Clips(format, np.minimum(*ends), np.maximum(*ends))
 
 
-def jackknife_error(replicates: Floats) -> float:
-    """Delete-one-fold standard error of a statistic, from its K leave-one-out values, float64 [K].
+def jackknife_error(replicates: Floats) -> Floats:
+    """Delete-one-fold standard error of a statistic, float64 […], from its K leave-one-out values, [… , K].
 
     sqrt((K-1)/K * sum_k (t_k - mean t)^2) (Efron & Tibshirani, An Introduction to the Bootstrap, eq. 11.5).
     NaN for fewer than two folds. For `minmax` it understates: the jackknife of a maximum sees only the one
     fold that holds it.
     """
-    folds = len(replicates)
+    folds = replicates.shape[-1]
     if folds < 2:
-        return float("nan")
-    return float(np.sqrt((folds - 1) / folds * np.square(replicates - replicates.mean()).sum()))
+        return np.full(replicates.shape[:-1], np.nan)
+    centred = replicates - replicates.mean(-1, keepdims=True)
+    return np.asarray(np.sqrt((folds - 1) / folds * np.square(centred).sum(-1)))
