@@ -23,9 +23,7 @@ def by_channel(site: str, channels: int, geometry: dict[str, Any]) -> Parts:
     if site == "in_proj_in" or geometry["family"] == "mamba1":
         return [((NOWHERE, NOWHERE, c), np.array([c])) for c in range(channels)]
     headdim, heads = int(geometry["headdim"]), int(geometry["n_heads"]) // ssd
-    return [
-        ((c // headdim // heads, c // headdim % heads, c % headdim), np.array([c])) for c in range(channels)
-    ]
+    return [((c // headdim // heads, c // headdim % heads, c % headdim), np.array([c])) for c in range(channels)]
 
 
 def by_group(statistics: Statistics, head_groups: int, dim_groups: int) -> dict[int, Grouping]:

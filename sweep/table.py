@@ -130,11 +130,11 @@ def build(statistics: Statistics, config: Config) -> Tables:
         if config.granularity == "tensor":
             convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
     return Tables(
-        _table(rows, SCALES),
-        _table(replicates, REPLICATES),
-        _table(convergence, CONVERGENCE),
-        _table(list(_coarse(statistics)), HISTOGRAMS),
-        _table([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
+        assemble(rows, SCALES),
+        assemble(replicates, REPLICATES),
+        assemble(convergence, CONVERGENCE),
+        assemble(list(_coarse(statistics)), HISTOGRAMS),
+        assemble([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
     )
 
 
@@ -238,7 +238,7 @@ def _divide(a: Floats, b: Floats) -> Floats:
     return np.divide(a, b, out=np.full_like(a, np.nan), where=b != 0)
 
 
-def _table(blocks: list[Columns], schema: pa.Schema) -> pa.Table:
+def assemble(blocks: list[Columns], schema: pa.Schema) -> pa.Table:
     """Blocks of columns, each a value for the whole block or one for each of its rows, one below the other.
 
     NaN, which stands for undefined here, becomes null; so does the number of a group that is none."""

@@ -34,9 +34,7 @@ def observed() -> tuple[Statistics, Dump, dict[str, Any]]:
 
 
 def rows(statistics: Statistics, granularity: str, **more: Any) -> tuple[list[dict[str, Any]], table.Tables]:
-    cell = config.Config(
-        TINY, config.Data("stdlib"), CALIBRATION, method="minmax", granularity=granularity, **more
-    )
+    cell = config.Config(TINY, config.Data("stdlib"), CALIBRATION, method="minmax", granularity=granularity, **more)
     built = table.build(statistics, cell)
     return built.scales.to_pylist(), built
 
@@ -116,9 +114,7 @@ def test_group_scales_are_those_of_quambas_observer(
 
 
 @pytest.mark.parametrize("granularity", ["channel", "group"])
-def test_replicates_leave_one_fold_out(
-    observed: tuple[Statistics, Dump, dict[str, Any]], granularity: str
-) -> None:
+def test_replicates_leave_one_fold_out(observed: tuple[Statistics, Dump, dict[str, Any]], granularity: str) -> None:
     statistics, dump, _ = observed
     _, built = rows(statistics, granularity)
     replicates = [r for r in built.replicates.to_pylist() if (r["layer"], r["site"]) == (1, "B_conv_out")]

@@ -50,7 +50,9 @@ def test_groups_partition_the_channels(shape: tuple[int, ...]) -> None:
 def test_heads_of_one_kind_share_a_group() -> None:
     rng = np.random.default_rng(1)
     kinds = np.array([0, 1, 2, 3] * 6)
-    profiles = np.stack([np.r_[np.full(60, 0.1), np.full(4, 9.0)], np.full(64, 1.0), np.linspace(0, 1, 64), np.geomspace(1e-3, 9, 64)])
+    profiles = np.stack(
+        [np.r_[np.full(60, 0.1), np.full(4, 9.0)], np.full(64, 1.0), np.linspace(0, 1, 64), np.geomspace(1e-3, 9, 64)]
+    )
     statistic = (profiles[kinds] * rng.lognormal(0, 0.01, (24, 64)) * rng.lognormal(0, 2, (24, 1))).ravel()
     found = sort_and_cluster(statistic, 1, 64, 4, 4)
     for start, end in zip([0, *found.head_ends[0, :-1]], found.head_ends[0], strict=True):
