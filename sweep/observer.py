@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,6 +99,16 @@ class Observer:
             f"NaN or infinity at layer {layer}, site {site}, in sample {sample}: statistics of it would be worthless. "
             "Try dtype=float32 (float16 overflows at 65504), or check the weights"
         )
+
+    def state(self) -> dict[Key, dict[str, Any]]:
+        """All that has been observed of this fold so far: tensors and plain values, for `restore`."""
+        return {key: vars(site) for key, site in self._sites.items()}
+
+    def restore(self, state: dict[Key, dict[str, Any]]) -> None:
+        """Go on, bit for bit, where another observer's `state` was taken."""
+        for key, values in state.items():
+            self._sites[key] = site = _Accumulator.__new__(_Accumulator)
+            vars(site).update(values)
 
     def finish(self) -> dict[Key, SiteFold]:
         """The fold's statistics; the observer is empty again afterwards."""

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from sweep.models.conv import Convolve, convolve
 
 IN_PROJ_IN, OUT_PROJ_IN = "in_proj_in", "out_proj_in"
 STAGES = ("conv_in", "conv_pre", "conv_out")
@@ -78,23 +79,19 @@ class Mixer:
         slices = self.module.conv1d.weight.detach().split([width for _, width in self.parts])
         return {f"{part}_conv_out": float(w.abs().max()) for (part, _), w in zip(self.parts, slices, strict=True)}
 
-    def conv_sites(self, projected: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def conv_sites(self, projected: Tensor, convolve: Convolve = convolve) -> Iterator[tuple[str, Tensor]]:
         """The convolution's sites from the output of `in_proj` [batch, seq, …], each [batch, seq, channels].
 
-        Bit for bit the model's own values: the same operations on the same weights in the same dtype.
+        Bit for bit the model's own values if `convolve` is what the model itself uses.
         """
         conv = self.module.conv1d
         entered = projected[..., self.entry]
         if (multipliers := getattr(self.module, "mup_vector", None)) is not None:  # FalconH1's, per channel
             entered = entered * multipliers[..., self.entry]
         entered = entered.to(conv.weight.dtype)
-        length = entered.shape[1]
-        padding = conv.weight.shape[-1] - 1
-        pre = F.conv1d(entered.transpose(1, 2), conv.weight, conv.bias, padding=padding, groups=self.conv_dim)
-        pre = pre[..., :length]
-        out = F.silu(pre)
-        for stage, tensor in zip(STAGES, (entered, pre.transpose(1, 2), out.transpose(1, 2)), strict=True):
-            widths = [width for _, width in self.parts]
+        pre, out = convolve(entered, conv.weight, conv.bias)
+        widths = [width for _, width in self.parts]
+        for stage, tensor in zip(STAGES, (entered, pre, out), strict=True):
             for (part, _), piece in zip(self.parts, torch.split_with_sizes(tensor, widths, dim=-1), strict=True):
                 yield f"{part}_{stage}", piece
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sweep.models.conv import Convolve, convolve
 from sweep.sites import IN_PROJ_IN, OUT_PROJ_IN, Mixer
 
 FUSED = ("use_fast_path", "use_mem_eff_path")  # mamba_ssm's switches for kernels that swallow out_proj
@@ -42,9 +43,10 @@ class Fired:
 
 
 @contextmanager
-def taps(mixers: Sequence[Mixer], observe: Observe) -> Iterator[Fired]:
+def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolve) -> Iterator[Fired]:
     """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
 
+    convolve: as the model itself does it (see `Mixer.conv_sites`).
     Hooks come off and paths come back whatever happens inside."""
     fired = Fired(mixers)
 
@@ -54,7 +56,7 @@ def taps(mixers: Sequence[Mixer], observe: Observe) -> Iterator[Fired]:
 
     def see_up_to_convolution(mixer: Mixer, entered: Tensor, projected: Tensor) -> None:
         see(mixer.layer, IN_PROJ_IN, entered)
-        for site, tensor in mixer.conv_sites(projected):
+        for site, tensor in mixer.conv_sites(projected, convolve):
             see(mixer.layer, site, tensor)
 
     def after_in_proj(mixer: Mixer) -> Callable[..., None]:

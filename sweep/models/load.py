@@ -21,6 +21,7 @@ from sweep.errors import UsageError, first_line, out_of_memory
 from sweep.models import assemble, checkpoints, fused, tokenizer
 from sweep.models.checkpoints import Checkpoint
 from sweep.models.geometry import to_transformers
+from sweep.models.kernels import VERSION
 from sweep.models.random_weights import RandomWeights
 from sweep.sites import Mixer, geometry, mixers
 
@@ -103,7 +104,9 @@ def backend(model: config.Model, device: str) -> str:
     versions = [f"{package} {metadata.version(package)}" for package in ("transformers", "torch")]
     if _chosen(model, device) == "mamba_ssm":
         versions[0] = fused.version()
-    return " ".join([*versions, torch.device(device).type])
+    kind = torch.device(device).type
+    own = [f"kernels {VERSION}"] if kind == "cpu" else []
+    return " ".join([*versions, kind, *own])
 
 
 def load(model: config.Model, device: str, dtype: str) -> Model:
