@@ -121,6 +121,7 @@ def _observe(
     config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
 ) -> Statistics:
     """The forward pass, from the last checkpoint on; all folds, or those of one shard."""
+    from sweep import collect
     from sweep.calibrate import calibrate
     from sweep.checkpoint import Checkpoint
     from sweep.models import load
@@ -137,7 +138,7 @@ def _observe(
             report(done, total)
 
         checkpoint = Checkpoint(asked.store.work(asked.key), config.calibration.checkpoint)
-        statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint)
+        statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, collect.of(config))
     timings.update(vars(spent))
     return statistics
 
