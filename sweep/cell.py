@@ -124,6 +124,7 @@ def _observe(
     config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
 ) -> Statistics:
     """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
+    from sweep import collect
     from sweep.calibrate import calibrate
     from sweep.checkpoint import Checkpoint
     from sweep.models import load
@@ -139,16 +140,24 @@ def _observe(
             show(done, total)
             report(done, total)
 
+        extra = collect.of(config)
         if config.model.stream:
             statistics, spent = calibrate_streamed(
-                config.model, config.device, config.dtype, asked.tokens, config.calibration, both, work / "layers"
+                config.model,
+                config.device,
+                config.dtype,
+                asked.tokens,
+                config.calibration,
+                both,
+                work / "layers",
+                extra,
             )
         else:
             begin = time.perf_counter()
             model = load.load(config.model, config.device, config.dtype)
             timings["load_s"] = time.perf_counter() - begin
             checkpoint = Checkpoint(work, config.calibration.checkpoint)
-            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint)
+            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, extra)
     timings.update(vars(spent))
     return statistics
 

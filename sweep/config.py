@@ -94,8 +94,13 @@ class Calibration:
     checkpoint: float = 60.0
     shards: int = 1
     shard: int | None = None
+    ssm_state: bool = False
+    text_quantiles: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for alpha in self.text_quantiles:
+            if not 0 < alpha <= 1:
+                raise UsageError(f"calibration.text_quantiles={self.text_quantiles}: {alpha} is outside (0, 1]")
         for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"calibration.{key}={value} must be at least 1")

@@ -16,7 +16,7 @@ Parts = list[tuple[Place, Ints]]  # of a site: place, channels
 
 def by_channel(site: str, channels: int, geometry: dict[str, Any]) -> Parts:
     """Every channel for itself. Numbers: SSD group, head within it and channel within the head for x and what goes
-    into out_proj; SSD group and state for B and C; the channel alone elsewhere."""
+    into out_proj and for the state; SSD group and state for B and C; the channel alone elsewhere."""
     ssd = int(geometry["n_groups"])
     if site[0] in "BC":
         return [((c * ssd // channels, NOWHERE, c % (channels // ssd)), np.array([c])) for c in range(channels)]

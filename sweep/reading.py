@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sweep import metrics, scales
 from sweep.formats import Format
-from sweep.scales import Method
+from sweep.histogram import Histogram
+from sweep.scales import Clips, Method
 from sweep.statistics import SiteStatistics
 
 Floats = NDArray[np.float64]
@@ -53,7 +54,7 @@ def of_histograms(
     for _, site in parts:
         members = left_out(len(site.folds))
         observed = site.histogram.pick(members)
-        clips = scales.clip(observed, method, alpha, format)
+        clips = clips_of(site, members, observed, method, alpha, format)
         quantizer = format.place(float(clips.low[0]), float(clips.high[0]))
         cost = metrics.measure(observed, quantizer)
         values = (observed.n, observed.min, observed.max, observed.absmax)
@@ -64,6 +65,21 @@ def of_histograms(
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
     columns[0] = columns[0].astype(np.int64)
     return Reading(np.array([place for place, _ in parts]), *columns)
+
+
+def clips_of(
+    site: SiteStatistics,
+    members: NDArray[np.bool_],
+    observed: Histogram,
+    method: Method,
+    alpha: float | None,
+    format: Format,
+) -> Clips:
+    """The clips of sets of folds, members [S, K]; observed: the histograms of these sets."""
+    if method is not Method.PERCENTILE_EMA:
+        return scales.clip(observed, method, alpha, format)
+    (index,) = np.flatnonzero(site.text_alphas == alpha)
+    return scales.moving_average(site.folds, [q[:, index] for q in site.text_quantiles], members, format)
 
 
 def of_maxima(site: SiteStatistics, parts: Sequence[tuple[Place, Ints]], format: Format) -> Reading:

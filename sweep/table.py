@@ -200,8 +200,9 @@ def _convergence(
     errors = np.full(count, np.nan)
     if not method.searches:
         for k in range(2, count):
-            rest = site.histogram.pick(upto[k - 1] & ~np.eye(count, dtype=bool)[:k])
-            errors[k - 1] = scales.jackknife_error(scales.clip(rest, method, alpha, format).scale)
+            some = upto[k - 1] & ~np.eye(count, dtype=bool)[:k]
+            rest = reading.clips_of(site, some, site.histogram.pick(some), method, alpha, format)
+            errors[k - 1] = scales.jackknife_error(rest.scale)
     errors[-1] = final
     return {
         "layer": key[0],
@@ -209,7 +210,7 @@ def _convergence(
         "folds": np.arange(1, count + 1),
         "samples": np.cumsum(site.samples),
         "n": first.n,
-        "scale": scales.clip(first, method, alpha, format).scale,
+        "scale": reading.clips_of(site, upto, first, method, alpha, format).scale,
         "scale_se": errors,
     }
 

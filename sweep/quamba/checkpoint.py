@@ -123,7 +123,7 @@ def _load(file: Path) -> dict[str, Any]:
 def _array(file: Path, key: str, value: Any) -> NDArray[Any]:
     kind: Any = np.int32 if key.endswith("_range") else np.float64
     try:
-        array: Any = np.asarray(value.float().numpy() if hasattr(value, "numpy") else value).astype(kind)
+        array: Any = np.asarray(value.double().numpy() if hasattr(value, "numpy") else value).astype(kind)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{file}: {key} is a {type(value).__name__}, not a number or a tensor") from error
     if kind is np.float64 and not (array.size and np.isfinite(array).all() and (array > 0).all()):

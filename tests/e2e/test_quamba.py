@@ -42,7 +42,9 @@ def conv1d(shape: tuple[int, ...] | None, seed: int) -> dict[str, Any]:
         return torch.rand(size, generator=draw) * 0.1 + 0.001
 
     state: dict[str, Any] = {name: scale(1).item() for name in ("x_scale", "B_scale", "C_scale")}
-    state |= {name: scale(1).item() / 10 for name in ("wx_scale", "wB_scale", "wC_scale", "bx_scale", "bB_scale", "bC_scale")}
+    state |= {
+        name: scale(1).item() / 10 for name in ("wx_scale", "wB_scale", "wC_scale", "bx_scale", "bB_scale", "bC_scale")
+    }
     state |= {"x_out_scales": scale(*(shape or (1,))), "B_out_scales": scale(ssd), "C_out_scales": scale(ssd)}
     if shape:
         state["x_head_group_range"] = torch.tensor([[2, 9, 17, 24]] * ssd, dtype=torch.int32)
@@ -60,7 +62,10 @@ def checkpoint(path: Path, shape: tuple[int, ...] | None, where: str = "mixer") 
     if path.suffix == ".bin":
         torch.save(state, path)
     else:
-        save_file({k: torch.as_tensor(v, dtype=torch.float64 if isinstance(v, float) else None) for k, v in state.items()}, path)
+        save_file(
+            {k: torch.as_tensor(v, dtype=torch.float64 if isinstance(v, float) else None) for k, v in state.items()},
+            path,
+        )
     return layers
 
 
@@ -104,7 +109,10 @@ def test_quamba2(quamba: Run, tmp_path: Path, shape: tuple[int, ...] | None, fil
 def test_quamba_of_mamba1(quamba: Run, tmp_path: Path) -> None:
     state = {}
     for i in range(2):
-        state |= {f"backbone.layers.{i}.mixer.conv1d.{name}": 0.01 * (i + k) for k, name in enumerate(("input_scale", "output_scale", "weight_scale"), 1)}
+        state |= {
+            f"backbone.layers.{i}.mixer.conv1d.{name}": 0.01 * (i + k)
+            for k, name in enumerate(("input_scale", "output_scale", "weight_scale"), 1)
+        }
     torch.save(state, tmp_path / "quamba-130m.bin")
     done = quamba("quamba-130m.bin")
     assert done.returncode == 0, done.stderr
@@ -143,7 +151,9 @@ def test_export_and_import_again(sweep: Run, quamba: Run, tmp_path: Path, granul
             assert a["scale"] == pytest.approx(b["scale"], rel=1e-7)  # float32 in Quamba's files
             assert a["weight_scale"] == b["weight_scale"]
     if granularity == "group":
-        ours, theirs = (pq.read_table(tmp_path / p / "grouping.parquet").to_pylist() for p in ("mine", "runs/quamba/back"))
+        ours, theirs = (
+            pq.read_table(tmp_path / p / "grouping.parquet").to_pylist() for p in ("mine", "runs/quamba/back")
+        )
         for a, b in zip(ours, theirs, strict=True):
             assert (a["head_ends"], a["dim_ends"]) == (b["head_ends"], b["dim_ends"])
     if ending == "bin":
@@ -164,7 +174,10 @@ def test_each_mistake_is_one_line(quamba: Run, tmp_path: Path) -> None:
         "nan.bin": ({f"{prefix}x_scale": float("nan")}, "x_scale is no scale"),
         "negative.bin": ({f"{prefix}B_out_scales": torch.tensor([-1.0])}, "B_out_scales is no scale"),
         "text.bin": ({f"{prefix}x_scale": "a lot"}, "x_scale is a str"),
-        "ranges.bin": ({f"{prefix}x_head_group_range": torch.zeros(1, 3, dtype=torch.int32)}, "x_head_group_range of shape"),
+        "ranges.bin": (
+            {f"{prefix}x_head_group_range": torch.zeros(1, 3, dtype=torch.int32)},
+            "x_head_group_range of shape",
+        ),
         "shape.bin": ({f"{prefix}x_out_scales": torch.ones(4)}, "x_out_scales has shape"),
         "lacks.bin": ({f"{prefix}wx_scale": None}, "layer 1 lacks wx_scale"),
     }
@@ -201,7 +214,9 @@ def test_each_mistake_is_one_line(quamba: Run, tmp_path: Path) -> None:
         (("format=int4",), "export a run with format=int8"),
     ],
 )
-def test_what_quamba_has_no_place_for(sweep: Run, quamba: Run, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_what_quamba_has_no_place_for(
+    sweep: Run, quamba: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     assert sweep(*SMALL, *arguments, "hydra.run.dir=mine").returncode == 0
     done = quamba("export", "mine")
     assert done.returncode == 2
