@@ -96,7 +96,7 @@ def toolbar(a: Answer) -> str:
         '<nav id="toolbar" aria-label="what the charts show">'
         f'<label>site <select id="site">{sites}</select></label>'
         f"<details open><summary>{len(a.shown)} cells "
-        '<span class="note">switch any off; they leave every chart</span></summary>'
+        '<span class="note">switch any off; drag to pan, Ctrl + wheel to zoom, double click to go back</span></summary>'
         '<div class="chips"><button type="button" data-all="1">all</button>'
         '<button type="button" data-all="">none</button>'
         f"{''.join(chips)}</div></details></nav>"

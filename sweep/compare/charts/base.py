@@ -40,8 +40,8 @@ ZOOM = {
     "name": "zoom",
     "select": {
         "type": "interval",
-        # the wheel alone has to scroll the page, and so has a finger
-        "zoom": "wheel![event.shiftKey]",
+        # the wheel alone has to scroll the page, and so has a finger; a pinch on a touch pad is Ctrl + wheel
+        "zoom": "wheel![event.ctrlKey || event.metaKey]",
         "translate": '[pointerdown[event.pointerType === "mouse"], window:pointerup] > window:pointermove!',
         "on": '[pointerdown[event.pointerType === "mouse"], window:pointerup] > window:pointermove!',
     },

@@ -117,7 +117,7 @@ def groups(a: Answer) -> Chart | None:
                     "as": "row",
                 },
             ],
-            "height": {"step": 40 if ssd == 1 else 22},
+            "height": (40 if ssd == 1 else 22) * len({(row[2], row[3]) for row in found}),
             "layer": [
                 {
                     "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 2},

@@ -93,7 +93,7 @@ def difference(a: Answer, metric: str) -> Chart | None:
                 {"calculate": f"{rounded} + ' {unit}'", "as": "shown"},
                 {"calculate": bucket, "as": "bucket"},
             ],
-            "height": {"step": 22},
+            "height": 22 * len(pairs),
             "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1},
             "encoding": {
                 "x": {"field": "layer", "type": "ordinal", "title": "layer", "axis": {"labelAngle": 0}},
