@@ -112,10 +112,14 @@ def _cells(root: Path) -> Iterator[Path]:
 
 def read(paths: Iterable[Path]) -> tuple[list[Cell], list[Problem]]:
     """The finished cells, and the rest with the reason why they are not among them."""
-    cells, problems = [], []
+    cells: list[Cell] = []
+    problems: list[Problem] = []
     for path in paths:
         found = _read(path)
-        (cells if isinstance(found, Cell) else problems).append(found)  # type: ignore[arg-type]
+        if isinstance(found, Cell):
+            cells.append(found)
+        else:
+            problems.append(found)
     return cells, problems
 
 

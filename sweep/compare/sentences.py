@@ -12,7 +12,15 @@ from sweep.compare.recommend import Advice
 from sweep.compare.silu import Silu
 from sweep.compare.student import quantile
 from sweep.compare.verdicts import (
-    DEAD, MATTERS, NEGLIGIBLE, NEGLIGIBLE_DB, NOISE, RULES, UNEXAMINED, Effect, Verdict,
+    DEAD,
+    MATTERS,
+    NEGLIGIBLE,
+    NEGLIGIBLE_DB,
+    NOISE,
+    RULES,
+    UNEXAMINED,
+    Effect,
+    Verdict,
 )  # fmt: skip
 
 

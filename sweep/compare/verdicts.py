@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sweep.compare.contrasts import Contrast, contrasts
 from sweep.compare.evidence import Differences, Evidence, digests, evidence
@@ -20,8 +21,13 @@ from sweep.compare.query import Comparison
 from sweep.compare.student import Floats, holm, quantile
 
 DEAD, NOISE, NEGLIGIBLE, MATTERS, UNRESOLVED, UNEXAMINED = (
-    "dead knob", "no effect beyond noise", "real but negligible", "matters", "unresolved", "not examined",
-)  # fmt: skip
+    "dead knob",
+    "no effect beyond noise",
+    "real but negligible",
+    "matters",
+    "unresolved",
+    "not examined",
+)
 LEVEL = 0.05
 NEGLIGIBLE_DB = 0.1
 PAIRS = 200  # of cells whose replicates are read before a verdict; the largest sweeps have thousands
@@ -117,11 +123,11 @@ def _examined(runs: Comparison, questions: Sequence[Contrast], prints: dict[int,
 
 def _corrected(found: Sequence[Evidence]) -> tuple[list[Floats], list[Floats], list[Floats]]:
     """Adjusted p of every row, every site mean, and every site mean's scale, over the whole report."""
-    sizes = np.cumsum([len(e.rows.p) for e in found])[:-1] if found else []
-    counts = np.cumsum([len(e.means.p) for e in found])[:-1] if found else []
+    sizes = np.cumsum([len(e.rows.p) for e in found])[:-1]
+    counts = np.cumsum([len(e.means.p) for e in found])[:-1]
 
-    def family(parts: list[Floats], cuts: object) -> list[Floats]:
-        return list(np.split(holm(np.concatenate(parts)), cuts)) if parts else []  # type: ignore[call-overload]
+    def family(parts: list[Floats], cuts: NDArray[np.int64]) -> list[Floats]:
+        return list(np.split(holm(np.concatenate(parts)), cuts)) if parts else []
 
     return (
         family([e.rows.p for e in found], sizes),
@@ -131,9 +137,13 @@ def _corrected(found: Sequence[Evidence]) -> tuple[list[Floats], list[Floats], l
 
 
 def _judge(
-    runs: Comparison, question: Contrast, found: Sequence[Evidence],
-    rows: Sequence[Floats], sites: Sequence[Floats], scales: Sequence[Floats],
-) -> Verdict:  # fmt: skip
+    runs: Comparison,
+    question: Contrast,
+    found: Sequence[Evidence],
+    rows: Sequence[Floats],
+    sites: Sequence[Floats],
+    scales: Sequence[Floats],
+) -> Verdict:
     mean, means = _largest(question, [(e, e.means, p) for e, p in zip(found, sites, strict=True)])
     row, counted = _largest(question, [(e, e.rows, p) for e, p in zip(found, rows, strict=True)])
     folds = min(e.folds for e in found)
@@ -152,15 +162,27 @@ def _judge(
     else:
         verdict = NOISE
     return Verdict(
-        question, verdict, mean, row, counted, max(len(e.rows.p) for e in found), sum(len(e.rows.p) for e in found), bound, _silent(found),
-        all(e.paired for e in found), folds, perplexity(runs, question), tuple(found),
-    )  # fmt: skip
+        question,
+        verdict,
+        mean,
+        row,
+        counted,
+        max(len(e.rows.p) for e in found),
+        sum(len(e.rows.p) for e in found),
+        bound,
+        _silent(found),
+        all(e.paired for e in found),
+        folds,
+        perplexity(runs, question),
+        tuple(found),
+    )
 
 
 def _largest(question: Contrast, parts: Sequence[tuple[Evidence, Differences, Floats]]) -> tuple[Effect | None, int]:
     """The largest SQNR difference, among those that count if any does, and how many (layer, site) count."""
     best: tuple[bool, float] = (False, -1.0)
-    effect, places = None, set()
+    effect: Effect | None = None
+    places: set[tuple[int, str]] = set()
     for e, d, p in parts:
         size = np.abs(d.sqnr)
         with np.errstate(invalid="ignore"):
@@ -170,10 +192,15 @@ def _largest(question: Contrast, parts: Sequence[tuple[Evidence, Differences, Fl
             if (key := (bool(counts[k]), float(size[k]))) > best:
                 best = key
                 effect = Effect(
-                    question.value(e.other), None if d.layer[k] < 0 else int(d.layer[k]), str(d.site[k]),
-                    float(d.sqnr[k]), float(d.sqnr_se[k]), float(np.expm1(d.scale[k])),
-                    float(d.scale_se[k] * np.exp(d.scale[k])), float(p[k]),
-                )  # fmt: skip
+                    question.value(e.other),
+                    None if d.layer[k] < 0 else int(d.layer[k]),
+                    str(d.site[k]),
+                    float(d.sqnr[k]),
+                    float(d.sqnr_se[k]),
+                    float(np.expm1(d.scale[k])),
+                    float(d.scale_se[k] * np.exp(d.scale[k])),
+                    float(p[k]),
+                )
     return effect, len(places)
 
 
