@@ -51,7 +51,9 @@ def calibrate_streamed(
             "use model.stream=false"
         )
     if calibration.shards > 1:
-        raise UsageError(f"model.stream=true takes layer after layer; calibration.shards={calibration.shards} must be 1")
+        raise UsageError(
+            f"model.stream=true takes layer after layer; calibration.shards={calibration.shards} must be 1"
+        )
     target = getattr(torch, dtype)
     source = load.weights(model, shape)
     skeleton = assemble.skeleton(shape, device)
