@@ -44,14 +44,17 @@ def run(config: Config, directory: Path, group: str) -> Cell:
         tables = table.build(statistics, config)
         calibration["timings"]["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
-            runs.write_table(directory / f"{field.name}.parquet", getattr(tables, field.name))
+            if (found := getattr(tables, field.name)) is not None:
+                runs.write_table(directory / f"{field.name}.parquet", found)
         record = runs.finish(directory, {**record, **calibration, "wandb": tracker.record})
-        tracker.results(directory)
     except BaseException as error:
         runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
         tracker.finish(failed=True)
         raise
-    tracker.finish()
+    try:  # the cell is finished whatever becomes of its W&B run, which can be replayed from the files
+        tracker.results(directory)
+    finally:
+        tracker.finish()
     return Cell(directory, record, tables, tracker.hint)
 
 
