@@ -98,9 +98,9 @@ class _Accumulator:
         histogram = Histogram.from_dense(
             LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
         )
-        absmax = torch.maximum(self.low.abs(), self.high.abs())
+        largest = torch.maximum(self.low.abs(), self.high.abs())
         quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
-        absmax, total, mean = (t.cpu().numpy() for t in (absmax, self.abs_sum, self.text_mean))
+        absmax, total, mean = (t.cpu().numpy() for t in (largest, self.abs_sum, self.text_mean))
         return SiteFold(histogram, absmax, total, mean, np.array(self.alphas, np.float64), quantiles)
 
 
