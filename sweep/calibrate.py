@@ -16,6 +16,7 @@ from sweep.checkpoint import Checkpoint
 from sweep.config import Calibration
 from sweep.histogram import Histogram
 from sweep.interrupt import deferred
+from sweep.models.kernels import kernels
 from sweep.models.load import Model
 from sweep.observer import Observer, SiteFold
 from sweep.statistics import Key, SiteStatistics, Statistics
@@ -57,7 +58,12 @@ def calibrate(
         timings.observe_s += time.perf_counter() - start
 
     begin = time.perf_counter()
-    with deferred() as signal, torch.inference_mode(), taps(model.mixers, observe) as fired:
+    with (
+        deferred() as signal,
+        torch.inference_mode(),
+        kernels(model.mixers, model.device) as convolve,
+        taps(model.mixers, observe, convolve) as fired,
+    ):
         for fold in wanted:
             if fold in finished:
                 continue

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweep import provenance, runs, table, track
 from sweep.config import Config
+from sweep.errors import out_of_memory
 from sweep.progress import progress
 from sweep.statistics import Statistics
 from sweep.store import Damaged
@@ -82,7 +83,8 @@ def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[St
         "model": {
             "name": config.model.name,
             "identity": key.preimage["model"],
-            "weights": "trained",
+            "weights": config.model.weights,
+            **asked.origin,
             **statistics.meta,
         },
         "tokens": {
@@ -118,24 +120,32 @@ def _stored(asked: Question, timings: dict[str, float], locked: bool = False) ->
 def _observe(
     config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
 ) -> Statistics:
-    """The forward pass, from the last checkpoint on; all folds, or those of one shard."""
+    """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
     from sweep.calibrate import calibrate
     from sweep.checkpoint import Checkpoint
     from sweep.models import load
+    from sweep.streamed import calibrate_streamed
 
     if near := asked.store.nearest(asked.key):
         print(f"{asked.key} is not in the store: {near}", file=sys.stderr, flush=True)
-    begin = time.perf_counter()
-    model = load.load(config.model, config.device, config.dtype)
-    timings["load_s"] = time.perf_counter() - begin
-    with progress(f"calibrating {config.model.name}") as show:
+    work = asked.store.work(asked.key)
+    knobs = f"lower calibration.batch_size={config.calibration.batch_size}, use dtype=bfloat16 or model.stream=true"
+    with progress(f"calibrating {config.model.name}") as show, out_of_memory(knobs):
 
         def both(done: int, total: int) -> None:
             show(done, total)
             report(done, total)
 
-        checkpoint = Checkpoint(asked.store.work(asked.key), config.calibration.checkpoint)
-        statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint)
+        if config.model.stream:
+            statistics, spent = calibrate_streamed(
+                config.model, config.device, config.dtype, asked.tokens, config.calibration, both, work / "layers"
+            )
+        else:
+            begin = time.perf_counter()
+            model = load.load(config.model, config.device, config.dtype)
+            timings["load_s"] = time.perf_counter() - begin
+            checkpoint = Checkpoint(work, config.calibration.checkpoint)
+            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint)
     timings.update(vars(spent))
     return statistics
 

@@ -21,24 +21,67 @@ DTYPES = ("float32", "bfloat16", "float16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
 GRANULARITIES = ("tensor",)
+WEIGHTS = ("trained", "random")
+BACKENDS = ("auto", "transformers", "mamba_ssm")
+CUTS = ("windows", "texts")
+RANDOM = "-random"  # ends the name of every network of random weights
 
 
 @dataclass(frozen=True)
 class Model:
+    """Which network. `path` (a local checkpoint) wins over `repo` (one on the Hugging Face Hub).
+
+    geometry: what state-spaces' own config.json says of a network (d_model, n_layer, ssm_cfg, …). It is all
+    that random weights need."""
+
     name: str
-    path: str  # directory of a checkpoint; pkg://package/directory for one inside a package
+    path: str | None = None  # directory of a checkpoint; pkg://package/directory for one inside a package
+    repo: str | None = None
+    revision: str = "main"
+    tokenizer: str | None = None  # Hub repository, directory, tokenizer.json or SentencePiece model
+    geometry: dict[str, Any] | None = None
+    weights: str = "trained"
+    seed: int = 0  # of random weights
+    backend: str = "auto"
+    stream: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("model.weights", self.weights, WEIGHTS)
+        _one_of("model.backend", self.backend, BACKENDS)
+        if self.weights == "random" and not self.name.endswith(RANDOM):
+            object.__setattr__(self, "name", self.name + RANDOM)  # so that no table or plot can hide it
+        if not (self.path or self.repo or (self.geometry and self.weights == "random")):
+            raise UsageError(f"model={self.name} has no weights: add model.path=DIRECTORY or model.repo=OWNER/NAME")
 
 
 @dataclass(frozen=True)
 class Data:
+    """Which text. `path` (a local file or folder) wins over `repo` (a data set on the Hugging Face Hub).
+
+    cut: `windows` joins all texts and cuts windows of `calibration.seqlen` tokens, shuffled by the seed;
+    `texts` takes texts in order, one a sample, truncated to `calibration.seqlen` tokens."""
+
     name: str
     path: str | None = None
     split: str = "train"
+    repo: str | None = None
+    revision: str = "main"
+    files: list[str] = field(default_factory=list)  # of the repository: names or patterns like en/*.json.gz
+    column: str = "text"  # the key or column that holds the text
+    cut: str = "windows"
+    separator: str | None = None  # between joined texts; null: nothing, and each is tokenized by itself
+    limit: int | None = None  # texts read at most
 
     def __post_init__(self) -> None:
-        _one_of("data.split", self.split, SPLITS)
-        if self.name == "text" and not self.path:
+        _one_of("data.cut", self.cut, CUTS)
+        if self.name == "stdlib":
+            _one_of("data.split", self.split, SPLITS)
+        elif self.name == "text" and not self.path:
             raise UsageError("data=text needs a file or a folder: add data.path=FILE_OR_FOLDER")
+        elif not (self.path or self.repo):
+            raise UsageError(f"data={self.name} needs a source: add data.path=FILE_OR_FOLDER or data.repo=OWNER/NAME")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"data.limit={self.limit} must be at least 1, or null for no limit")
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,20 @@ from sweep.tokens import Tokens
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """store and key: where the answer lies, or will. tokens: what is to be read."""
+    """store and key: where the answer lies, or will. tokens: what is to be read. origin: where the weights
+    come from (repository and commit, or path)."""
 
     store: Store
     key: Key
     tokens: Tokens
+    origin: dict[str, str | None]
 
 
 def of(config: Config) -> Question:
     """The question of a cell. Weights and text are read once per process, unless they change.
 
     Raises UsageError where the model or the data set cannot be had."""
-    return Question(_store(config), key(config), _tokens(*_text(config)))
+    return Question(_store(config), key(config), _tokens(_text(config)), load.origin(config.model))
 
 
 def key(config: Config) -> Key:
@@ -36,12 +38,12 @@ def key(config: Config) -> Key:
         prefix=f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
         preimage={
             "schema": SCHEMA,
-            "model": _identity(config.model, _stamp(load.directory(config.model))),
-            "tokens": _fingerprint(*_text(config)),
+            "model": load.identity(config.model),
+            "tokens": _fingerprint(_text(config)),
             "batch_size": config.calibration.batch_size,
             "folds": config.calibration.folds,
             "dtype": config.dtype,
-            "backend": load.backend(config.device),
+            "backend": load.backend(config.model, config.device),
         },
     )
 
@@ -55,33 +57,32 @@ def _store(config: Config) -> Store:
     return Store(Path(config.store).expanduser())
 
 
-Stamp = tuple[tuple[str, int, int], ...]
-Text = tuple[Data, Model, Calibration, Stamp]
+@dataclass(frozen=True)
+class _Text:
+    """What the tokens depend on. files: names, sizes and times of local ones, so that a change is seen."""
+
+    data: Data
+    model: Model
+    calibration: Calibration
+    files: tuple[tuple[str, int, int], ...]
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
 
-def _stamp(path: Path) -> Stamp:
-    """Names, sizes and times of the files at or below a path: cheap, and different when a file was changed."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-    return tuple((str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in files)
-
-
-def _text(config: Config) -> Text:
-    """What the tokens depend on."""
+def _text(config: Config) -> _Text:
     plain = Calibration(config.calibration.samples, config.calibration.seqlen, 1, 1, config.calibration.seed)
-    data = _stamp(Path(config.data.path).expanduser()) if config.data.path else ()
-    return config.data, config.model, plain, data
-
-
-@cache
-def _identity(model: Model, stamp: Stamp) -> str:
-    return load.identity(model)
+    path = Path(config.data.path).expanduser() if config.data.path else None
+    files = sorted(path.rglob("*")) if path and path.is_dir() else [path] if path and path.exists() else []
+    stamps = tuple((str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in files if p.is_file())
+    return _Text(config.data, config.model, plain, stamps)
 
 
 @lru_cache(maxsize=2)  # windows of a large data set are large; a grid asks for one set many times in a row
-def _tokens(data: Data, model: Model, plain: Calibration, stamp: Stamp) -> Tokens:
-    return tokens.load(data, load.encoder(model), plain)
+def _tokens(text: _Text) -> Tokens:
+    return tokens.load(text.data, load.encoder(text.model), text.calibration)
 
 
 @cache
-def _fingerprint(data: Data, model: Model, plain: Calibration, stamp: Stamp) -> str:
-    return _tokens(data, model, plain, stamp).sha256
+def _fingerprint(text: _Text) -> str:
+    return _tokens(text).sha256

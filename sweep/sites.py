@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from sweep.models.conv import Convolve, convolve
 
 IN_PROJ_IN, OUT_PROJ_IN = "in_proj_in", "out_proj_in"
 STAGES = ("conv_in", "conv_pre", "conv_out")
@@ -61,28 +62,36 @@ class Mixer:
         conv = {f"{part}_{stage}": width for part, width in self.parts for stage in STAGES}
         return {IN_PROJ_IN: self.d_model, **conv, OUT_PROJ_IN: self.module.out_proj.in_features}
 
+    @property
+    def calls_in_proj(self) -> bool:
+        """Whether in_proj runs as a module; mamba_ssm's Mamba-1 multiplies by its weight instead."""
+        return not hasattr(self.module, "use_fast_path")
+
+    def project(self, entered: Tensor) -> Tensor:
+        """The output of in_proj for the mixer's input [batch, seq, d_model], as mamba_simple.py multiplies it."""
+        linear = self.module.in_proj
+        columns: Tensor = linear.weight @ entered.reshape(-1, entered.shape[-1]).T
+        projected = columns.T.reshape(*entered.shape[:-1], -1)
+        return projected if linear.bias is None else projected + linear.bias.to(projected.dtype)
+
     def weight_absmax(self) -> dict[str, float]:
         """max |w| of the conv1d weight slice behind each `…_conv_out` site."""
         slices = self.module.conv1d.weight.detach().split([width for _, width in self.parts])
         return {f"{part}_conv_out": float(w.abs().max()) for (part, _), w in zip(self.parts, slices, strict=True)}
 
-    def conv_sites(self, projected: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def conv_sites(self, projected: Tensor, convolve: Convolve = convolve) -> Iterator[tuple[str, Tensor]]:
         """The convolution's sites from the output of `in_proj` [batch, seq, …], each [batch, seq, channels].
 
-        Bit for bit the model's own values: the same operations on the same weights in the same dtype.
+        Bit for bit the model's own values if `convolve` is what the model itself uses.
         """
         conv = self.module.conv1d
         entered = projected[..., self.entry]
         if (multipliers := getattr(self.module, "mup_vector", None)) is not None:  # FalconH1's, per channel
             entered = entered * multipliers[..., self.entry]
         entered = entered.to(conv.weight.dtype)
-        length = entered.shape[1]
-        padding = conv.weight.shape[-1] - 1
-        pre = F.conv1d(entered.transpose(1, 2), conv.weight, conv.bias, padding=padding, groups=self.conv_dim)
-        pre = pre[..., :length]
-        out = F.silu(pre)
-        for stage, tensor in zip(STAGES, (entered, pre.transpose(1, 2), out.transpose(1, 2)), strict=True):
-            widths = [width for _, width in self.parts]
+        pre, out = convolve(entered, conv.weight, conv.bias)
+        widths = [width for _, width in self.parts]
+        for stage, tensor in zip(STAGES, (entered, pre, out), strict=True):
             for (part, _), piece in zip(self.parts, torch.split_with_sizes(tensor, widths, dim=-1), strict=True):
                 yield f"{part}_{stage}", piece
 

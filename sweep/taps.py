@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from sweep.models.conv import Convolve, convolve
 from sweep.sites import IN_PROJ_IN, OUT_PROJ_IN, Mixer
 
+FUSED = ("use_fast_path", "use_mem_eff_path")  # mamba_ssm's switches for kernels that swallow out_proj
 Observe = Callable[[int, str, Tensor], None]  # layer, site, values [batch, seq, channels]
 
 
@@ -23,6 +25,7 @@ class Fired:
     def __init__(self, mixers: Sequence[Mixer]) -> None:
         self._expected = {(m.layer, site): width for m in mixers for site, width in m.widths.items()}
         self._seen = dict.fromkeys(self._expected, 0)
+        self._paths = {m.layer: f"{type(m.module).__module__}.{type(m.module).__qualname__}" for m in mixers}
 
     def add(self, layer: int, site: str, tensor: Tensor) -> None:
         self._seen[layer, site] += tensor.numel()
@@ -33,26 +36,38 @@ class Fired:
             if (seen := self._seen[layer, site]) != tokens * width:
                 raise TapError(
                     f"layer {layer}, site {site}: observed {seen} values where {tokens} tokens x {width} channels "
-                    f"= {tokens * width} were expected. A fused path that bypasses in_proj or out_proj is the "
-                    "usual cause: choose another backend"
+                    f"= {tokens * width} were expected. A fused path of {self._paths[layer]} that bypasses in_proj "
+                    "or out_proj is the usual cause: choose another model.backend"
                 )
         self._seen = dict.fromkeys(self._seen, 0)
 
 
 @contextmanager
-def taps(mixers: Sequence[Mixer], observe: Observe) -> Iterator[Fired]:
-    """Hook every mixer's in_proj and out_proj; the hooks come off whatever happens inside."""
+def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolve) -> Iterator[Fired]:
+    """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
+
+    convolve: as the model itself does it (see `Mixer.conv_sites`).
+    Hooks come off and paths come back whatever happens inside."""
     fired = Fired(mixers)
 
     def see(layer: int, site: str, tensor: Tensor) -> None:
         fired.add(layer, site, tensor)
         observe(layer, site, tensor)
 
+    def see_up_to_convolution(mixer: Mixer, entered: Tensor, projected: Tensor) -> None:
+        see(mixer.layer, IN_PROJ_IN, entered)
+        for site, tensor in mixer.conv_sites(projected, convolve):
+            see(mixer.layer, site, tensor)
+
     def after_in_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            see(mixer.layer, IN_PROJ_IN, args[0])
-            for site, tensor in mixer.conv_sites(output):
-                see(mixer.layer, site, tensor)
+            see_up_to_convolution(mixer, args[0], output)
+
+        return hook
+
+    def before_mixer(mixer: Mixer) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Tensor, ...]) -> None:
+            see_up_to_convolution(mixer, args[0], mixer.project(args[0]))
 
         return hook
 
@@ -62,12 +77,21 @@ def taps(mixers: Sequence[Mixer], observe: Observe) -> Iterator[Fired]:
 
         return hook
 
+    switches = [(m.module, name) for m in mixers for name in FUSED if hasattr(m.module, name)]
+    before = [getattr(module, name) for module, name in switches]
     handles = []
     try:
+        for module, name in switches:
+            setattr(module, name, False)
         for mixer in mixers:
-            handles.append(mixer.module.in_proj.register_forward_hook(after_in_proj(mixer)))
+            if mixer.calls_in_proj:
+                handles.append(mixer.module.in_proj.register_forward_hook(after_in_proj(mixer)))
+            else:
+                handles.append(mixer.module.register_forward_pre_hook(before_mixer(mixer)))
             handles.append(mixer.module.out_proj.register_forward_pre_hook(before_out_proj(mixer)))
         yield fired
     finally:
         for handle in handles:
             handle.remove()
+        for (module, name), value in zip(switches, before, strict=True):
+            setattr(module, name, value)

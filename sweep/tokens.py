@@ -1,30 +1,25 @@
-"""Data sets: from text to windows of token ids, with a fingerprint of exactly what was used."""
+"""Samples of token ids cut from the texts of a data set, with a fingerprint of exactly what was used."""
 
 from __future__ import annotations
 
 import hashlib
-import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweep.config import Calibration, Data
-from sweep.errors import UsageError, allowed
+from sweep.errors import UsageError
+from sweep.texts import texts
 
 Encode = Callable[[str], NDArray[np.int64]]  # text to token ids
-
-DATA = ("stdlib", "text")
-TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst")
-_NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages"}
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """windows: token ids of each sample, int64 [seqlen], none padded."""
+    """windows: token ids of each sample, int64 [seqlen] or shorter, none padded."""
 
     source: str
     windows: tuple[NDArray[np.int64], ...]
@@ -43,66 +38,48 @@ class Tokens:
 
 
 def load(data: Data, encode: Encode, calibration: Calibration) -> Tokens:
-    """`calibration.samples` windows of `calibration.seqlen` tokens.
+    """`calibration.samples` samples of `calibration.seqlen` tokens, cut as `data.cut` says.
 
-    The texts are joined in the order of their names and cut into windows that do not overlap; the seed
-    shuffles the windows and the first ones are taken. Raises UsageError where there are too few."""
-    ids = np.concatenate([encode(text) for text in texts(data)] or [np.zeros(0, np.int64)])
+    Raises UsageError where there are too few."""
+    cut = _texts if data.cut == "texts" else _windows
+    return Tokens(data.name, cut(data, encode, calibration))
+
+
+def _windows(data: Data, encode: Encode, calibration: Calibration) -> tuple[NDArray[np.int64], ...]:
+    """Windows of the joined texts that do not overlap; the seed shuffles them and the first ones are taken."""
+    if data.separator is None:
+        ids = np.concatenate([encode(text) for text in texts(data)] or [np.zeros(0, np.int64)])
+    else:
+        ids = encode(data.separator.join(texts(data)))
     length, wanted = calibration.seqlen, calibration.samples
     count = len(ids) // length
-    where = f"data={data.name}" + (f" data.path={data.path}" if data.path else "")
     if count == 0:
         raise UsageError(
-            f"{where}: {len(ids)} tokens are less than one window of calibration.seqlen={length}; "
+            f"{_where(data)}: {len(ids)} tokens are less than one window of calibration.seqlen={length}; "
             "give more text or a shorter seqlen"
         )
     if count < wanted:
         raise UsageError(
-            f"{where}: {count} windows of calibration.seqlen={length} tokens where calibration.samples={wanted} "
-            f"were asked for; use calibration.samples={count} or give more text"
+            f"{_where(data)}: {count} windows of calibration.seqlen={length} tokens where "
+            f"calibration.samples={wanted} were asked for; use calibration.samples={count} or give more text"
         )
     order = np.random.default_rng(calibration.seed).permutation(count)[:wanted]
-    return Tokens(data.name, tuple(ids[i * length : (i + 1) * length] for i in order))
+    return tuple(ids[i * length : (i + 1) * length] for i in order)
 
 
-def texts(data: Data) -> Iterator[str]:
-    """The documents of a data set, in a fixed order. Raises UsageError for what cannot be read."""
-    if data.name == "stdlib":
-        for path in standard_library(data.split):
-            yield path.read_text(encoding="utf-8", errors="replace")
-    elif data.name == "text":
-        for path in _text_files(Path(str(data.path)).expanduser()):
-            try:
-                yield path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                raise UsageError(f"data.path={path} is not UTF-8 text; convert it or leave it out") from None
-            except OSError as error:
-                raise UsageError(f"data.path={path} cannot be read: {error.strerror}") from error
-    else:
-        raise allowed("data", data.name, DATA)
+def _texts(data: Data, encode: Encode, calibration: Calibration) -> tuple[NDArray[np.int64], ...]:
+    """The first texts in their order, each truncated, whatever the seed: Quamba's recipe (modelutils_mamba.py)."""
+    samples: list[NDArray[np.int64]] = []
+    for text in texts(data):
+        if len(ids := encode(text)[: calibration.seqlen]):
+            samples.append(ids)
+        if len(samples) == calibration.samples:
+            return tuple(samples)
+    raise UsageError(
+        f"{_where(data)}: {len(samples)} texts where calibration.samples={calibration.samples} were asked for; "
+        f"use calibration.samples={len(samples)} or give more text"
+    )
 
 
-def standard_library(split: str, root: Path | None = None) -> list[Path]:
-    """Source files of the standard library without its tests, sorted by name, of one split.
-
-    A file is held out if the SHA-256 of its relative name is 0 modulo 20, whatever the other files are."""
-    root = root or Path(sysconfig.get_paths()["stdlib"])
-    found = []
-    for path in root.rglob("*.py"):
-        name = path.relative_to(root)
-        if not _NOT_LIBRARY.intersection(name.parts):
-            heldout = int(hashlib.sha256(name.as_posix().encode()).hexdigest(), 16) % 20 == 0
-            if heldout == (split == "heldout"):
-                found.append(name)
-    return [root / name for name in sorted(found, key=lambda n: n.as_posix())]
-
-
-def _text_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UsageError(f"data.path={path} does not exist; give a text file or a folder")
-    files = sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file())
-    if not files:
-        raise UsageError(f"data.path={path} holds no text; allowed: files ending in {', '.join(TEXT_SUFFIXES)}")
-    return files
+def _where(data: Data) -> str:
+    return f"data={data.name}" + (f" data.path={data.path}" if data.path else "")

@@ -1,0 +1,61 @@
+"""What observing every site of every layer adds to the forward pass it rides on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench import geometry
+from bench.race import median, race, ratio, table
+from sweep.models.kernels import kernels
+from sweep.observer import Observer
+from sweep.sites import mixers
+from sweep.taps import taps
+
+
+def forward(size: str, dtype: str, batch: int, observed: bool) -> Callable[[], None]:
+    """A calibration's pass over one batch of 512-token windows, or the forward alone."""
+    lm = geometry.mamba2(size, dtype)
+    found, ids, observer = mixers(lm), geometry.tokens(batch, 512), Observer()
+
+    def alone() -> None:
+        with torch.inference_mode(), kernels(found, torch.device("cpu")):
+            lm.backbone(ids, use_cache=False)
+
+    def with_taps() -> None:
+        with (
+            torch.inference_mode(),
+            kernels(found, torch.device("cpu")) as convolve,
+            taps(found, observer, convolve) as fired,
+        ):
+            lm.backbone(ids, use_cache=False)
+            fired.check(ids.numel())
+            observer.check(range(batch))
+
+    return with_taps if observed else alone
+
+
+def main() -> list[dict[str, Any]]:
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        competitors = {
+            name: ("bench.observing:forward", {"size": "130m", "dtype": dtype, "batch": 1, "observed": observed})
+            for name, observed in (("alone", False), ("observed", True))
+        }
+        laps = race(competitors, repeats=9)
+        rows.append(
+            {
+                "dtype": dtype,
+                "forward alone, s": median(laps["alone"]),
+                "forward observed, s": median(laps["observed"]),
+                "observed / alone": ratio(laps["observed"], laps["alone"]),
+                "in processor time": ratio(laps["observed"], laps["alone"], "cpu"),
+            }
+        )
+    return table("Mamba-2 130m geometry, 1 x 512 tokens, all 11 sites of 24 layers", rows)
+
+
+if __name__ == "__main__":
+    main()

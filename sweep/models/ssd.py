@@ -1,0 +1,148 @@
+"""The scan of Mamba-2 for a CPU: state-space duality as a few large matrix products.
+
+h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t,   y_t = C_t h_t + D x_t   (Dao & Gu 2024, arXiv 2405.21060, section 6)
+
+Same results as transformers' `mamba2_chunk_scan` to float32 rounding, and the same signature, so that it can
+take its place. It is faster because B and C are not repeated over heads, so that two of the three products of
+a chunk serve all heads of a group at once; because the tokens of one block stay in the cache; and because
+what no one asks for (the state before the first token, the one after the last) is not computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK = 64  # tokens whose pairs are multiplied out; measured: see bench/forward.py
+BLOCK = 8  # chunks computed together; what they need is a few MB at the sizes of Mamba-2
+
+
+def chunk_scan(
+    hidden_states: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int = CHUNK,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    return_final_states: bool = False,
+    **_: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y, float32 [batch, seq, heads, dim], and the last state, float32 [batch, heads, dim, state], if asked for.
+
+    hidden_states [batch, seq, heads, dim]; dt [batch, seq, heads]; A, D, dt_bias [heads]; B, C [batch, seq, groups,
+    state]; initial_states [batch, heads, dim, state]. chunk_size is accepted and ignored: it decides nothing but
+    speed, and CHUNK was measured.
+    """
+    batch, length, heads, dim = hidden_states.shape
+    groups, size = B.shape[2:]
+    if dt_bias is not None:
+        dt = dt + dt_bias.to(dt.dtype)
+    if dt_softplus:
+        dt = F.softplus(dt)
+    dt = torch.clamp(dt, *dt_limit).float()
+
+    chunk = min(CHUNK, max(length, 1))
+    if padding := -length % chunk:  # dt = 0 there: the state stays as it is
+        hidden_states, B, C = (F.pad(t, (0, 0, 0, 0, 0, padding)) for t in (hidden_states, B, C))
+        dt = F.pad(dt, (0, 0, 0, padding))
+    x = hidden_states.float().reshape(batch, -1, chunk, groups, heads // groups, dim)  # [b, c, l, g, h, p]
+    B, C = (t.float().reshape(batch, -1, chunk, groups, size) for t in (B, C))  # [b, c, l, g, n]
+    decays = _Decays(A.float(), dt.reshape(x.shape[:5]))
+
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    last = x.new_empty(batch, groups, size, heads // groups, dim)
+    chunks = x.shape[1]
+    for b in range(batch):
+        state = None
+        if initial_states is not None:
+            state = initial_states[b].float().reshape(groups, -1, dim, size).permute(0, 3, 1, 2)  # [g, n, h, p]
+        for start in range(0, chunks, BLOCK):
+            part = slice(start, min(start + BLOCK, chunks))
+            more = return_final_states or part.stop < chunks
+            state = _block(x[b, part], B[b, part], C[b, part], decays.of(b, part), D, state, y[b, part], more)
+        if return_final_states and state is not None:
+            last[b] = state
+    y = y.view(batch, -1, heads, dim)[:, :length]
+    return (y, last.permute(0, 1, 3, 4, 2).flatten(1, 2)) if return_final_states else y
+
+
+class _Decays:
+    """dt and the running sums of dt A within each chunk, [b, c, g, h, l].
+
+    The sums are kept as two float32 whose sum is good to 48 bits: the difference of two of them, which is an
+    exponent, is then as exact as if its own terms had been added up."""
+
+    def __init__(self, A: Tensor, dt: Tensor) -> None:
+        groups = dt.shape[3]
+        self.dt = dt.permute(0, 1, 3, 4, 2)  # from [b, c, l, g, h]
+        total = (self.dt.double() * A.double().view(groups, -1, 1)).cumsum(-1)
+        self.high = total.float()
+        self.low = (total - self.high).float()
+
+    def of(self, b: int, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        return self.dt[b, part], self.high[b, part], self.low[b, part]
+
+
+def _block(
+    x: Tensor,
+    B: Tensor,
+    C: Tensor,
+    decays: tuple[Tensor, Tensor, Tensor],
+    D: Tensor | None,
+    state: Tensor | None,
+    y: Tensor,
+    more: bool,
+) -> Tensor | None:
+    """A block of one sample's chunks into y; returns the state after it, [g, n, h, p], None unless `more`.
+
+    x, y [c, l, g, h, p]; B, C [c, l, g, n]; decays [c, g, h, l] each; state as returned; D [heads]."""
+    chunks, length, groups, heads, dim = x.shape
+    dt, high, low = decays
+    B, C = (t.transpose(1, 2).flatten(0, 1) for t in (B, C))  # [cg, l, n]
+
+    # within a chunk: y_l += sum_{s<=l} (C_l . B_s) exp(sum_{s<i<=l} dt_i A) dt_s x_s
+    scores = torch.bmm(C, B.mT).tril_().view(chunks, groups, 1, length, length)
+    within = torch.sub(high[..., :, None], high[..., None, :])  # [c, g, h, l, s]
+    within.add_(low[..., :, None]).sub_(low[..., None, :]).clamp_(max=0).exp_()  # s > l would overflow
+    within.mul_(scores).mul_(dt[..., None, :])
+    if D is not None:
+        within.diagonal(dim1=-2, dim2=-1).add_(D.float().view(groups, heads, 1))
+
+    # across chunks: each adds sum_s exp(sum_{i>s} dt_i A) dt_s x_s B_s to the state
+    first = 0 if state is not None else 1  # before the first chunk there may be no state
+    read = x.new_empty(chunks + 1, groups, B.shape[-1], heads, dim)
+    if state is not None:
+        read[0] = state
+    adding = chunks if more else chunks - 1
+    if adding:
+        to_end = (high[..., -1:] - high + (low[..., -1:] - low)).exp_().mul_(dt)[:adding]
+        weighted = x[:adding].transpose(1, 2) * to_end.mT[..., None]  # [c, g, l, h, p]
+        added = torch.bmm(B[: adding * groups].mT, weighted.reshape(adding * groups, length, -1)).view(
+            read[:adding].shape
+        )
+        over = high[..., -1].exp()[:, :, None, :, None]  # [c, g, 1, h, 1]
+        for c in range(adding):
+            if c < first:
+                read[c + 1] = added[c]
+            else:
+                torch.addcmul(added[c], read[c], over[c], out=read[c + 1])
+
+    heads_first = x.permute(0, 2, 3, 1, 4).reshape(-1, length, dim)  # [cgh, l, p]
+    own = (
+        torch.bmm(within.view(-1, length, length), heads_first).view(chunks, groups, heads, length, dim).transpose(2, 3)
+    )
+    out = y.transpose(1, 2)  # [c, g, l, h, p]
+    out[:first] = own[:first]
+    if chunks > first:
+        from_state = torch.bmm(C[first * groups :], read[first:chunks].view((chunks - first) * groups, -1, heads * dim))
+        from_start = high[first:].exp().mT[..., None]
+        torch.addcmul(own[first:], from_state.view(out[first:].shape), from_start, out=out[first:])
+    return read[chunks] if more else None

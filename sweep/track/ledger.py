@@ -1,0 +1,62 @@
+"""What a run directory remembers of its W&B runs, in its folder `wandb`: the id of an attempt that has not
+ended, so that a cell started again goes on with its run, and where complete copies have gone, so that a replay
+sends nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+OFFLINE = ""  # in place of a server
+
+
+@dataclass(frozen=True)
+class Destination:
+    """server: its address, or OFFLINE. entity: as asked for; None is the account's default."""
+
+    server: str
+    entity: str | None
+    project: str
+    group: str
+    id: str
+
+
+def attempt(directory: Path, config: dict[str, Any]) -> str:
+    """The id for a cell: a new one, or that of the attempt at the same configuration that has not ended."""
+    path = directory / "wandb" / "attempt.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("config") != config:
+        found = {"id": secrets.token_hex(6), "config": config}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+    return str(found["id"])
+
+
+def identify(record: dict[str, Any]) -> str:
+    """The id of a finished cell: that of its run, or one made of what its run.json says, wherever it lies."""
+    if record.get("wandb"):
+        return str(record["wandb"]["id"])
+    content = json.dumps({key: value for key, value in record.items() if key != "wandb"}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def deliver(directory: Path, destination: Destination, seen: str) -> None:
+    """Note that all of the cell has gone there, and how it is seen; the attempt has ended."""
+    with (directory / "wandb" / "delivered.jsonl").open("a") as file:
+        file.write(json.dumps({**asdict(destination), "seen": seen}) + "\n")
+    (directory / "wandb" / "attempt.json").unlink(missing_ok=True)
+
+
+def delivered(directory: Path, destination: Destination) -> str | None:
+    """How the complete copy at that destination is seen; None if there is none."""
+    path = directory / "wandb" / "delivered.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        entry = json.loads(line)
+        seen = str(entry.pop("seen"))
+        if entry == asdict(destination):
+            return seen
+    return None

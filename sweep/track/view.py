@@ -1,0 +1,136 @@
+"""What W&B is shown of a cell: computed from the cell's files alone, by plain Python, without wandb.
+
+Undefined numbers (null, NaN) and infinite ones (the SQNR where nothing is lost) are left out of series and
+summaries and are null in the table, since W&B's charts know neither; the Parquet files of the artifact keep them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow.parquet as pq
+
+SERIES = ("scale", "clip", "scale_se", "sqnr_db", "clip_fraction", "silu_gain", "ratio")
+SUMMARY = ("scale", "sqnr_db", "silu_gain", "ratio")
+IDENTITY = ("model", "method", "alpha", "format", "granularity")
+
+Row = dict[str, Any]
+Bins = tuple[list[int], list[float]]  # counts [n], edges [n + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """config: what identifies and explains the run. families: prefixes of the series, `x_conv_out`, ….
+    layers: per layer `<site>/<column>` → value, the mean over the groups where a layer has several.
+    histograms: per layer `<site>/values` → bins. summary: what runs are sorted by, over all rows.
+    rows: all of scales.parquet. files: what the artifact holds. notes: how to read the series."""
+
+    config: Row
+    families: list[str]
+    layers: dict[int, dict[str, float]]
+    histograms: dict[int, dict[str, Bins]]
+    summary: Row
+    rows: list[Row]
+    files: list[Path]
+    notes: str | None
+
+
+def read(directory: Path) -> View:
+    """The view of a finished cell. Raises OSError, ValueError or KeyError where its files are damaged."""
+    record = json.loads((directory / "run.json").read_text())
+    rows = pq.read_table(directory / "scales.parquet").to_pylist()
+    layers = _layers(rows)
+    for layer in (record.get("evaluation") or {}).get("layers") or []:
+        for part in ("only", "all_but"):
+            layers.setdefault(layer["layer"], {}).update(_flat(f"evaluation/{part}", layer[part]))
+    groups = len(rows) / max(1, len({(row["layer"], row["site"]) for row in rows}))
+    return View(
+        config=_config(record, rows),
+        families=sorted({key.split("/")[0] for values in layers.values() for key in values}),
+        layers=dict(sorted(layers.items())),
+        histograms=_histograms(directory / "histograms.parquet"),
+        summary={**_summary(rows), **_record_summary(record)},
+        rows=[{key: _finite(value) for key, value in row.items()} for row in rows],
+        files=sorted([directory / "run.json", *directory.glob("*.parquet")]),
+        notes="Series show the mean over the groups of a layer; the table has every group." if groups > 1 else None,
+    )
+
+
+def _config(record: Row, rows: list[Row]) -> Row:
+    """The resolved configuration; `cell` is the identity in every table, where a dead alpha is null."""
+    provenance = ("model", "tokens", "versions", "git", "device", "started", "finished")
+    return {
+        **record["config"],
+        "cell": {key: rows[0][key] for key in IDENTITY},
+        "calibration_key": record["calibration"]["key"],
+        "provenance": {key: record.get(key) for key in provenance},
+    }
+
+
+def _layers(rows: list[Row]) -> dict[int, dict[str, float]]:
+    values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        for column in SERIES:
+            if (value := _finite(row[column])) is not None:
+                values[row["layer"]][f"{row['site']}/{column}"].append(value)
+    return {layer: {key: fmean(found) for key, found in series.items()} for layer, series in values.items()}
+
+
+def _histograms(path: Path) -> dict[int, dict[str, Bins]]:
+    """Without the empty bins at both ends, which would squeeze the picture into one column of pixels."""
+    found: dict[int, dict[str, Bins]] = defaultdict(dict)
+    for row in pq.read_table(path).to_pylist():
+        if used := [i for i, count in enumerate(row["counts"]) if count]:
+            first, last = used[0], used[-1] + 1
+            bins = row["counts"][first:last], row["edges"][first : last + 1]
+            found[row["layer"]][f"{row['site']}/values"] = bins
+    return dict(found)
+
+
+def _summary(rows: list[Row]) -> Row:
+    """Mean, min and max per site, and where the SQNR is worst: in each site, and in all."""
+    sites: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        sites[row["site"]].append(row)
+    summary: Row = {}
+    for site, part in sites.items():
+        for column in SUMMARY:
+            if values := [v for row in part if (v := _finite(row[column])) is not None]:
+                for name, of in (("mean", fmean), ("min", min), ("max", max)):
+                    summary[f"{site}/{column}_{name}"] = of(values)
+        if worst := _worst(part):
+            summary[f"{site}/worst_layer"] = worst["layer"]
+    if worst := _worst(rows):
+        summary |= {f"worst/{key}": worst[key] for key in ("site", "layer", "sqnr_db")}
+    return summary
+
+
+def _worst(rows: Iterable[Row]) -> Row | None:
+    return min((r for r in rows if _finite(r["sqnr_db"]) is not None), key=lambda r: r["sqnr_db"], default=None)
+
+
+def _record_summary(record: Row) -> Row:
+    parts = {"timings": record["timings"], "counts": record["counts"], "evaluation": record.get("evaluation") or {}}
+    return {key: value for prefix, values in parts.items() for key, value in _flat(prefix, values).items()}
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """Finite numbers of nested mappings, by path; anything else is left out."""
+    flat: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(f"{prefix}/{key}", value)
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            flat[f"{prefix}/{key}"] = value
+    return flat
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

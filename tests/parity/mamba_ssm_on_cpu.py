@@ -1,0 +1,68 @@
+"""Runs a network of the real mamba_ssm package on the CPU, its Triton kernels in Triton's interpreter.
+
+    python mamba_ssm_on_cpu.py FOLDER
+
+FOLDER/ids.npy holds tokens, FOLDER/*/ checkpoints; beside each it writes what the taps saw, seen.npz.
+
+The package is used as it is through `sweep.models.load`; only what assumes a GPU is replaced here: the compiled
+selective scan (by the package's own reference), CUDA's device context, and the search for the fastest launch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+
+import numpy as np
+import torch
+from triton.runtime import autotuner
+
+sys.modules["selective_scan_cuda"] = types.ModuleType("selective_scan_cuda")
+torch.cuda.device = lambda *_: contextlib.nullcontext()  # type: ignore[assignment, misc]
+_init = autotuner.Autotuner.__init__
+
+
+def _first_config_only(self: Any, fn: Any, names: Any, configs: list[Any], *args: Any, **kwargs: Any) -> None:
+    _init(self, fn, names, configs[:1], *args, **kwargs)
+
+
+autotuner.Autotuner.__init__ = _first_config_only  # type: ignore[method-assign]
+
+from mamba_ssm.modules import mamba_simple  # noqa: E402
+from mamba_ssm.ops.selective_scan_interface import selective_scan_ref  # noqa: E402
+
+mamba_simple.selective_scan_fn = selective_scan_ref
+
+from sweep import config  # noqa: E402
+from sweep.models import load  # noqa: E402
+from sweep.taps import FUSED, taps  # noqa: E402
+
+
+def observe(checkpoint: Path, tokens: torch.Tensor) -> dict[str, np.ndarray]:
+    """Every site, and the hidden states after the last norm."""
+    model = load.load(config.Model("local", str(checkpoint), backend="mamba_ssm"), "cpu", "float32")
+    assert type(model.mixers[0].module).__module__.startswith("mamba_ssm.")
+    seen: dict[str, np.ndarray] = {}
+    switches = [(m.module, name) for m in model.mixers for name in FUSED if hasattr(m.module, name)]
+    assert switches
+    assert all(getattr(*switch) for switch in switches), "fused paths are the package's default"
+
+    def keep(layer: int, site: str, values: torch.Tensor) -> None:
+        seen[f"{layer} {site}"] = values.numpy().copy()
+
+    with torch.inference_mode(), taps(model.mixers, keep) as fired:
+        seen["hidden"] = model.backbone(tokens).numpy()
+        fired.check(tokens.numel())
+    assert all(getattr(*switch) for switch in switches), "fused paths did not come back"
+    return seen
+
+
+root = Path(sys.argv[1])
+for folder in sorted(path.parent for path in root.glob("*/config.json")):
+    np.savez(folder / "seen.npz", **observe(folder, torch.from_numpy(np.load(root / "ids.npy"))))

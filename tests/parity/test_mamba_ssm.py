@@ -1,0 +1,69 @@
+"""The two back ends agree: transformers here, the real mamba_ssm package in an environment of its own.
+
+SWEEP_MAMBA_PYTHON names the interpreter of that environment; tools/mamba_ssm_env.sh builds it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import layouts
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, require
+
+from sweep import config
+from sweep.models import load
+from sweep.taps import taps
+
+IDS = np.random.default_rng(0).integers(0, 90, (2, 32))
+GROUPS1 = layouts.MAMBA2 | {"ssm_cfg": layouts.MAMBA2["ssm_cfg"] | {"ngroups": 1}}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mamba1": layouts.MAMBA1,
+    "mamba2-1group": GROUPS1,
+    "mamba2-2groups": layouts.MAMBA2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    python = os.environ.get("SWEEP_MAMBA_PYTHON", "")
+    require(python, "SWEEP_MAMBA_PYTHON is not set: build the environment with tools/mamba_ssm_env.sh")
+    root = tmp_path_factory.mktemp("networks")
+    np.save(root / "ids.npy", IDS)
+    for name, settings in NETWORKS.items():
+        (root / name).mkdir()
+        layouts.mamba_ssm_bin(root / name, settings, layouts.tensors(layouts.network(settings)))
+    done = subprocess.run(
+        [python, str(ROOT / "tests/parity/mamba_ssm_on_cpu.py"), str(root)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def scales(values: np.ndarray) -> np.ndarray:
+    magnitudes = np.abs(values.astype(np.float64)).ravel()
+    return np.array([magnitudes.max(), np.quantile(magnitudes, 0.9995), np.quantile(magnitudes, 0.99)]) / 127
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_back_ends_see_the_same_values_at_every_site(folder: Path, name: str) -> None:
+    model = load.load(config.Model("local", str(folder / name)), "cpu", "float32")
+    mine: dict[str, np.ndarray] = {}
+    with torch.inference_mode(), taps(model.mixers, lambda layer, site, x: mine.update({f"{layer} {site}": x.numpy()})):
+        mine["hidden"] = model.backbone(torch.from_numpy(IDS)).numpy()
+    theirs = np.load(folder / name / "seen.npz")
+    assert set(theirs) == set(mine)
+    assert len(mine) == 1 + 2 * (5 if name == "mamba1" else 11)
+    for site, own in mine.items():
+        other = theirs[site]
+        assert other.shape == own.shape, site
+        error = np.abs(own - other).max() / np.abs(own).max()
+        assert error < 2e-6, f"{site}: relative error {error:.1e}"
+        np.testing.assert_allclose(scales(other), scales(own), rtol=1e-5, err_msg=site)

@@ -1,0 +1,221 @@
+"""Every layout gives the same network, bit for bit; damage is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import layouts
+import pytest
+import torch
+from conftest import ROOT
+
+from sweep import config
+from sweep.errors import UsageError
+from sweep.models import assemble, load
+from sweep.models.geometry import to_transformers
+
+IDS = torch.arange(24)[None]
+
+
+def local(path: Path, **settings: Any) -> config.Model:
+    return config.Model("local", str(path), **settings)
+
+
+def write(path: Path, layout: layouts.Write, settings: dict[str, Any], dtype: torch.dtype = torch.float32) -> Any:
+    path.mkdir(parents=True, exist_ok=True)
+    lm = layouts.network(settings)
+    layout(path, settings, layouts.tensors(lm, dtype))
+    return lm
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+CASES = [
+    *((layout, settings) for layout in layouts.LAYOUTS for settings in (layouts.MAMBA1, layouts.MAMBA2)),
+    (layouts.mamba_ssm_bin, layouts.UNTIED),
+    (layouts.megatron, layouts.UNTIED),
+]
+
+
+@pytest.mark.parametrize(
+    ("layout", "settings"), CASES, ids=lambda c: getattr(c, "__name__", None) or f"{c['ssm_cfg']['layer']}"
+)
+def test_every_layout_gives_the_same_network(tmp_path: Path, layout: layouts.Write, settings: dict[str, Any]) -> None:
+    original = write(tmp_path / "here", layout, settings)
+    model = load.load(local(tmp_path / "here"), "cpu", "float32")
+    expected = original.state_dict()
+    loaded = model.lm.state_dict()
+    assert loaded.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(loaded[name], value), name
+    with torch.inference_mode():
+        assert torch.equal(model.lm(IDS).logits, original(IDS).logits)
+    tied = settings.get("tie_embeddings", True)
+    assert (model.lm.lm_head.weight is model.lm.backbone.embeddings.weight) == tied
+
+
+@pytest.mark.parametrize("layout", [*layouts.LAYOUTS, layouts.megatron], ids=lambda f: f.__name__)
+def test_weights_arrive_in_the_dtype_asked_for(tmp_path: Path, layout: layouts.Write) -> None:
+    original = write(tmp_path, layout, layouts.UNTIED, torch.float16)
+    model = load.load(local(tmp_path), "cpu", "bfloat16")
+    for name, parameter in model.lm.named_parameters():
+        expected = original.get_parameter(name).to(torch.float16).to(torch.bfloat16)
+        assert parameter.dtype is torch.bfloat16
+        assert torch.equal(parameter, expected), name
+
+
+# VmHWM, not ru_maxrss: that one survives exec and so begins at the test process's own
+PEAK = """
+import re, sys
+from pathlib import Path
+from sweep import config
+from sweep.models import assemble, load
+from sweep.models.geometry import to_transformers
+import transformers.models.mamba2.modeling_mamba2
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+model = config.Model("local", sys.argv[1])
+load.settings(model)
+before = peak()
+lm = load.load(model, "cpu", "bfloat16").lm
+print(peak() - before, sum(p.nbytes for p in lm.parameters()))
+"""
+
+
+@pytest.mark.parametrize("layout", [layouts.mamba_ssm_bin, layouts.transformers_safetensors], ids=lambda f: f.__name__)
+def test_loading_holds_no_weight_twice(tmp_path: Path, layout: layouts.Write) -> None:
+    # 38 M float32 parameters, 150 MB on disk, loaded in bfloat16, 75 MB: a careless loader needs 225 MB
+    settings = layouts.MAMBA2 | {"d_model": 1024, "n_layer": 6, "ssm_cfg": {"layer": "Mamba2"}}
+    shapes = assemble.shapes(assemble.skeleton(to_transformers(settings), "cpu"))
+    layout(tmp_path, settings, {name: torch.ones(shape) for name, shape in shapes.items()})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak, size = map(int, done.stdout.split())
+    assert size > 70e6
+    assert peak < 1.2 * size + 50e6, f"peak {peak / 1e6:.0f} MB for {size / 1e6:.0f} MB of weights"
+
+
+def test_identity_follows_weights_and_configuration_and_nothing_else(tmp_path: Path, cache: Path) -> None:
+    write(tmp_path / "a", layouts.mamba_ssm_bin, layouts.MAMBA2)
+    write(tmp_path / "b", layouts.mamba_ssm_bin, layouts.MAMBA2)
+    first = load.identity(local(tmp_path / "a"))
+    assert first.startswith("sha256:")
+    assert load.identity(local(tmp_path / "b")) == first
+    (tmp_path / "b/README.md").write_text("a card")
+    (tmp_path / "b/tokenizer_config.json").write_text("{}")
+    assert load.identity(local(tmp_path / "b", stream=True)) == first
+    data = (tmp_path / "b/pytorch_model.bin").read_bytes()
+    (tmp_path / "b/pytorch_model.bin").write_bytes(data[:-3000] + bytes([data[-3000] ^ 1]) + data[-2999:])
+    assert load.identity(local(tmp_path / "b")) != first
+    (tmp_path / "a/config.json").write_text(json.dumps(layouts.MAMBA2 | {"residual_in_fp32": False}))
+    assert load.identity(local(tmp_path / "a")) != first
+
+
+def test_hashes_are_remembered(tmp_path: Path, cache: Path) -> None:
+    write(tmp_path / "a", layouts.mamba_ssm_bin, layouts.MAMBA2)
+    first = load.identity(local(tmp_path / "a"))
+    assert len(list(cache.rglob("sha256/*"))) == 2
+    file = tmp_path / "a/pytorch_model.bin"
+    time, size = file.stat().st_mtime_ns, file.stat().st_size
+    with file.open("r+b") as stream:  # another content of the same size and time: only a second reading would see it
+        stream.write(bytes(size))
+    os.utime(file, ns=(time, time))
+    assert load.identity(local(tmp_path / "a")) == first
+    os.utime(file, ns=(time, time + 1))
+    assert load.identity(local(tmp_path / "a")) != first
+
+
+def test_random_weights_are_seeded_and_marked() -> None:
+    shape = {"geometry": layouts.MAMBA2, "weights": "random"}
+    model = config.Model("mine", **shape)
+    assert model.name == "mine-random"
+    assert config.Model(model.name, **shape).name == "mine-random"
+    assert load.identity(model).startswith("random:seed=0:")
+    other = config.Model("mine", seed=1, **shape)
+    assert load.identity(other) != load.identity(model)
+    one, two, three = (load.load(m, "cpu", "float32").lm.state_dict() for m in (model, model, other))
+    name = "backbone.layers.1.mixer.in_proj.weight"
+    assert torch.equal(one[name], two[name])
+    assert not torch.equal(one[name], three[name])
+
+
+def refused(path: Path, *said: str, device: str = "cpu", **settings: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        load.load(local(path, **settings), device, "float32")
+    for text in said:
+        assert text in str(caught.value)
+
+
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    write(tmp_path, layouts.transformers_shards, layouts.MAMBA2)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    refused(tmp_path, "1 of 2 shards are missing: model-00002-of-00002.safetensors")
+
+
+def test_parts_of_a_tensor_parallel_checkpoint_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, layouts.megatron, layouts.UNTIED)
+    second = tmp_path / "release/mp_rank_01"
+    second.mkdir()
+    (second / "model_optim_rng.pt").write_bytes(b"")
+    refused(tmp_path, "2 parts of a tensor-parallel checkpoint")
+
+
+def test_an_unknown_architecture_lists_what_is_supported(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "hyena"}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    refused(tmp_path, "hyena", "mamba2", "falcon_h1")
+
+
+def test_a_model_without_a_mamba_mixer_is_refused(tmp_path: Path) -> None:
+    settings = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    refused(tmp_path, "gpt2 has no Mamba mixer", "supported are mamba", weights="random")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ssm_cfg": {"layer": "Mamba3"}}, "Mamba1, Mamba2"),
+        ({"attn_layer_idx": [1]}, "attn_layer_idx=[1]"),
+        ({"ssm_cfg": {"layer": "Mamba2", "norm_before_gate": True}}, "ssm_cfg.norm_before_gate=True"),
+        ({"ssm_cfg": {"layer": "Mamba2", "hedadim": 3}}, "hedadim"),
+        ({"ssm_cfg": {"layer": "Mamba2", "headdim": 24}}, "inconsistent geometry"),
+    ],
+)
+def test_settings_that_cannot_be_expressed_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    write(tmp_path, layouts.mamba_ssm_bin, layouts.MAMBA2)
+    (tmp_path / "config.json").write_text(json.dumps(layouts.MAMBA2 | change))
+    refused(tmp_path, said)
+
+
+def test_weights_of_another_geometry_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, layouts.mamba_ssm_bin, layouts.MAMBA2)
+    (tmp_path / "config.json").write_text(json.dumps(layouts.MAMBA2 | {"n_layer": 1}))
+    refused(tmp_path, "unknown to it: backbone.layers.1.")
+    (tmp_path / "config.json").write_text(json.dumps(layouts.MAMBA2 | {"vocab_size": 512}))
+    refused(tmp_path, "backbone.embeddings.weight is [112, 64] where [512, 64] was expected")
+
+
+def test_back_ends_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, layouts.mamba_ssm_bin, layouts.MAMBA2)
+    refused(tmp_path, "model.backend=mamba_ssm", backend="mamba_ssm")
+    if not torch.cuda.is_available():
+        refused(tmp_path, "sees no CUDA device", device="cuda")
+
+
+def test_running_out_of_memory_says_which_knob_to_turn() -> None:
+    vast = layouts.MAMBA2 | {"vocab_size": 1 << 40}
+    with pytest.raises(UsageError, match=r"out of memory.*model\.stream=true"):
+        load.load(config.Model("vast", geometry=vast, weights="random"), "cpu", "float32")

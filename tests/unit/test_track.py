@@ -1,0 +1,321 @@
+"""What W&B is shown, what is remembered of it, and which troubles cost no cell. No W&B process runs here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from cells import CONFIG, SITES, finished, record, rows
+from conftest import ROOT
+
+from sweep.config import Wandb
+from sweep.errors import UsageError
+from sweep.track import Tracker, connection, ledger, start, view
+from sweep.track.__main__ import main
+from sweep.track.ledger import OFFLINE, Destination
+from sweep.track.replay import find
+
+TARGET = Destination("http://127.0.0.1:1", None, "mamba-scales", "grid", "abc")
+
+
+# --- the view ---------------------------------------------------------------------------------------------
+
+
+def test_every_finite_number_of_the_table_is_in_its_layer_and_nothing_else(tmp_path: Path) -> None:
+    cell = finished(tmp_path / "grid" / "0")
+    expected: dict[int, dict[str, float]] = {}
+    for row in rows(cell):
+        for column in view.SERIES:
+            if row[column] is not None and math.isfinite(row[column]):
+                expected.setdefault(row["layer"], {})[f"{row['site']}/{column}"] = row[column]
+    shown = view.read(cell)
+    assert shown.layers == expected
+    assert "x_conv_in/sqnr_db" not in shown.layers[1]
+    assert "x_conv_in/sqnr_db" in shown.layers[0]
+    assert "x_conv_out/silu_gain" not in shown.layers[1]
+    assert "x_conv_in/ratio" not in shown.layers[0]
+    assert shown.families == sorted(SITES)
+    assert shown.notes is None
+
+
+def test_the_table_is_whole_with_null_for_what_is_not_finite(tmp_path: Path) -> None:
+    cell = finished(tmp_path / "0")
+    shown, whole = view.read(cell).rows, rows(cell)
+    assert len(shown) == len(whole) == 4 * len(SITES)
+    assert list(shown[0]) == pq.read_schema(cell / "scales.parquet").names
+    for ours, theirs in zip(shown, whole, strict=True):
+        for key, value in theirs.items():
+            odd = isinstance(value, float) and not math.isfinite(value)
+            assert ours[key] == (None if odd else value)
+    json.dumps(shown, allow_nan=False)
+
+
+def test_groups_are_averaged_in_series_and_all_kept_in_the_table(tmp_path: Path) -> None:
+    cell = finished(tmp_path / "0", groups=3)
+    shown = view.read(cell)
+    scales = [row["scale"] for row in rows(cell) if row["layer"] == 2 and row["site"] == "x_conv_out"]
+    assert len(scales) == 3
+    assert shown.layers[2]["x_conv_out/scale"] == fmean(scales)
+    assert len(shown.rows) == 4 * len(SITES) * 3
+    assert "mean over the groups" in str(shown.notes)
+
+
+def test_summary_has_mean_min_max_and_the_worst(tmp_path: Path) -> None:
+    cell = finished(tmp_path / "0")
+    summary = view.read(cell).summary
+    part = [row for row in rows(cell) if row["site"] == "x_conv_in"]
+    scales = [row["scale"] for row in part]
+    finite = [row["sqnr_db"] for row in part if math.isfinite(row["sqnr_db"])]
+    assert len(finite) == 3
+    assert summary["x_conv_in/scale_mean"] == fmean(scales)
+    assert (summary["x_conv_in/scale_min"], summary["x_conv_in/scale_max"]) == (min(scales), max(scales))
+    assert (summary["x_conv_in/sqnr_db_min"], summary["x_conv_in/sqnr_db_max"]) == (min(finite), max(finite))
+    assert summary["x_conv_out/silu_gain_mean"] == 0.9
+    assert "x_conv_in/silu_gain_mean" not in summary
+    worst = min(rows(cell), key=lambda row: row["sqnr_db"])
+    assert [summary[f"worst/{k}"] for k in ("site", "layer", "sqnr_db")] == [
+        worst[k] for k in ("site", "layer", "sqnr_db")
+    ]
+    assert summary[f"{worst['site']}/worst_layer"] == worst["layer"]
+    assert summary["timings/forward_s"] == 2.0
+    json.dumps(summary, allow_nan=False)
+
+
+def test_histograms_lose_their_empty_ends_only(tmp_path: Path) -> None:
+    cell = finished(tmp_path / "0")
+    whole = pq.read_table(cell / "histograms.parquet").to_pylist()
+    for row in whole:
+        counts, edges = view.read(cell).histograms[row["layer"]]["x_conv_out/values"]
+        assert sum(counts) == sum(row["counts"])
+        assert len(edges) == len(counts) + 1 <= 513
+        assert counts[0]
+        assert counts[-1]
+        first = row["edges"].index(edges[0])
+        assert row["edges"][first : first + len(edges)] == edges
+        assert row["counts"][first : first + len(counts)] == counts
+
+
+def test_evaluation_is_summed_up_and_its_layers_are_series(tmp_path: Path) -> None:
+    results = {"perplexity": 3.0, "kl": math.nan, "kl_se": None, "baseline": {"perplexity": 2.5}}
+    layers = [{"layer": 2, "only": {"perplexity": 2.6}, "all_but": {"perplexity": 2.9}}]
+    cell = finished(tmp_path / "0")
+    (cell / "run.json").write_text(json.dumps(record(cell) | {"evaluation": {**results, "layers": layers}}))
+    shown = view.read(cell)
+    evaluated = {key: value for key, value in shown.summary.items() if key.startswith("evaluation")}
+    assert evaluated == {"evaluation/perplexity": 3.0, "evaluation/baseline/perplexity": 2.5}
+    assert shown.layers[2]["evaluation/only/perplexity"] == 2.6
+    assert shown.layers[2]["evaluation/all_but/perplexity"] == 2.9
+    assert "evaluation" in shown.families
+
+
+def test_config_is_the_resolved_one_with_identity_and_calibration_key(tmp_path: Path) -> None:
+    config = view.read(finished(tmp_path / "0")).config
+    assert config.items() >= CONFIG.to_dict().items()
+    assert config["calibration_key"] == "ab" * 32
+    assert config["cell"] == {
+        "model": "tiny",
+        "method": "percentile",
+        "alpha": 0.9995,
+        "format": "int8",
+        "granularity": "tensor",
+    }
+    assert config["provenance"]["tokens"]["sha256"] == "cd" * 32
+
+
+# --- modes and memory -------------------------------------------------------------------------------------
+
+
+def test_disabled_imports_no_wandb_and_writes_nothing(tmp_path: Path) -> None:
+    program = """
+import sys, pathlib
+from sweep import track
+from sweep.config import Wandb
+tracker = track.start(Wandb(mode="disabled"), pathlib.Path("."), "name", "group", {})
+tracker.progress(1, 2)
+tracker.results(pathlib.Path("."))
+tracker.finish()
+assert tracker.record is None and tracker.hint is None
+assert "wandb" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable", "mode"),
+    [
+        ("auto", None, "auto"),
+        ("auto", "offline", "offline"),
+        ("auto", "disabled", "disabled"),
+        ("auto", "nonsense", "auto"),
+        ("online", "offline", "online"),
+    ],
+)
+def test_auto_alone_listens_to_wandb_mode(
+    asked: str, variable: str | None, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    assert connection.mode(asked) == mode
+
+
+def test_wandb_writes_inside_and_the_environment_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/elsewhere")
+    before = dict(os.environ)
+    with connection.inside(tmp_path):
+        assert os.environ["WANDB_DATA_DIR"].startswith(str(tmp_path))
+        assert os.environ["WANDB_CACHE_DIR"].startswith(str(tmp_path))
+    assert dict(os.environ) == before
+
+
+def test_an_attempt_keeps_its_id_until_it_ends_or_asks_something_else(tmp_path: Path) -> None:
+    first = ledger.attempt(tmp_path, {"alpha": 0.5})
+    assert ledger.attempt(tmp_path, {"alpha": 0.5}) == first
+    other = ledger.attempt(tmp_path, {"alpha": 0.6})
+    assert other != first
+    ledger.deliver(tmp_path, TARGET, "http://there")
+    assert ledger.attempt(tmp_path, {"alpha": 0.6}) not in (first, other)
+
+
+def test_a_delivery_counts_for_its_destination_only(tmp_path: Path) -> None:
+    assert ledger.delivered(tmp_path, TARGET) is None
+    ledger.attempt(tmp_path, {})
+    ledger.deliver(tmp_path, TARGET, "http://there")
+    assert ledger.delivered(tmp_path, TARGET) == "http://there"
+    for change in ({"server": OFFLINE}, {"entity": "team"}, {"project": "p"}, {"group": "g"}, {"id": "x"}):
+        assert ledger.delivered(tmp_path, Destination(**{**vars(TARGET), **change})) is None
+
+
+def test_a_cell_without_a_run_has_an_id_made_of_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    one, two = finished(tmp_path / "a" / "0", seed=0), finished(tmp_path / "a" / "1", seed=1)
+    shutil.copytree(one, tmp_path / "b" / "7")
+    identity = ledger.identify(record(one))
+    assert identity == ledger.identify(record(tmp_path / "b" / "7"))
+    assert identity != ledger.identify(record(two))
+    assert ledger.identify(record(one) | {"wandb": {"id": "known"}}) == "known"
+
+
+# --- troubles ---------------------------------------------------------------------------------------------
+
+
+class _Broken:
+    """A run whose service has died."""
+
+    offline, id, url = True, "abc", None
+
+    def __init__(self, directory: Path) -> None:
+        self.settings = type("Settings", (), {"sync_dir": str(directory / "wandb" / "offline-run"), "mode": "offline"})
+        self.finished = False
+        self.reports: list[dict[str, int]] = []
+        self.summary = self
+
+    def update(self, values: dict[str, int]) -> None:
+        self.reports.append(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConnectionResetError("the service is gone\nsecond line")
+
+    def finish(self, exit_code: int) -> None:
+        self.finished = True
+
+
+def test_trouble_costs_one_warning_and_the_hint_is_to_replay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cell = finished(tmp_path / "0")
+    run = _Broken(cell.resolve())
+    tracker = Tracker(cell, run, TARGET)
+    tracker.results(cell)
+    tracker.results(cell)
+    tracker.finish()
+    assert run.finished
+    assert not tracker.complete
+    assert [r.message for r in caplog.records] == [
+        f"W&B: the service is gone; nothing is lost, send it later with: python -m sweep.track replay {cell}"
+    ]
+    assert ledger.delivered(cell, TARGET) is None
+
+
+def test_progress_is_reported_once_a_second_and_at_the_end(tmp_path: Path) -> None:
+    run = _Broken(tmp_path.resolve())
+    tracker = Tracker(tmp_path, run)
+    for done in range(1, 101):
+        tracker.progress(done, 100)
+    assert run.reports[0] == {"calibration/done": 1, "calibration/samples": 100}
+    assert run.reports[-1] == {"calibration/done": 100, "calibration/samples": 100}
+    assert len(run.reports) <= 3
+
+
+def test_no_place_to_write_is_no_reason_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "wandb").write_text("a file where W&B's folder should be")
+    tracker = start(Wandb(mode="offline"), tmp_path, "name", "group", {})
+    assert tracker.record is None
+    assert len(caplog.records) == 1
+    assert "not tracked" in caplog.records[0].message
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def test_find_takes_cells_at_any_depth_once(tmp_path: Path) -> None:
+    cells = [finished(tmp_path / "runs" / "a" / name) for name in ("0", "1")] + [finished(tmp_path / "runs" / "single")]
+    finished(tmp_path / "runs" / "a" / "0" / "wandb" / "copy")
+    assert find([tmp_path / "runs", tmp_path / "runs" / "a"]) == sorted(cells)
+    assert find([cells[0]]) == [cells[0]]
+
+
+def test_find_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no cell"):
+        find([tmp_path])
+    with pytest.raises(UsageError, match="is no directory"):
+        find([tmp_path / "none"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "replay"),
+        (["upload", "x"], "upload"),
+        (["replay"], "DIR"),
+        (["replay", "no/such/place"], "no/such/place is no directory"),
+        (["replay", "."], "holds no cell"),
+        (["replay", ".", "--mode", "disabled"], "disabled"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_unfinished_and_damaged_cells_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(tmp_path / "0", status="running")
+    finished(tmp_path / "1", status="failed")
+    truncated = finished(tmp_path / "2") / "scales.parquet"
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    (finished(tmp_path / "3") / "run.json").write_text("{")
+    assert main(["replay", str(tmp_path), "--mode", "offline"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["skipped", "skipped", "failed", "failed"]
+    assert "running" in lines[0]
+    assert "2 failed, 2 skipped" in lines[4]
+    assert not list(tmp_path.rglob("wandb"))
