@@ -45,9 +45,9 @@ def run(config: Config, directory: Path, group: str) -> Cell:
         tables = table.build(statistics, config)
         calibration["timings"]["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
-            runs.write_table(directory / f"{field.name}.parquet", getattr(tables, field.name))
+            if (found := getattr(tables, field.name)) is not None:
+                runs.write_table(directory / f"{field.name}.parquet", found)
         record = runs.finish(directory, {**record, **calibration, "wandb": tracker.record})
-        tracker.results(directory)
     except BaseException as error:
         with suppress(OSError):  # else it would hide what went wrong
             runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
@@ -58,7 +58,10 @@ def run(config: Config, directory: Path, group: str) -> Cell:
                 "start the cell again"
             ) from error
         raise
-    tracker.finish()
+    try:  # the cell is finished whatever becomes of its W&B run, which can be replayed from the files
+        tracker.results(directory)
+    finally:
+        tracker.finish()
     return Cell(directory, record, tables, tracker.hint)
 
 
@@ -128,6 +131,7 @@ def _observe(
     config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
 ) -> Statistics:
     """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
+    from sweep import collect
     from sweep.calibrate import calibrate
     from sweep.checkpoint import Checkpoint
     from sweep.models import load
@@ -143,16 +147,24 @@ def _observe(
             show(done, total)
             report(done, total)
 
+        extra = collect.of(config)
         if config.model.stream:
             statistics, spent = calibrate_streamed(
-                config.model, config.device, config.dtype, asked.tokens, config.calibration, both, work / "layers"
+                config.model,
+                config.device,
+                config.dtype,
+                asked.tokens,
+                config.calibration,
+                both,
+                work / "layers",
+                extra,
             )
         else:
             begin = time.perf_counter()
             model = load.load(config.model, config.device, config.dtype)
             timings["load_s"] = time.perf_counter() - begin
             checkpoint = Checkpoint(work, config.calibration.checkpoint)
-            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint)
+            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, extra)
     timings.update(vars(spent))
     return statistics
 

@@ -20,7 +20,7 @@ from sweep.scales import Method
 DTYPES = ("float32", "bfloat16", "float16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
-GRANULARITIES = ("tensor",)
+GRANULARITIES = ("tensor", "channel", "group")
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
@@ -94,8 +94,13 @@ class Calibration:
     checkpoint: float = 60.0
     shards: int = 1
     shard: int | None = None
+    ssm_state: bool = False
+    text_quantiles: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for alpha in self.text_quantiles:
+            if not 0 < alpha <= 1:
+                raise UsageError(f"calibration.text_quantiles={self.text_quantiles}: {alpha} is outside (0, 1]")
         for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"calibration.{key}={value} must be at least 1")
@@ -113,6 +118,19 @@ class Calibration:
                 f"calibration.folds={self.folds} exceeds calibration.samples={self.samples}: "
                 "every fold needs a sample; lower folds or raise samples"
             )
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How many clusters granularity=group makes; see `sweep.grouping`."""
+
+    head_groups: int = 4
+    dim_groups: int = 4
+
+    def __post_init__(self) -> None:
+        for key in ("head_groups", "dim_groups"):
+            if (value := getattr(self, key)) < 1:
+                raise UsageError(f"grouping.{key}={value} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,7 @@ class Config:
     alpha: float | None = 0.9995
     format: str = "int8"
     granularity: str = "tensor"
+    grouping: Grouping = field(default_factory=Grouping)
     device: str = "cpu"
     dtype: str = "float32"
     store: str = "runs/calibrations"
@@ -147,6 +166,8 @@ class Config:
         _one_of("method", self.method, [str(m) for m in Method])
         formats.named(self.format)
         _one_of("granularity", self.granularity, GRANULARITIES)
+        if self.granularity != "tensor":
+            self._check_maxima()
         _one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
@@ -160,6 +181,19 @@ class Config:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
         if math.isnan(self.alpha or 0):
             raise UsageError("alpha=nan is no quantile; allowed: a number in (0, 1]")
+
+    def _check_maxima(self) -> None:
+        if self.method != Method.MINMAX:
+            raise UsageError(
+                f"granularity={self.granularity} reads the channel maxima, which only method=minmax can use, "
+                f"not method={self.method}"
+            )
+        if not formats.named(self.format).symmetric:
+            symmetric = ", ".join(f.name for f in formats.FORMATS.values() if f.symmetric)
+            raise UsageError(
+                f"granularity={self.granularity} reads the channel maxima, which have no sign: "
+                f"format={self.format} needs both ends; allowed: {symmetric}"
+            )
 
     @property
     def effective_alpha(self) -> float | None:

@@ -40,10 +40,37 @@ class SiteFold:
     channel_absmax: NDArray[np.float32]
     channel_abs_sum: NDArray[np.float64]
     channel_text_mean_max: NDArray[np.float32]
+    text_alphas: NDArray[np.float64]
+    text_quantiles: NDArray[np.float64]
+
+
+def text_quantiles(x: Tensor, alphas: Sequence[float]) -> Tensor:
+    """Of each text of x [batch, seq, channels], for each alpha: the alpha-quantile of |x|, and the (1 - alpha)- and
+    the alpha-quantile of x; linear interpolation, float64 [batch, A, 3].
+
+    As `torch.quantile`, which refuses more than 2^24 values and rounds the rank to float32."""
+    flat = x.flatten(1).float()
+    ends = [_upper(values, alphas) for values in (flat.abs(), -flat, flat)]
+    return torch.stack([ends[0], -ends[1], ends[2]], -1)
+
+
+def _upper(values: Tensor, alphas: Sequence[float]) -> Tensor:
+    """alpha-quantiles [batch, A] of each row."""
+    last = values.shape[1] - 1
+    ranks = [last * alpha for alpha in alphas]
+    descending = values.topk(last + 1 - int(min(ranks)), dim=1).values.double()
+    found = []
+    for rank in ranks:
+        below = int(rank)
+        lower, upper = descending[:, last - below], descending[:, max(last - below - 1, 0)]
+        found.append(lower + (upper - lower) * (rank - below))
+    return torch.stack(found, -1)
 
 
 class _Accumulator:
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, alphas: tuple[float, ...]) -> None:
+        self.alphas = alphas
+        self.quantiles: list[Tensor] = []
         channels = x.shape[-1]
         self.dtype = x.dtype
         self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
@@ -60,6 +87,8 @@ class _Accumulator:
         self.high = torch.maximum(self.high, high.amax(0))
         self.abs_sum += total.double().sum(0)
         self.text_mean = torch.maximum(self.text_mean, total.amax(0) / x.shape[1])
+        if self.alphas:
+            self.quantiles.append(text_quantiles(x, self.alphas))
         # order is of no account to a histogram, so take the memory order that costs no copy
         flat = x if x.is_contiguous() else x.transpose(1, 2)
         self.counts += torch.bincount(bin_codes(flat.contiguous()), minlength=BINS)
@@ -70,20 +99,25 @@ class _Accumulator:
             LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
         )
         absmax = torch.maximum(self.low.abs(), self.high.abs())
-        return SiteFold(histogram, absmax.cpu().numpy(), self.abs_sum.cpu().numpy(), self.text_mean.cpu().numpy())
+        quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
+        absmax, total, mean = (t.cpu().numpy() for t in (absmax, self.abs_sum, self.text_mean))
+        return SiteFold(histogram, absmax, total, mean, np.array(self.alphas, np.float64), quantiles)
 
 
 class Observer:
-    """Accumulates one fold. Call it with (layer, site, values), `check` after each batch, `finish` at the end."""
+    """Accumulates one fold. Call it with (layer, site, values), `check` after each batch, `finish` at the end.
 
-    def __init__(self) -> None:
+    alphas: whose quantiles are taken of each text."""
+
+    def __init__(self, alphas: tuple[float, ...] = ()) -> None:
+        self._alphas = alphas
         self._sites: dict[Key, _Accumulator] = {}
         self._finite: list[tuple[Key, Tensor]] = []
 
     def __call__(self, layer: int, site: str, x: Tensor) -> None:
         """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on any device."""
         if (layer, site) not in self._sites:
-            self._sites[layer, site] = _Accumulator(x)
+            self._sites[layer, site] = _Accumulator(x, self._alphas)
         self._finite.append(((layer, site), self._sites[layer, site].add(x)))
 
     def check(self, samples: Sequence[int]) -> None:

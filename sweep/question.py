@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from sweep import tokens
+from sweep import collect, tokens
 from sweep.config import Calibration, Config, Data, Model
 from sweep.models import load
 from sweep.statistics import SCHEMA
@@ -44,6 +44,7 @@ def key(config: Config) -> Key:
             "folds": config.calibration.folds,
             "dtype": config.dtype,
             "backend": load.backend(config.model, config.device),
+            **collect.of(config).preimage,
         },
     )
 
