@@ -171,6 +171,10 @@ class Config:
         _one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
+        if self.model.stream and self.calibration.shards > 1:
+            raise UsageError(
+                f"model.stream=true takes layer after layer; calibration.shards={self.calibration.shards} must be 1"
+            )
         if Method(self.method).uses_alpha and self.alpha is None:
             raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
         if self.alpha is not None and not 0 < self.alpha <= 1:
