@@ -67,7 +67,9 @@ def main() -> list[dict[str, Any]]:
     for name, layers, samples in CASES:
         for stream in (False, True) if (name, layers) in WHOLE else (True,):
             case = json.dumps([name, layers, samples, stream])
-            done = subprocess.run([sys.executable, "-m", "bench.memory", case], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.memory", case], cwd=ROOT, capture_output=True, text=True
+            )
             if done.returncode:
                 raise RuntimeError(done.stderr)
             rows.append(json.loads(done.stdout))
