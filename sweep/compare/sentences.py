@@ -186,8 +186,8 @@ def rules() -> list[tuple[str, str]]:
         (
             "many tests",
             "three families (SQNR of site means over layers, SQNR of single (layer, site) places, scales of site "
-            "means), each corrected by Holm to 1.7 % over the whole report: the chance that noise is called an effect anywhere "
-            "is at most 5 %.",
+            "means), each corrected by Holm to 1.7 % over the whole report: the chance that noise is called an effect "
+            "anywhere is at most 5 %.",
         ),
         (
             "SQNR",
