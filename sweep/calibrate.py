@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sweep.config import Calibration
 from sweep.histogram import Histogram
@@ -37,16 +36,16 @@ def calibrate(model: Model, tokens: Tokens, calibration: Calibration, progress: 
     timings, observer, done = Timings(), Observer(), 0
     finished: list[dict[Key, SiteFold]] = []
 
-    def observe(layer: int, site: str, values: Tensor) -> None:
+    def settle() -> None:
         start = time.perf_counter()
-        observer(layer, site, values)
+        observer.settle()
         timings.observe_s += time.perf_counter() - start
 
     begin = time.perf_counter()
     with (
         torch.inference_mode(),
         kernels(model.mixers, model.device) as conv,
-        taps(model.mixers, observe, conv) as fired,
+        taps(model.mixers, observer, conv, settle) as fired,
     ):
         for fold in range(calibration.folds):
             for batch in batches(tokens, fold, calibration):

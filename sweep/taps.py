@@ -43,10 +43,16 @@ class Fired:
 
 
 @contextmanager
-def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolve) -> Iterator[Fired]:
+def taps(
+    mixers: Sequence[Mixer],
+    observe: Observe,
+    convolve: Convolve = convolve,
+    settle: Callable[[], None] = lambda: None,
+) -> Iterator[Fired]:
     """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
 
-    convolve: as the model itself does it (see `Mixer.conv_sites`).
+    convolve: as the model itself does it (see `Mixer.conv_sites`). settle: called before the model goes on and
+    may change the values just observed.
     Hooks come off and paths come back whatever happens inside."""
     fired = Fired(mixers)
 
@@ -58,6 +64,7 @@ def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolv
         see(mixer.layer, IN_PROJ_IN, entered)
         for site, tensor in mixer.conv_sites(projected, convolve):
             see(mixer.layer, site, tensor)
+        settle()
 
     def after_in_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -74,6 +81,7 @@ def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolv
     def before_out_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...]) -> None:
             see(mixer.layer, OUT_PROJ_IN, args[0])
+            settle()
 
         return hook
 
