@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sweep.checkpoint import Checkpoint
+from sweep.collect import Collect
 from sweep.config import Calibration
 from sweep.histogram import Histogram
+from sweep.interrupt import deferred
 from sweep.models.kernels import kernels
 from sweep.models.load import Model
 from sweep.observer import Observer, SiteFold
@@ -29,12 +35,31 @@ class Timings:
     observe_s: float = 0.0
 
 
-def calibrate(model: Model, tokens: Tokens, calibration: Calibration, progress: Progress) -> tuple[Statistics, Timings]:
-    """Statistics of every site of every layer over all tokens.
+def calibrate(
+    model: Model,
+    tokens: Tokens,
+    calibration: Calibration,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+    collect: Collect | None = None,
+) -> tuple[Statistics, Timings]:
+    """Statistics of every site of every layer over all tokens, or over the folds of `calibration.shard`.
 
-    Raises UsageError where a NaN or an infinity appears, TapError where a site did not fire."""
-    timings, observer, done = Timings(), Observer(), 0
-    finished: list[dict[Key, SiteFold]] = []
+    collect: what to gather beyond the plain statistics. checkpoint: where to go on from and to save to; the
+    result is the same bit for bit, however often it was stopped. Raises UsageError where a NaN or an infinity
+    appears, TapError where a site did not fire, Interrupted, with a checkpoint saved, after a signal."""
+    collect = collect or Collect()
+    timings, observer = Timings(), Observer(collect.quantiles)
+    wanted = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
+    finished = checkpoint.folds(wanted) if checkpoint else {}
+    total = sum(len(_dealt(tokens, fold, calibration)) for fold in wanted)
+    done = sum(len(_dealt(tokens, fold, calibration)) for fold in finished)
+
+    def observe(layer: int, site: str, values: Tensor) -> None:
+        if not collect.groups:
+            observer(layer, site, values)
+        for part, channels in collect.groups.get((layer, site), {}).items():
+            observer(layer, part, values[..., channels])
 
     def settle() -> None:
         start = time.perf_counter()
@@ -43,30 +68,47 @@ def calibrate(model: Model, tokens: Tokens, calibration: Calibration, progress: 
 
     begin = time.perf_counter()
     with (
+        deferred() as signal,
         torch.inference_mode(),
-        kernels(model.mixers, model.device) as conv,
-        taps(model.mixers, observer, conv, settle) as fired,
+        kernels(model.mixers, model.device) as convolve,
+        taps(model.mixers, observe, convolve, collect.ssm_state, settle) as fired,
     ):
-        for fold in range(calibration.folds):
-            for batch in batches(tokens, fold, calibration):
-                ids = torch.from_numpy(np.stack([tokens.windows[i] for i in batch])).to(model.device)
-                model.backbone(ids)
-                fired.check(ids.numel())
-                observer.check(batch)
+        for fold in wanted:
+            if fold in finished:
+                continue
+            before, state = checkpoint.running(fold, model.device) if checkpoint else (0, {})
+            observer.restore(state)
+            for number, batch in enumerate(batches(tokens, fold, calibration), start=1):
+                stop = False
+                if number > before:
+                    ids = torch.from_numpy(np.stack([tokens.windows[i] for i in batch])).to(model.device)
+                    model.backbone(ids)
+                    fired.check(ids.numel())
+                    observer.check(batch)
+                    stop = bool(signal)  # one that comes later waits for the next batch
+                    if checkpoint and (stop or checkpoint.due()):
+                        checkpoint.save(finished, fold, number, observer.state())
                 done += len(batch)
-                progress(done, len(tokens.windows))
-            finished.append(observer.finish())
+                progress(done, total)
+                if stop:
+                    signal.check()
+            finished[fold] = gather(model, fold, len(_dealt(tokens, fold, calibration)), observer.finish())
+        if checkpoint and (signal or calibration.shard is not None):
+            checkpoint.keep(finished)
+        signal.check()
     timings.forward_s = time.perf_counter() - begin - timings.observe_s
-    samples = [len(range(fold, len(tokens.windows), calibration.folds)) for fold in range(calibration.folds)]
-    return gather(model, finished, samples), timings
+    return functools.reduce(operator.add, (finished[fold] for fold in wanted)), timings
+
+
+def _dealt(tokens: Tokens, fold: int, calibration: Calibration) -> range:
+    """Sample numbers of a fold. Samples are dealt in turn: fold k holds k, k + folds, …."""
+    return range(fold, len(tokens.windows), calibration.folds)
 
 
 def batches(tokens: Tokens, fold: int, calibration: Calibration) -> Iterator[list[int]]:
-    """Sample numbers of each forward pass of a fold.
-
-    Samples are dealt in turn: fold k holds k, k + folds, …. A batch holds samples of one length only."""
+    """Sample numbers of each forward pass of a fold. A batch holds samples of one length only."""
     batch: list[int] = []
-    for i in range(fold, len(tokens.windows), calibration.folds):
+    for i in _dealt(tokens, fold, calibration):
         full = len(batch) == calibration.batch_size
         if batch and (full or len(tokens.windows[i]) != len(tokens.windows[batch[0]])):
             yield batch
@@ -76,20 +118,24 @@ def batches(tokens: Tokens, fold: int, calibration: Calibration) -> Iterator[lis
         yield batch
 
 
-def gather(model: Model, folds: Sequence[dict[Key, SiteFold]], samples: Sequence[int]) -> Statistics:
-    """Folds 0 … K-1 side by side."""
+def gather(model: Model, fold: int, samples: int, observed: dict[Key, SiteFold]) -> Statistics:
+    """The statistics of one fold that holds so many samples, sites in the order of the data flow."""
     sites = {}
     for mixer in model.mixers:
         weights = mixer.weight_absmax()
-        for name in mixer.sites:
-            parts = [fold[mixer.layer, name] for fold in folds]
+        names = [name for layer, name in observed if layer == mixer.layer]
+        usual = [name for name in mixer.sites if name in names]
+        for name in (*usual, *(n for n in names if n not in usual)):
+            part = observed[mixer.layer, name]
             sites[mixer.layer, name] = SiteStatistics(
-                folds=np.arange(len(folds), dtype=np.int32),
-                samples=np.asarray(samples, np.int64),
-                histogram=Histogram.stack([p.histogram for p in parts]),
-                channel_absmax=np.stack([p.channel_absmax for p in parts]),
-                channel_abs_sum=np.stack([p.channel_abs_sum for p in parts]),
-                channel_text_mean_max=np.stack([p.channel_text_mean_max for p in parts]),
-                weight_absmax=weights.get(name),
+                folds=np.array([fold], np.int32),
+                samples=np.array([samples], np.int64),
+                histogram=Histogram.stack([part.histogram]),
+                channel_absmax=part.channel_absmax[None],
+                channel_abs_sum=part.channel_abs_sum[None],
+                channel_text_mean_max=part.channel_text_mean_max[None],
+                weight_absmax=weights.get(name.partition("[")[0]),
+                text_alphas=part.text_alphas,
+                text_quantiles=(part.text_quantiles,) if len(part.text_alphas) else (),
             )
     return Statistics(sites, dict(model.geometry))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sweep import provenance, runs, store, table, track
+from sweep import provenance, runs, table, track
 from sweep.config import Config
+from sweep.errors import out_of_memory
 from sweep.progress import progress
-from sweep.statistics import SCHEMA, Statistics
+from sweep.statistics import Statistics
+from sweep.store import Damaged
 from sweep.table import Tables
+
+if TYPE_CHECKING:
+    from sweep.question import Question  # imports torch, which a cell asks for only when it runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +36,7 @@ def run(config: Config, directory: Path, group: str) -> Cell:
 
     directory: the run's own. group: the sweep it belongs to. Raises UsageError for what a user can mend;
     the run's record then says `failed`, with the error."""
-    record = runs.start(directory, _identity(config, group))
+    record = runs.start(directory, runs.describe(config, group))
     tracker = track.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
@@ -38,76 +44,52 @@ def run(config: Config, directory: Path, group: str) -> Cell:
         tables = table.build(statistics, config)
         calibration["timings"]["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
-            runs.write_table(directory / f"{field.name}.parquet", getattr(tables, field.name))
+            if (found := getattr(tables, field.name)) is not None:
+                runs.write_table(directory / f"{field.name}.parquet", found)
         record = runs.finish(directory, {**record, **calibration, "wandb": tracker.record})
-        tracker.results(directory)
     except BaseException as error:
         runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
         tracker.finish(failed=True)
         raise
-    tracker.finish()
+    try:  # the cell is finished whatever becomes of its W&B run, which can be replayed from the files
+        tracker.results(directory)
+    finally:
+        tracker.finish()
     return Cell(directory, record, tables, tracker.hint)
-
-
-def _identity(config: Config, group: str) -> dict[str, Any]:
-    """What is known of a run before it starts."""
-    return {
-        "name": config.label,
-        "sweep": group,
-        "config": config.to_dict(),
-        "versions": provenance.versions(),
-        "git": provenance.git(),
-        "evaluation": None,
-        "wandb": None,
-    }
 
 
 def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[Statistics, dict[str, Any]]:
     """The statistics that the cell is read off, and what the run records of them."""
-    from sweep import tokens
-    from sweep.models import load
+    from sweep import question
 
-    identity = load.identity(config.model)
-    windows = tokens.load(config.data, load.encoder(config.model), config.calibration)
-    key = store.Key(
-        prefix=f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
-        preimage={
-            "schema": SCHEMA,
-            "model": identity,
-            "tokens": windows.sha256,
-            "batch_size": config.calibration.batch_size,
-            "folds": config.calibration.folds,
-            "dtype": config.dtype,
-            "backend": load.backend(config.model, config.device),
-        },
-    )
-    place = Path(config.store)
-    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0}
-    statistics = store.read(place, key)
+    asked = question.of(config)
+    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "store_s": 0.0}
+    statistics = _stored(asked, timings)
     cached = statistics is not None
     if statistics is None:
-        from sweep.calibrate import calibrate
-
-        begin = time.perf_counter()
-        model = load.load(config.model, config.device, config.dtype)
-        timings["load_s"] = time.perf_counter() - begin
-        with progress(f"calibrating {config.model.name}") as show:
-
-            def both(done: int, total: int) -> None:
-                show(done, total)
-                report(done, total)
-
-            statistics, spent = calibrate(model, windows, config.calibration, both)
-        timings.update(vars(spent))
-        store.write(place, key, statistics)
+        with asked.store.locked(asked.key):
+            statistics = _stored(asked, timings, locked=True)  # whoever held the lock has it finished by now
+            cached = statistics is not None
+            if statistics is None:
+                statistics = _observe(config, asked, report, timings)
+                begin = time.perf_counter()
+                asked.store.write(asked.key, statistics)
+                timings["store_s"] += time.perf_counter() - begin
+    key, windows = asked.key, asked.tokens
     return statistics, {
         "calibration": {
             "key": key.hash,
             "preimage": key.preimage,
-            "path": str(place / str(key)),
+            "path": str(asked.store.path(key)),
             "cached": cached,
         },
-        "model": {"name": config.model.name, "identity": identity, "weights": "trained", **statistics.meta},
+        "model": {
+            "name": config.model.name,
+            "identity": key.preimage["model"],
+            "weights": config.model.weights,
+            **asked.origin,
+            **statistics.meta,
+        },
         "tokens": {
             "sha256": windows.sha256,
             "data": windows.source,
@@ -122,3 +104,70 @@ def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[St
             "values": sum(int(site.histogram.counts.sum()) for site in statistics.sites.values()),
         },
     }
+
+
+def _stored(asked: Question, timings: dict[str, float], locked: bool = False) -> Statistics | None:
+    """The statistics in the store. A damaged entry counts as none; with the lock held it is moved away."""
+    begin = time.perf_counter()
+    try:
+        return asked.store.read(asked.key)
+    except Damaged as damage:
+        if locked:
+            aside = asked.store.set_aside(asked.key)
+            print(f"damaged: {damage}. Moved to {aside.name}; computing it again", file=sys.stderr, flush=True)
+        return None
+    finally:
+        timings["store_s"] += time.perf_counter() - begin
+
+
+def _observe(
+    config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
+) -> Statistics:
+    """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
+    from sweep import collect
+    from sweep.calibrate import calibrate
+    from sweep.checkpoint import Checkpoint
+    from sweep.models import load
+    from sweep.streamed import calibrate_streamed
+
+    if near := asked.store.nearest(asked.key):
+        print(f"{asked.key} is not in the store: {near}", file=sys.stderr, flush=True)
+    work = asked.store.work(asked.key)
+    knobs = f"lower calibration.batch_size={config.calibration.batch_size}, use dtype=bfloat16 or model.stream=true"
+    with progress(f"calibrating {config.model.name}") as show, out_of_memory(knobs):
+
+        def both(done: int, total: int) -> None:
+            show(done, total)
+            report(done, total)
+
+        extra = collect.of(config)
+        if config.model.stream:
+            statistics, spent = calibrate_streamed(
+                config.model,
+                config.device,
+                config.dtype,
+                asked.tokens,
+                config.calibration,
+                both,
+                work / "layers",
+                extra,
+            )
+        else:
+            begin = time.perf_counter()
+            model = load.load(config.model, config.device, config.dtype)
+            timings["load_s"] = time.perf_counter() - begin
+            checkpoint = Checkpoint(work, config.calibration.checkpoint)
+            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, extra)
+    timings.update(vars(spent))
+    return statistics
+
+
+def shard(config: Config) -> None:
+    """Compute the folds of `calibration.shard` and leave them in the store's work area for whoever merges."""
+    from sweep import question
+
+    asked = question.of(config)
+    part = f".shard-{config.calibration.shard}-of-{config.calibration.shards}"
+    with asked.store.locked(asked.key, part):
+        if asked.key not in asked.store:
+            _observe(config, asked, lambda done, total: None, {})

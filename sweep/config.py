@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +20,7 @@ from sweep.scales import Method
 DTYPES = ("float32", "bfloat16", "float16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
-GRANULARITIES = ("tensor",)
+GRANULARITIES = ("tensor", "channel", "group")
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
@@ -88,16 +91,46 @@ class Calibration:
     batch_size: int = 8
     folds: int = 8
     seed: int = 0
+    checkpoint: float = 60.0
+    shards: int = 1
+    shard: int | None = None
+    ssm_state: bool = False
+    text_quantiles: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for key in ("samples", "seqlen", "batch_size", "folds"):
+        for alpha in self.text_quantiles:
+            if not 0 < alpha <= 1:
+                raise UsageError(f"calibration.text_quantiles={self.text_quantiles}: {alpha} is outside (0, 1]")
+        for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"calibration.{key}={value} must be at least 1")
+        if not self.checkpoint >= 0:
+            raise UsageError(f"calibration.checkpoint={self.checkpoint} are seconds between two checkpoints, 0 or more")
+        if self.shards > self.folds:
+            raise UsageError(
+                f"calibration.shards={self.shards} exceeds calibration.folds={self.folds}: "
+                "a shard is a set of whole folds; lower shards or raise folds"
+            )
+        if self.shard is not None and not 0 <= self.shard < self.shards:
+            raise UsageError(f"calibration.shard={self.shard} is none of calibration.shards={self.shards}")
         if self.folds > self.samples:
             raise UsageError(
                 f"calibration.folds={self.folds} exceeds calibration.samples={self.samples}: "
                 "every fold needs a sample; lower folds or raise samples"
             )
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How many clusters granularity=group makes; see `sweep.grouping`."""
+
+    head_groups: int = 4
+    dim_groups: int = 4
+
+    def __post_init__(self) -> None:
+        for key in ("head_groups", "dim_groups"):
+            if (value := getattr(self, key)) < 1:
+                raise UsageError(f"grouping.{key}={value} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -123,6 +156,7 @@ class Config:
     alpha: float | None = 0.9995
     format: str = "int8"
     granularity: str = "tensor"
+    grouping: Grouping = field(default_factory=Grouping)
     device: str = "cpu"
     dtype: str = "float32"
     store: str = "runs/calibrations"
@@ -132,6 +166,8 @@ class Config:
         _one_of("method", self.method, [str(m) for m in Method])
         formats.named(self.format)
         _one_of("granularity", self.granularity, GRANULARITIES)
+        if self.granularity != "tensor":
+            self._check_maxima()
         _one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
@@ -141,6 +177,19 @@ class Config:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
         if math.isnan(self.alpha or 0):
             raise UsageError("alpha=nan is no quantile; allowed: a number in (0, 1]")
+
+    def _check_maxima(self) -> None:
+        if self.method != Method.MINMAX:
+            raise UsageError(
+                f"granularity={self.granularity} reads the channel maxima, which only method=minmax can use, "
+                f"not method={self.method}"
+            )
+        if not formats.named(self.format).symmetric:
+            symmetric = ", ".join(f.name for f in formats.FORMATS.values() if f.symmetric)
+            raise UsageError(
+                f"granularity={self.granularity} reads the channel maxima, which have no sign: "
+                f"format={self.format} needs both ends; allowed: {symmetric}"
+            )
 
     @property
     def effective_alpha(self) -> float | None:
@@ -153,21 +202,64 @@ class Config:
         alpha = "" if self.effective_alpha is None else f" a={self.effective_alpha}"
         return f"{self.model.name} {self.method}{alpha} {self.format} {self.granularity}"
 
+    @property
+    def identity(self) -> str:
+        """Digest of all that can change a cell's result, as far as the configuration knows it: cells of equal
+        identity are one. How a result is come by, kept and shown is no part of it."""
+        values = {k: v for k, v in self.to_dict().items() if k not in ("store", "wandb")}
+        values["alpha"] = self.effective_alpha
+        values["calibration"] = {k: v for k, v in values["calibration"].items() if k not in _HOW}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+_HOW = ("checkpoint", "shards", "shard")  # of a calibration: how it is computed, not what
+
+
 def from_hydra(composed: DictConfig) -> Config:
     """The validated configuration. Raises UsageError with key, value and what is allowed."""
-    schema = OmegaConf.structured(Config)
-    for node in (schema, *(schema._get_node(key) for key in schema)):
-        OmegaConf.set_readonly(node, False)  # a frozen class makes its schema read-only, which merge minds
+    return from_dict(typed(composed))
+
+
+def typed(composed: DictConfig) -> dict[str, Any]:
+    """Every value converted to its knob's type, none of them judged. Raises UsageError where that fails."""
     plain = {k: v for k, v in composed.items() if k not in ("hydra", "experiment")}
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, plain))  # type: ignore[return-value]
+        return OmegaConf.to_container(OmegaConf.merge(schema(), plain), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = error.full_key or "configuration"
         raise UsageError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+
+
+def schema() -> DictConfig:
+    """Names and types of all knobs, as OmegaConf checks them."""
+    structured = OmegaConf.structured(Config)
+    for node in (structured, *(structured._get_node(key) for key in structured)):
+        OmegaConf.set_readonly(node, False)  # a frozen class makes its schema read-only, which merge minds
+    return structured  # type: ignore[no-any-return]
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """What `to_dict` wrote. Raises UsageError for a value out of its range, or an unknown or missing key."""
+    return _build(Config, values, "")  # type: ignore[no-any-return]
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    if unknown := [key for key in values if key not in known]:
+        raise UsageError(f"unknown key {where}{unknown[0]}; allowed: {', '.join(known)}")
+    try:
+        return kind(
+            **{
+                key: _build(hints[key], value, f"{where}{key}.") if is_dataclass(hints[key]) else value
+                for key, value in values.items()
+            }
+        )
+    except TypeError as error:
+        raise UsageError(f"{where.rstrip('.') or 'configuration'}: {error}") from error
 
 
 def _one_of(key: str, value: str, choices: Any) -> None:

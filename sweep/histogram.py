@@ -28,6 +28,8 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.sums import Sums
+
 BINS = 65_536
 SIGN = 32_768  # bit 15 of a bin code
 
@@ -135,6 +137,13 @@ class Histogram:
         low, high = self.min.min(0), self.max.max(0)
         return Histogram(self.layout, self.bins, self.counts.sum(0), low, high, (self, Histogram.total))
 
+    def pick(self, members: NDArray[np.bool_]) -> Histogram:
+        """A stack whose s-th member is the sum of those in row s of members [S, K]."""
+        counts = (members.astype(np.float64) @ self.counts).astype(np.int64)  # exact below 2^53
+        low = np.where(members, self.min, np.inf).min(1)
+        high = np.where(members, self.max, -np.inf).max(1)
+        return Histogram(self.layout, self.bins, counts, low, high, (self, lambda stack: stack.pick(members)))
+
     def leave_one_out(self) -> Histogram:
         """A stack whose k-th member is the sum of all others but the k-th."""
         folds = len(self.counts)
@@ -175,7 +184,8 @@ class Histogram:
     @cached_property
     def values(self) -> Floats:
         """Signed representative of each occupied bin, float64 [m]: the value itself in 16-bit layouts, the
-        middle of the bin in float32 (0 in the bin below the window, half-way to the extreme above it)."""
+        middle of the bin in float32 (0 in the bin below the window, half-way to the extreme above it); never
+        beyond the extremes."""
         index = self.bins & (SIGN - 1)
         low, high = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
         if not self.layout.exact:
@@ -184,7 +194,26 @@ class Histogram:
             top = index == self.layout.top
             high = np.where(top, np.maximum(low, np.max(self.absmax)), high)
         magnitude = (low + high) / 2
-        return np.asarray(np.where(self.bins & SIGN, -magnitude, magnitude))
+        signed = np.where(self.bins & SIGN, -magnitude, magnitude)
+        return np.asarray(np.clip(signed, np.min(self.min), np.max(self.max)))
+
+    @cached_property
+    def ascending(self) -> NDArray[np.intp]:
+        """The order of the bins by value, [m]: codes of negative values fall as the values rise."""
+        split = int(np.searchsorted(self.bins, SIGN))
+        return np.concatenate([np.arange(len(self.bins) - 1, split - 1, -1), np.arange(split)])
+
+    @cached_property
+    def sums(self) -> Sums:
+        """Running sums over the values of a stack."""
+        return Sums(self.values[self.ascending], self.counts[:, self.ascending].astype(np.float64))
+
+    @cached_property
+    def folded_sums(self) -> Sums:
+        """Running sums over the magnitudes of the values of a stack."""
+        magnitudes = np.abs(self.values)
+        order = np.argsort(magnitudes, kind="stable")
+        return Sums(magnitudes[order], self.counts[:, order].astype(np.float64))
 
     @property
     def outside(self) -> tuple[Ints, Ints]:
@@ -214,20 +243,27 @@ class Histogram:
 
     def abs_quantile(self, alpha: float) -> Floats:
         """The alpha-quantile of |x|, float64 [] or [K]; the convention is the module's. NaN where empty."""
-        half = self.magnitudes
-        edges = half.layout.edges
-        low, high = edges[half.bins], edges[half.bins + (not half.layout.exact)]
-        return _quantile(half.layout, half.counts, low, high, np.zeros_like(half.max), half.max, alpha)
+        return self.magnitudes.quantile(alpha)
 
     def quantile(self, q: float) -> Floats:
         """The q-quantile of the signed values, float64 [] or [K]; the convention is the module's."""
-        negative = self.bins >= SIGN
-        order = np.concatenate([np.flatnonzero(negative)[::-1], np.flatnonzero(~negative)])
-        index = self.bins[order] & (SIGN - 1)
+        if not 0.0 <= q <= 1.0:
+            raise ValueError(f"a quantile lies in [0, 1], not {q}")
+        low, high, cumulative = self._cumulative
+        found = np.empty(self.counts.shape[:-1])
+        for k in np.ndindex(found.shape):
+            ends = float(self.min[k]), float(self.max[k])
+            found[k] = _quantile_of(self.layout.exact, cumulative[k], low, high, *ends, q)
+        return found
+
+    @cached_property
+    def _cumulative(self) -> tuple[Floats, Floats, Ints]:
+        """Ends of the bins in ascending order, and the counts up to and including each."""
+        bins = self.bins[self.ascending]
+        index = bins & (SIGN - 1)
         near, far = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
-        low = np.where(negative[order], -far, near)
-        high = np.where(negative[order], -near, far)
-        return _quantile(self.layout, self.counts[..., order], low, high, self.min, self.max, q)
+        low, high = np.where(bins & SIGN, -far, near), np.where(bins & SIGN, -near, far)
+        return low, high, self.counts[..., self.ascending].cumsum(-1)
 
 
 def _check_layouts(parts: list[Histogram]) -> None:
@@ -245,18 +281,10 @@ def _union(parts: list[NDArray[np.int32]]) -> tuple[NDArray[np.int32], list[NDAr
     return np.flatnonzero(occupied).astype(np.int32), [place[part] for part in parts]
 
 
-def _quantile(layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: Floats, top: Floats, q: float) -> Floats:
+def _quantile_of(
+    exact: bool, cumulative: Ints, low: Floats, high: Floats, bottom: float, top: float, q: float
+) -> float:
     """Quantile of values spread evenly over bins [low, high) in ascending order, within [bottom, top]."""
-    if not 0.0 <= q <= 1.0:
-        raise ValueError(f"a quantile lies in [0, 1], not {q}")
-    found = np.empty(counts.shape[:-1])
-    for k in np.ndindex(found.shape):
-        found[k] = _quantile_of(layout, counts[k], low, high, float(bottom[k]), float(top[k]), q)
-    return found
-
-
-def _quantile_of(layout: Layout, counts: Ints, low: Floats, high: Floats, bottom: float, top: float, q: float) -> float:
-    cumulative = counts.cumsum()
     n = int(cumulative[-1]) if len(cumulative) else 0
     if n == 0:
         return float("nan")
@@ -269,11 +297,11 @@ def _quantile_of(layout: Layout, counts: Ints, low: Floats, high: Floats, bottom
         start, end = max(float(low[b]), bottom), min(float(high[b]), top)
         if r == 0:
             return start
-        before = int(cumulative[b] - counts[b])
-        return start + (end - start) * ((r + 0.5 - before) / int(counts[b]))
+        before = int(cumulative[b - 1]) if b else 0
+        return start + (end - start) * ((r + 0.5 - before) / (int(cumulative[b]) - before))
 
     above = order_statistic(int(np.ceil(rank)))
-    if layout.exact:
+    if exact:
         return above
     below = order_statistic(int(np.floor(rank)))
     return below + (above - below) * float(rank - np.floor(rank))

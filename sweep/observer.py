@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from sweep.errors import UsageError
 from sweep.histogram import BFLOAT16, BINS, FLOAT16, FLOAT32, Histogram
 from sweep.statistics import Key
 
-Task = tuple[Callable[[Tensor], Tensor | None], Tensor]
+Task = tuple[Callable[[Tensor], Tensor | None], list[Tensor]]  # of one site, so that no two touch the same counts
 
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
 
@@ -42,8 +43,13 @@ def add_counts(counts: Tensor, codes: Tensor) -> None:
     """Count each code, int32 [n] in [0, 65536), into counts, int64 [65536]."""
     if codes.device.type == "cpu":
         counts += torch.bincount(codes, minlength=BINS)
-    else:  # bincount would wait for the device
-        counts.scatter_add_(0, codes.long(), counts.new_ones(1).expand(codes.shape))
+    else:
+        scatter_counts(counts, codes)
+
+
+def scatter_counts(counts: Tensor, codes: Tensor) -> None:
+    """The same without `bincount`, which waits for the device to learn its largest code."""
+    counts.scatter_add_(0, codes.long(), counts.new_ones(1).expand(codes.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +60,37 @@ class SiteFold:
     channel_absmax: NDArray[np.float32]
     channel_abs_sum: NDArray[np.float64]
     channel_text_mean_max: NDArray[np.float32]
+    text_alphas: NDArray[np.float64]
+    text_quantiles: NDArray[np.float64]
+
+
+def text_quantiles(x: Tensor, alphas: Sequence[float]) -> Tensor:
+    """Of each text of x [batch, seq, channels], for each alpha: the alpha-quantile of |x|, and the (1 - alpha)- and
+    the alpha-quantile of x; linear interpolation, float64 [batch, A, 3].
+
+    As `torch.quantile`, which refuses more than 2^24 values and rounds the rank to float32."""
+    flat = x.flatten(1).float()
+    ends = [_upper(values, alphas) for values in (flat.abs(), -flat, flat)]
+    return torch.stack([ends[0], -ends[1], ends[2]], -1)
+
+
+def _upper(values: Tensor, alphas: Sequence[float]) -> Tensor:
+    """alpha-quantiles [batch, A] of each row."""
+    last = values.shape[1] - 1
+    ranks = [last * alpha for alpha in alphas]
+    descending = values.topk(last + 1 - int(min(ranks)), dim=1).values.double()
+    found = []
+    for rank in ranks:
+        below = int(rank)
+        lower, upper = descending[:, last - below], descending[:, max(last - below - 1, 0)]
+        found.append(lower + (upper - lower) * (rank - below))
+    return torch.stack(found, -1)
 
 
 class _Accumulator:
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, alphas: tuple[float, ...]) -> None:
+        self.alphas = alphas
+        self.quantiles: list[Tensor] = []
         channels = x.shape[-1]
         self.dtype = x.dtype
         self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
@@ -79,45 +112,49 @@ class _Accumulator:
         self.high = torch.maximum(self.high, high.amax(0))
         self.abs_sum += total.double().sum(0)
         self.text_mean = torch.maximum(self.text_mean, total.amax(0) / x.shape[1])
+        if self.alphas:
+            self.quantiles.append(text_quantiles(x, self.alphas))
         return (low.isfinite() & high.isfinite()).all(-1)
 
     def finish(self) -> SiteFold:
         histogram = Histogram.from_dense(
             LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
         )
-        absmax = torch.maximum(self.low.abs(), self.high.abs())
-        return SiteFold(histogram, absmax.cpu().numpy(), self.abs_sum.cpu().numpy(), self.text_mean.cpu().numpy())
+        largest = torch.maximum(self.low.abs(), self.high.abs())
+        quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
+        absmax, total, mean = (t.cpu().numpy() for t in (largest, self.abs_sum, self.text_mean))
+        return SiteFold(histogram, absmax, total, mean, np.array(self.alphas, np.float64), quantiles)
 
 
 class Observer:
     """Accumulates one fold. Call it with (layer, site, values), `settle` before the values may change, `check`
-    after each batch, `finish` at the end."""
+    after each batch, `finish` at the end.
 
-    def __init__(self) -> None:
+    alphas: whose quantiles are taken of each text."""
+
+    def __init__(self, alphas: tuple[float, ...] = ()) -> None:
+        self._alphas = alphas
         self._sites: dict[Key, _Accumulator] = {}
-        self._waiting: list[tuple[Key, Tensor]] = []
+        self._waiting: dict[Key, list[Tensor]] = {}
         self._finite: list[tuple[Key, Tensor]] = []
 
     def __call__(self, layer: int, site: str, x: Tensor) -> None:
         """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on any device."""
         if (layer, site) not in self._sites:
-            self._sites[layer, site] = _Accumulator(x)
-        self._waiting.append(((layer, site), x))
+            self._sites[layer, site] = _Accumulator(x, self._alphas)
+        self._waiting.setdefault((layer, site), []).append(x)
 
     def settle(self) -> None:
         """Observe what was handed over since the last call."""
-        waiting, self._waiting = self._waiting, []
-        largest_first = sorted(waiting, key=lambda item: -item[1].numel())
-        counts: list[Task] = [(self._sites[key].count, x) for key, x in largest_first]
-        measures: list[Task] = [(self._sites[key].measure, x) for key, x in largest_first]
-        on_cpu = all(x.device.type == "cpu" for _, x in waiting)
+        waiting, self._waiting = self._waiting, {}
+        largest_first = sorted(waiting.items(), key=lambda item: -sum(x.numel() for x in item[1]))
+        on_cpu = all(x.device.type == "cpu" for tensors in waiting.values() for x in tensors)
         threads = _threads(torch.get_num_threads()) if on_cpu else None
-        done = list((threads.map if threads else map)(_alone, [*counts, *measures]))
-        self._finite += [
-            (key, finite)
-            for (key, _), finite in zip(largest_first, done[len(counts) :], strict=True)
-            if finite is not None
-        ]
+        tasks: list[Task] = [(self._sites[key].count, tensors) for key, tensors in largest_first]
+        tasks += [(self._sites[key].measure, tensors) for key, tensors in largest_first]
+        found = list((threads.map if threads else map)(_alone, tasks))
+        for (key, _), finite in zip(largest_first, found[len(largest_first) :], strict=True):
+            self._finite += [(key, texts) for texts in finite if texts is not None]
 
     def check(self, samples: Sequence[int]) -> None:
         """Raises UsageError naming layer, site and sample where a NaN or an infinity passed since the last call.
@@ -136,6 +173,16 @@ class Observer:
             "Try dtype=float32 (float16 overflows at 65504), or check the weights"
         )
 
+    def state(self) -> dict[Key, dict[str, Any]]:
+        """All that has been observed of this fold so far: tensors and plain values, for `restore`."""
+        return {key: vars(site) for key, site in self._sites.items()}
+
+    def restore(self, state: dict[Key, dict[str, Any]]) -> None:
+        """Go on, bit for bit, where another observer's `state` was taken."""
+        for key, values in state.items():
+            self._sites[key] = site = _Accumulator.__new__(_Accumulator)
+            vars(site).update(values)
+
     def finish(self) -> dict[Key, SiteFold]:
         """The fold's statistics; the observer is empty again afterwards."""
         self.settle()
@@ -144,10 +191,10 @@ class Observer:
         return done
 
 
-def _alone(task: Task) -> Tensor | None:
-    function, x = task
+def _alone(task: Task) -> list[Tensor | None]:
+    function, tensors = task
     with torch.inference_mode():  # which is a state of the thread
-        return function(x)
+        return [function(x) for x in tensors]
 
 
 @cache

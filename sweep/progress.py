@@ -23,14 +23,16 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
 
-    begin = last = time.monotonic()
+    last = time.monotonic()
+    first: tuple[float, int] | None = None  # a resumed calibration does not begin at nought
 
     def line(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, first
         clock = time.monotonic()
+        begin, before = first = first or (clock, done)
         if done == total or clock - last >= EVERY:
             last = clock
-            left = (clock - begin) / done * (total - done)
+            left = (clock - begin) / max(done - before, 1) * (total - done)
             print(f"{what}: {done}/{total} samples, {left:.0f} s left", file=sys.stderr, flush=True)
 
     yield line

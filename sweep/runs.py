@@ -11,9 +11,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweep import __version__, provenance
+from sweep.config import Config, from_dict
 from sweep.errors import UsageError
 
 SCHEMA = 1
+
+
+def describe(config: Config, group: str) -> dict[str, Any]:
+    """What is known of a run before it starts."""
+    return {
+        "name": config.label,
+        "sweep": group,
+        "config": config.to_dict(),
+        "versions": provenance.versions(),
+        "git": provenance.git(),
+        "evaluation": None,
+        "wandb": None,
+    }
 
 
 def start(directory: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +57,26 @@ def finish(directory: Path, record: dict[str, Any], error: str | None = None) ->
     done = {**record, "status": status, "error": error, "finished": now()}
     write_json(directory / "run.json", done)
     return done
+
+
+def read(directory: Path) -> dict[str, Any] | None:
+    """A run's record; None where there is none, or no whole one."""
+    try:
+        record = json.loads((directory / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def finished(directory: Path, config: Config, key: str) -> bool:
+    """Whether a directory holds the result of this very cell: configuration, calibration key and version."""
+    record = read(directory)
+    if not record or record["status"] != "finished" or record["versions"]["sweep"] != __version__:
+        return False
+    try:
+        return record["calibration"]["key"] == key and from_dict(record["config"]).identity == config.identity
+    except UsageError:
+        return False  # a configuration of another version
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

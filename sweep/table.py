@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from sweep import formats, metrics, scales
+from sweep import formats, parts, reading, scales
 from sweep.config import Config
-from sweep.histogram import Histogram
+from sweep.formats import Format
+from sweep.grouping import Grouping
+from sweep.reading import NOWHERE, WHOLE, Reading
 from sweep.scales import Method
-from sweep.statistics import Statistics
+from sweep.statistics import Key, SiteStatistics, Statistics
+
+Floats = NDArray[np.float64]
+Columns = dict[str, Any]
 
 WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127, as Quamba's wx_scale
 
@@ -57,6 +63,13 @@ CONVERGENCE = pa.schema(
         ("scale_se", pa.float64()),
     ]
 )
+GROUPING = pa.schema(
+    [
+        ("layer", pa.int32()),
+        *[(name, pa.int32()) for name in ("ssd_groups", "head_groups", "dim_groups")],
+        *[(name, pa.list_(pa.int32())) for name in ("channels", "heads", "head_ends", "dim_ends")],
+    ]
+)
 HISTOGRAMS = pa.schema(
     [
         ("layer", pa.int32()),
@@ -71,18 +84,37 @@ HISTOGRAMS = pa.schema(
 class Tables:
     """What a cell writes, each one as `<field>.parquet`.
 
-    scales: a row per layer and site. replicates: the same numbers with one fold left out, a row per fold, for
-    errors of differences between cells. convergence: a row per layer, site and number of folds used.
-    histograms: 512 signed logarithmic bins of the values before and after SiLU, for pictures."""
+    scales: a row per layer, site and part with a scale of its own. replicates: the same numbers with one fold left
+    out, a row per fold, for errors of differences between cells. convergence: a row per layer, site and number of
+    folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values before and after SiLU,
+    for pictures. grouping: a row per layer, the fields of `Grouping` flattened (granularity=group, else None)."""
 
     scales: pa.Table
     replicates: pa.Table
     convergence: pa.Table
     histograms: pa.Table
+    grouping: pa.Table | None
 
 
 def build(statistics: Statistics, config: Config) -> Tables:
-    """All tables of one cell."""
+    """All tables of one cell. Raises UsageError for a grouping that the model's geometry does not allow."""
+    method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
+    groupings: dict[int, Grouping] = {}
+    if config.granularity == "group":
+        groupings = parts.by_group(statistics, config.grouping.head_groups, config.grouping.dim_groups)
+    found: dict[Key, Reading] = {}
+    for (layer, name), site in statistics.sites.items():
+        channels = site.channel_absmax.shape[1]
+        split = None
+        if config.granularity == "channel":
+            split = parts.by_channel(name, channels, statistics.meta)
+        elif config.granularity == "group":
+            split = parts.grouped(name, channels, statistics.meta, groupings[layer])
+        found[layer, name] = (
+            reading.of_maxima(site, split, format)
+            if split
+            else reading.of_histograms([(WHOLE, site)], method, alpha, format)
+        )
     cell = {
         "model": config.model.name,
         "method": config.method,
@@ -90,86 +122,104 @@ def build(statistics: Statistics, config: Config) -> Tables:
         "format": config.format,
         "granularity": config.granularity,
     }
-    method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
-    rows: list[dict[str, Any]] = []
-    replicates: list[dict[str, Any]] = []
-    convergence: list[dict[str, Any]] = []
-    for (layer, name), site in statistics.sites.items():
-        place = {"layer": layer, "site": name}
-        total, rest = site.histogram.total(), site.histogram.leave_one_out()
-        clip = float(scales.clip(total, method, alpha, format))
-        scale = clip / format.largest
-        cost = metrics.measure(total, format, scale)
-        left_out = scales.scale(rest, method, alpha, format)
-        row: dict[str, Any] = {
-            **cell,
-            **place,
-            "n": int(total.n),
-            "min": float(total.min),
-            "max": float(total.max),
-            "absmax": float(total.absmax),
-            "clip": clip,
-            "scale": scale,
-            "scale_se": scales.jackknife_error(left_out),
-            **{key: float(getattr(cost, key)) for key in ("clip_fraction", "mse", "sqnr_db", "code_entropy_bits")},
-        }
-        gain, ratio = np.full_like(left_out, np.nan), np.full_like(left_out, np.nan)
-        if site.weight_absmax is not None:  # a …_conv_out site
-            row["weight_scale"] = weight_scale = site.weight_absmax / WEIGHT_LEVELS
-            before = statistics.sites[layer, name.replace("_out", "_pre")].histogram
-            row["silu_gain"] = _divide(scale, float(scales.scale(before.total(), method, alpha, format)))
-            row["ratio"] = _divide(scale, weight_scale)
-            gain = np.divide(left_out, scales.scale(before.leave_one_out(), method, alpha, format))
-            ratio = np.divide(left_out, weight_scale)
-        rows.append(row)
-        sqnr = metrics.measure(rest, format, scale).sqnr_db
-        for fold, number in enumerate(site.folds):
-            replicates.append(
-                {
-                    **place,
-                    "fold": int(number),
-                    "scale": float(left_out[fold]),
-                    "sqnr_db": float(sqnr[fold]),
-                    "silu_gain": float(gain[fold]),
-                    "ratio": float(ratio[fold]),
-                }
-            )
-        convergence += _convergence(place, site.samples, site.histogram, method, alpha, format)
+    rows, replicates, convergence = [], [], []
+    for key, site in statistics.sites.items():
+        relative = _relative(key, site, found)
+        rows.append(cell | _row(key, found[key], relative, format))
+        replicates += _replicates(key, site, found[key], relative)
+        if config.granularity == "tensor":
+            convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
     return Tables(
-        _table(rows, SCALES),
-        _table(replicates, REPLICATES),
-        _table(convergence, CONVERGENCE),
-        _table(list(_coarse(statistics)), HISTOGRAMS),
+        assemble(rows, SCALES),
+        assemble(replicates, REPLICATES),
+        assemble(convergence, CONVERGENCE),
+        assemble(list(_coarse(statistics)), HISTOGRAMS),
+        assemble([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
     )
 
 
+def _relative(key: Key, site: SiteStatistics, found: dict[Key, Reading]) -> Columns:
+    """weight_scale, and the two ratios [P, 1 + K], of a `…_conv_out` site; NaN elsewhere."""
+    scale = found[key].scale
+    if site.weight_absmax is None:
+        nothing = np.full_like(scale, np.nan)
+        return {"weight_scale": np.nan, "ratio": nothing, "silu_gain": nothing}
+    weight = site.weight_absmax / WEIGHT_LEVELS
+    before = found[key[0], key[1].replace("_out", "_pre")].scale
+    return {
+        "weight_scale": weight,
+        "ratio": _divide(scale, np.full_like(scale, weight)),
+        "silu_gain": _divide(scale, before),
+    }
+
+
+def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
+    """Columns of SCALES: one value, or one for each part."""
+    signed = {} if format.symmetric else {"clip_low": read.clip_low, "zero_point": read.zero_point}
+    same = ("n", "min", "max", "absmax", "clip", "scale_se", "clip_fraction", "mse", "code_entropy_bits")
+    return {
+        **_place(key, read),
+        **{name: getattr(read, name) for name in same},
+        **signed,
+        "scale": read.scale[:, 0],
+        "sqnr_db": read.sqnr_db[:, 0],
+        "weight_scale": relative["weight_scale"],
+        "ratio": relative["ratio"][:, 0],
+        "silu_gain": relative["silu_gain"][:, 0],
+    }
+
+
+def _replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> list[Columns]:
+    return [
+        {
+            **_place(key, read),
+            "fold": int(fold),
+            "scale": read.scale[:, column],
+            "sqnr_db": read.sqnr_db[:, column],
+            "silu_gain": relative["silu_gain"][:, column],
+            "ratio": relative["ratio"][:, column],
+        }
+        for column, fold in enumerate(site.folds, start=1)
+    ]
+
+
+def _place(key: Key, read: Reading) -> Columns:
+    groups = {name: read.place[:, i] for i, name in enumerate(("ssd_group", "head_group", "dim_group"))}
+    return {"layer": key[0], "site": key[1], **groups}
+
+
 def _convergence(
-    place: dict[str, Any],
-    samples: Any,
-    folds: Histogram,
-    method: Method,
-    alpha: float | None,
-    format: formats.Format,
-) -> list[dict[str, Any]]:
-    """The scale from the first 1, 2, … K folds; its error from those folds alone."""
-    upto = folds.cumulative()
-    found = scales.scale(upto, method, alpha, format)
-    rows = []
-    for k in range(1, len(found) + 1):
-        error = float("nan")
-        if k > 1:
-            error = scales.jackknife_error(scales.scale(folds.head(k).leave_one_out(), method, alpha, format))
-        rows.append(
-            {
-                **place,
-                "folds": k,
-                "samples": int(samples[:k].sum()),
-                "n": int(upto.n[k - 1]),
-                "scale": float(found[k - 1]),
-                "scale_se": error,
-            }
-        )
-    return rows
+    key: Key, site: SiteStatistics, method: Method, alpha: float | None, format: Format, final: float
+) -> Columns:
+    """The scale from the first 1, 2, … K folds, its error from those folds alone; `final` is the one of all K.
+
+    Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
+    count = len(site.folds)
+    upto = np.tri(count, dtype=bool)
+    first = site.histogram.pick(upto)
+    errors = np.full(count, np.nan)
+    if not method.searches:
+        for k in range(2, count):
+            some = upto[k - 1] & ~np.eye(count, dtype=bool)[:k]
+            rest = reading.clips_of(site, some, site.histogram.pick(some), method, alpha, format)
+            errors[k - 1] = scales.jackknife_error(rest.scale)
+    errors[-1] = final
+    return {
+        "layer": key[0],
+        "site": key[1],
+        "folds": np.arange(1, count + 1),
+        "samples": np.cumsum(site.samples),
+        "n": first.n,
+        "scale": reading.clips_of(site, upto, first, method, alpha, format).scale,
+        "scale_se": errors,
+    }
+
+
+def _grouping(layer: int, grouping: Grouping) -> Columns:
+    ssd, heads, dims = grouping.dim_ends.shape
+    names = ("channels", "heads", "head_ends", "dim_ends")
+    lists = {name: [getattr(grouping, name).ravel().tolist()] for name in names}
+    return {"layer": np.array([layer]), "ssd_groups": ssd, "head_groups": heads, "dim_groups": dims, **lists}
 
 
 def _coarse(statistics: Statistics) -> Any:
@@ -181,16 +231,37 @@ def _coarse(statistics: Statistics) -> Any:
             total = site.histogram.total()
             inside = np.clip(total.values, edges[0], np.nextafter(edges[-1], 0))
             counts = np.bincount(np.searchsorted(edges, inside, side="right") - 1, weights=total.counts, minlength=512)
-            yield {"layer": layer, "site": name, "edges": edges, "counts": counts.astype(np.int64)}
+            yield {"layer": layer, "site": name, "edges": [edges], "counts": [counts.astype(np.int64)]}
 
 
-def _divide(a: float, b: float) -> float | None:
-    return a / b if b else None
+def _divide(a: Floats, b: Floats) -> Floats:
+    """a / b, NaN where b is 0."""
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b != 0)
 
 
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """NaN, which stands for undefined here, becomes null."""
-    return pa.Table.from_pydict(
-        {f.name: pa.array([row.get(f.name) for row in rows], f.type, from_pandas=True) for f in schema},
-        schema,
-    )
+def assemble(blocks: list[Columns], schema: pa.Schema) -> pa.Table:
+    """Blocks of columns, each a value for the whole block or one for each of its rows, one below the other.
+
+    NaN, which stands for undefined here, becomes null; so does the number of a group that is none."""
+    lengths = [max(len(v) if isinstance(v, np.ndarray | list) else 1 for v in block.values()) for block in blocks]
+
+    def column(field: pa.Field) -> pa.ChunkedArray:
+        chunks = []
+        for block, length in zip(blocks, lengths, strict=True):
+            value = block.get(field.name)
+            if isinstance(value, list):
+                chunks.append(pa.array(value, field.type))
+                continue
+            values = np.asarray(value) if isinstance(value, np.ndarray) else np.full(length, value)
+            if field.name.endswith("_group"):
+                chunks.append(pa.array(values, field.type, mask=values == NOWHERE))
+            elif value is None:
+                chunks.append(pa.nulls(length, field.type))
+            else:
+                empty = np.isnan(values) if values.dtype.kind == "f" else np.zeros(length, bool)
+                if pa.types.is_integer(field.type):
+                    values = np.where(empty, 0, values).astype(np.int64)
+                chunks.append(pa.array(values, field.type, mask=empty))
+        return pa.chunked_array(chunks, field.type)
+
+    return pa.table([column(field) for field in schema], schema).combine_chunks()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sweep.models.conv import Convolve, convolve
 from sweep.sites import IN_PROJ_IN, OUT_PROJ_IN, Mixer
+from sweep.state import SSM_STATE, final_state
 
 FUSED = ("use_fast_path", "use_mem_eff_path")  # mamba_ssm's switches for kernels that swallow out_proj
 Observe = Callable[[int, str, Tensor], None]  # layer, site, values [batch, seq, channels]
@@ -47,12 +48,14 @@ def taps(
     mixers: Sequence[Mixer],
     observe: Observe,
     convolve: Convolve = convolve,
+    ssm_state: bool = False,
     settle: Callable[[], None] = lambda: None,
 ) -> Iterator[Fired]:
     """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
 
-    convolve: as the model itself does it (see `Mixer.conv_sites`). settle: called before the model goes on and
-    may change the values just observed.
+    convolve: as the model itself does it (see `Mixer.conv_sites`). ssm_state: whether to compute and observe the
+    last state of every text as well, [batch, d_state, d_inner]. settle: called before the model goes on and may
+    change the values just observed.
     Hooks come off and paths come back whatever happens inside."""
     fired = Fired(mixers)
 
@@ -62,8 +65,12 @@ def taps(
 
     def see_up_to_convolution(mixer: Mixer, entered: Tensor, projected: Tensor) -> None:
         see(mixer.layer, IN_PROJ_IN, entered)
+        last = {}
         for site, tensor in mixer.conv_sites(projected, convolve):
             see(mixer.layer, site, tensor)
+            last[site] = tensor
+        if ssm_state:
+            observe(mixer.layer, SSM_STATE, final_state(mixer, projected, last["x_conv_out"], last.get("B_conv_out")))
         settle()
 
     def after_in_proj(mixer: Mixer) -> Callable[..., None]:

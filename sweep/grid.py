@@ -1,0 +1,129 @@
+"""A grid under way: its directory, which of its cells may start, and what became of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sweep import question, runs
+from sweep.errors import UsageError
+from sweep.plan import Cell, Plan, same
+
+PLAN = "plan.json"
+
+
+@dataclass
+class Grid:
+    """directory: of the sweep, each cell has its number's below it. errors: by the number of the failed cell."""
+
+    directory: Path
+    plan: Plan
+    errors: dict[int, str] = field(default_factory=dict)
+    followers: dict[int, list[int]] = field(default_factory=dict)  # of a failed leader
+
+    def ready(self, wave: Sequence[Cell]) -> list[Cell]:
+        """Those cells of a wave whose calibration did not fail. The others fail with their leader's error."""
+        leaders = self.plan.leaders()
+        found = []
+        for cell in wave:
+            leader = leaders.get(cell.key.hash)
+            if leader is None or leader.number not in self.errors or question.stored(cell.config, cell.key):
+                found.append(cell)
+                continue
+            error = f"its calibration failed in cell {leader.number}: {self.errors[leader.number]}"
+            place = self.directory / str(cell.number)
+            runs.finish(place, runs.start(place, runs.describe(cell.config, self.directory.name)), error=error)
+            self.followers.setdefault(leader.number, []).append(cell.number)
+        return found
+
+    def settle(self, cells: Sequence[Cell], exceptions: Sequence[Exception | None]) -> None:
+        """Judge cells that were launched by what lies in their directories."""
+        for cell, exception in zip(cells, exceptions, strict=True):
+            place = self.directory / str(cell.number)
+            if runs.finished(place, cell.config, cell.key.hash):
+                continue
+            record = runs.read(place) or {}
+            if record.get("status") == "failed":
+                self.errors[cell.number] = record["error"]
+            elif exception:
+                self.errors[cell.number] = f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}"
+            else:
+                self.errors[cell.number] = f"ended without a result, killed perhaps; see {place}"
+
+    def failures(self) -> list[str]:
+        """A line for each cell that failed, its followers summed up."""
+        label = {cell.number: cell.config.label for cell in self.plan.cells}
+        lines = []
+        for number, error in sorted(self.errors.items()):
+            with_it = self.followers.get(number, [])
+            more = f" ({len(with_it)} cells that need its calibration failed with it)" if with_it else ""
+            lines.append(f"cell {number} ({label[number]}): {error.removeprefix('UsageError: ')}{more}")
+        return lines
+
+    @property
+    def exit_code(self) -> int:
+        """2 if all that failed were mistakes a user can mend, 1 if something crashed."""
+        return 2 if all(error.startswith("UsageError") for error in self.errors.values()) else 1
+
+
+@contextmanager
+def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool) -> Iterator[Grid]:
+    """The directory of a grid, kept by this process as long as the context lasts.
+
+    An unfinished sweep of just these cells beside `wanted` is gone on with, unless a process is still at it.
+    Otherwise `wanted` is created, with a number behind it if there is one of that name.
+    chosen: `wanted` is the user's explicit choice: it is that directory or a UsageError."""
+    for directory in [wanted] if chosen else sorted((p.parent for p in wanted.parent.glob(f"*/{PLAN}")), reverse=True):
+        earlier = _read(directory)
+        if earlier is None or not (chosen or (resume and same(plan, earlier))):
+            continue
+        if not resume or not same(plan, earlier):
+            raise UsageError(f"hydra.sweep.dir={directory} holds another sweep; choose another directory")
+        lock = FileLock(directory / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if chosen:
+                raise UsageError(f"hydra.sweep.dir={directory}: another process is running this sweep") from None
+            continue
+        with lock:
+            lock.release()  # `with` took it a second time; it is held once now
+            found = plan.resumed(earlier, directory)
+            if found.waiting or chosen:
+                yield Grid(directory, found)
+                return
+    directory = wanted if chosen else _fresh(wanted)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock"):
+            runs.write_json(directory / PLAN, plan.to_dict())
+            yield Grid(directory, plan)
+    except OSError as error:
+        raise UsageError(f"sweep directory {directory} cannot be written: {error.strerror or error}") from error
+
+
+def _fresh(wanted: Path) -> Path:
+    """`wanted`, created by this process and no other; -2, -3, … behind its name if need be."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        directory = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            directory.mkdir()
+            return directory
+        except FileExistsError:
+            number += 1
+
+
+def _read(directory: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((directory / PLAN).read_text())
+        return found if isinstance(found, dict) and found["schema"] == 1 else None
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,78 @@
+"""Signals that wait for a good moment: between two batches, when a checkpoint can be written.
+
+Slurm and submitit preempt with SIGUSR2, clouds and `kill` with SIGTERM, people with Ctrl-C. While a
+calibration runs they are only noted. It then saves, everything that is open is closed on the way out, and
+at the very end the signal is handed on to whoever would have had it: submitit, which requeues the job,
+Python's KeyboardInterrupt, or the operating system.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+class Interrupted(BaseException):
+    """Work stopped at a good moment because of a signal. Not an Exception: nothing may mistake it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
+        super().__init__(f"{self.number.name}; what was computed is kept, the same command goes on from there")
+
+    def hand_on(self) -> NoReturn:
+        """Let the signal do what it would have done at once. Call it when everything is closed."""
+        signal.raise_signal(self.number)
+        sys.exit(128 + self.number)  # its handler did not mind
+
+
+class Pending:
+    """Whether a signal has come; true if so."""
+
+    number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+    def check(self) -> None:
+        """Raises Interrupted if a signal has come."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+
+@contextmanager
+def deferred() -> Iterator[Pending]:
+    """Inside, SIGINT, SIGTERM and SIGUSR2 are noted in what this yields; a second one takes effect at once.
+
+    SIGTERM is left alone where someone else handles it: submitit means it to be ignored."""
+    pending = Pending()
+    if threading.current_thread() is not threading.main_thread():
+        yield pending  # signals are delivered to the main thread only
+        return
+    wanted = [signal.SIGINT, signal.SIGUSR2]
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        wanted.append(signal.SIGTERM)
+    former = {number: signal.getsignal(number) for number in wanted}
+
+    def restore() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if pending:
+            restore()
+            signal.raise_signal(number)
+        pending.number = number
+        name = signal.Signals(number).name
+        print(f"{name}: stopping after this batch (a second time: at once)", file=sys.stderr, flush=True)
+
+    for number in wanted:
+        signal.signal(number, note)
+    try:
+        yield pending
+    finally:
+        restore()

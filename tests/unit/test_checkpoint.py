@@ -1,0 +1,171 @@
+"""Stopping and going on: the result is the same bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+import torch
+from test_store import same
+
+from sweep import interrupt
+from sweep.calibrate import calibrate
+from sweep.checkpoint import Checkpoint
+from sweep.config import Calibration
+from sweep.config import Model as ModelConfig
+from sweep.models import load
+from sweep.observer import Observer
+from sweep.statistics import Statistics
+from sweep.tokens import Tokens
+
+CALIBRATION = Calibration(samples=10, seqlen=16, batch_size=2, folds=3, checkpoint=0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> load.Model:
+    path = small.write(tmp_path_factory.mktemp("model"))
+    return load.load(ModelConfig("small", str(path)), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    random = torch.Generator().manual_seed(0)
+    return Tokens("random", tuple(torch.randint(3, 259, (10, 16), generator=random).numpy()))
+
+
+@pytest.fixture(scope="module")
+def whole(model: load.Model, tokens: Tokens) -> Statistics:
+    return calibrate(model, tokens, CALIBRATION, lambda done, total: None)[0]
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(samples: int) -> Any:
+    def progress(done: int, total: int) -> None:
+        if done >= samples:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize("samples", range(1, 11))
+def test_going_on_after_any_batch_changes_nothing(
+    model: load.Model, tokens: Tokens, whole: Statistics, tmp_path: Path, samples: int
+) -> None:
+    with pytest.raises(Stop):
+        calibrate(model, tokens, CALIBRATION, stop_after(samples), Checkpoint(tmp_path, 0))
+    seen: list[int] = []
+    resumed, _ = calibrate(model, tokens, CALIBRATION, lambda d, t: seen.append(d), Checkpoint(tmp_path, 0))
+    assert same(resumed, whole)
+    assert seen[-1] == 10
+
+
+def test_a_finished_fold_is_not_computed_again(model: load.Model, tokens: Tokens, tmp_path: Path) -> None:
+    with pytest.raises(Stop):  # in the third fold: two are finished
+        calibrate(model, tokens, CALIBRATION, stop_after(9), Checkpoint(tmp_path, 0))
+    assert sorted(Checkpoint(tmp_path, 0).folds(range(3))) == [0, 1]
+    assert Checkpoint(tmp_path, 0).running(2, torch.device("cpu"))[0] == 1
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_shards_give_the_single_jobs_result(
+    model: load.Model, tokens: Tokens, whole: Statistics, tmp_path: Path, shards: int
+) -> None:
+    for shard in reversed(range(shards)):
+        part = Calibration(**{**vars(CALIBRATION), "shards": shards, "shard": shard, "checkpoint": 1e9})
+        found, _ = calibrate(model, tokens, part, lambda done, total: None, Checkpoint(tmp_path, 1e9))
+        site = next(iter(found.sites.values()))
+        assert site.folds.tolist() == list(range(shard, 3, shards))
+    merged, spent = calibrate(model, tokens, CALIBRATION, stop_after(1), Checkpoint(tmp_path, 0))
+    assert same(merged, whole)
+    assert spent.observe_s == 0
+
+
+@pytest.mark.parametrize("pattern", ["fold-*", "running-*"])
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_a_damaged_checkpoint_is_not_taken(
+    model: load.Model, tokens: Tokens, whole: Statistics, tmp_path: Path, pattern: str, damage: str
+) -> None:
+    with pytest.raises(Stop):
+        calibrate(model, tokens, CALIBRATION, stop_after(7), Checkpoint(tmp_path, 0))
+    damaged = list(tmp_path.glob(pattern))
+    assert damaged
+    for file in damaged:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 64
+        file.write_bytes(content if damage == "flip" else content[:-1])
+    assert same(calibrate(model, tokens, CALIBRATION, lambda d, t: None, Checkpoint(tmp_path, 0))[0], whole)
+
+
+def test_a_state_is_all_there_is(model: load.Model, tokens: Tokens, tmp_path: Path) -> None:
+    """Everything an observer accumulates goes through the checkpoint, whatever is added to it one day."""
+    observer = Observer()
+    observer(0, "site", torch.randn(2, 3, 4))
+    observer.check([0, 1])
+    checkpoint = Checkpoint(tmp_path, 0)
+    checkpoint.save({}, 5, 1, observer.state())
+    batches, state = checkpoint.running(5, torch.device("cpu"))
+    assert batches == 1
+    before = observer.state()[0, "site"]
+    after = state[0, "site"]
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name]
+
+
+@pytest.mark.parametrize("after", [2, 6, 10])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_saves_and_stops(
+    model: load.Model, tokens: Tokens, whole: Statistics, tmp_path: Path, number: signal.Signals, after: int
+) -> None:
+    def progress(done: int, total: int) -> None:
+        if done == after:
+            os.kill(os.getpid(), number)
+
+    rare = Calibration(**{**vars(CALIBRATION), "checkpoint": 1e9})
+    before = signal.getsignal(number)
+    with pytest.raises(interrupt.Interrupted, match=number.name) as stopped:
+        calibrate(model, tokens, rare, progress, Checkpoint(tmp_path, 1e9))
+    assert signal.getsignal(number) is before
+    assert stopped.value.number == number
+    resumed, _ = calibrate(model, tokens, rare, lambda d, t: None, Checkpoint(tmp_path, 1e9))
+    assert same(resumed, whole)
+    assert len(Checkpoint(tmp_path, 0).folds(range(3))) == {2: 0, 6: 1, 10: 3}[after]
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    def twice() -> None:
+        with interrupt.deferred() as pending:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert pending
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+
+
+def test_sigterm_is_left_to_whoever_handles_it() -> None:
+    heard: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with interrupt.deferred() as pending:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not pending
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert heard == [signal.SIGTERM]
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_result(
+    model: load.Model, tokens: Tokens, whole: Statistics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    found, _ = calibrate(model, tokens, CALIBRATION, lambda d, t: None, Checkpoint(tmp_path / "file" / "work", 0))
+    assert same(found, whole)
+    assert "no checkpoint" in capsys.readouterr().err

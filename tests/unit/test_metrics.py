@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from distributions import NAMES, histogram, tensor
+
+from sweep import formats
+from sweep.formats import Quantizer
+from sweep.metrics import measure
+
+
+def plain(x: np.ndarray, quantizer: Quantizer) -> tuple[float, float, float, float]:
+    """The definitions, value by value."""
+    codes = quantizer.format.codes
+    nearest = codes[np.abs(x[:, None] / quantizer.scale + quantizer.zero_point - codes).argmin(1)]
+    error = x - (nearest - quantizer.zero_point) * quantizer.scale
+    _, used = np.unique(nearest, return_counts=True)
+    p = used / len(x)
+    mse = np.square(error).mean()
+    with np.errstate(divide="ignore"):
+        sqnr = 10 * np.log10(np.square(x).mean() / mse)
+    return ((x < quantizer.low) | (x > quantizer.high)).mean(), mse, sqnr, -(p * np.log2(p)).sum()
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_are_those_of_the_values(name: str, format: str) -> None:
+    x = tensor(name, torch.bfloat16)[:4000]
+    values = x.double().numpy()
+    quantizer = formats.named(format).place(0.6 * values.min(), 0.6 * np.abs(values).max() + 0.01)
+    got = measure(histogram(x), quantizer)
+    clipped, mse, sqnr, bits = plain(values, quantizer)
+    assert got.clip_fraction[0] == clipped
+    assert got.mse[0] == pytest.approx(mse, rel=1e-7, abs=1e-14 * np.square(values).mean())
+    if mse > 1e-14 * np.square(values).mean():
+        assert got.sqnr_db[0] == pytest.approx(sqnr, abs=1e-6)
+    # a value half-way between two codes, which argmin gives to the lower one, may count for either
+    assert got.code_entropy_bits[0] == pytest.approx(bits, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_members_of_a_stack_are_measured_one_by_one(dtype: torch.dtype) -> None:
+    quantizer = formats.named("int8").place(-4, 4)
+    parts = [tensor("gaussian", dtype), tensor("student", dtype), 100 * tensor("few", dtype)]
+    together = measure(histogram(*parts), quantizer)
+    for k, part in enumerate(parts):
+        alone = measure(histogram(part), quantizer)
+        for key, value in vars(alone).items():
+            # the middle of the outermost float32 bins is kept within the extremes, which a stack shares
+            near = 1e-4 if dtype is torch.float32 else 1e-6
+            assert getattr(together, key)[k] == pytest.approx(value[0], rel=near), key
+
+
+def test_float32_metrics_are_off_by_the_width_of_a_bin_at_most() -> None:
+    x = tensor("laplace")
+    quantizer = formats.named("int8").place(-8, 8)
+    got, expected = measure(histogram(x), quantizer), plain(x.double().numpy(), quantizer)
+    assert got.sqnr_db[0] == pytest.approx(expected[2], abs=0.02)
+    assert got.clip_fraction[0] == pytest.approx(expected[0], abs=1e-4)
+    assert got.code_entropy_bits[0] == pytest.approx(expected[3], abs=0.01)
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_that_are_codes_lose_nothing(format: str, dtype: torch.dtype) -> None:
+    quantizer = formats.named(format).place(-0.7, 0.7)
+    x = torch.full((50,), 0.7).to(dtype)
+    quantizer = formats.named(format).place(-float(x[0]), float(x[0]))
+    if not quantizer.format.symmetric:
+        quantizer = formats.named(format).place(0.0, float(x[0]))
+    got = measure(histogram(x), quantizer)
+    assert got.mse[0] < 1e-30
+    assert got.clip_fraction[0] == 0
+    assert got.code_entropy_bits[0] == 0
+
+
+def test_zeros_and_nothing() -> None:
+    empty, zeros, ones = torch.zeros(0), torch.zeros(10), torch.ones(10)
+    got = measure(histogram(empty, zeros, ones), formats.named("int8").place(0.0, 0.0))
+    assert np.isnan([got.mse[0], got.sqnr_db[0], got.clip_fraction[0], got.code_entropy_bits[0]]).all()
+    assert got.mse[1] == 0
+    assert np.isnan(got.sqnr_db[1])
+    assert (got.mse[2], got.sqnr_db[2], got.clip_fraction[2]) == (1, 0, 1)

@@ -1,0 +1,215 @@
+"""The plan of a grid: what is one cell, what goes first, what is gone on with."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from rich.console import Console
+
+from sweep import grid, runs
+from sweep.compose import Composer
+from sweep.config import Calibration, Config, Data, Model, from_dict, from_hydra
+from sweep.errors import UsageError
+from sweep.plan import Plan, plan, same, show
+from sweep.store import Key
+from sweep.wording import CONF
+
+
+def cell(model: str = "tiny", method: str = "percentile", alpha: float | None = 0.999, shards: int = 1) -> Config:
+    return Config(Model(model, "nowhere"), Data("stdlib"), Calibration(shards=shards), method=method, alpha=alpha)
+
+
+def key(config: Config) -> Key:
+    return Key(config.model.name, {"model": config.model.name})
+
+
+def planned(*configs: Config, stored: tuple[str, ...] = ()) -> Plan:
+    jobs = [([f"cell={i}"], config) for i, config in enumerate(configs)]
+    return plan(jobs, key, lambda config, key: key.prefix in stored)
+
+
+def numbers(waves: list[list[object]]) -> list[list[int]]:
+    return [[c.number for c in wave] for wave in waves]  # type: ignore[attr-defined]
+
+
+def test_a_dead_knob_is_named_and_run_once() -> None:
+    alphas = (0.99, 0.999, 0.9999, 0.99999, 1.0)
+    found = planned(*(cell(method=m, alpha=a) for m in ("minmax", "percentile") for a in alphas))
+    labels = [c.config.label for c in found.cells]
+    assert labels[:2] == ["tiny minmax int8 tensor", "tiny percentile a=0.99 int8 tensor"]
+    assert [c.number for c in found.cells] == list(range(6))
+    assert found.dropped == ("minmax ignores alpha: 5 cells are 1",)
+
+
+def test_a_cell_asked_for_twice_is_run_once() -> None:
+    assert planned(cell(), cell()).dropped == ("asked for more than once: 2 cells are 1",)
+    assert planned(cell(), cell(shards=2)).dropped == ("percentile ignores calibration.shards: 2 cells are 1",)
+
+
+def test_one_leader_per_calibration_goes_first() -> None:
+    found = planned(*(cell(m, alpha=a) for m in ("a", "b", "c") for a in (0.9, 0.99, 0.999)), stored=("b",))
+    assert numbers(found.waves()) == [[0, 3, 4, 5, 6], [1, 2, 7, 8]]
+    assert found.shards() == []
+    assert numbers(planned(cell(), cell(alpha=0.9), stored=("tiny",)).waves()) == [[0, 1]]
+
+
+def test_shards_go_before_their_leader() -> None:
+    found = planned(cell("a", shards=3), cell("a", alpha=0.9, shards=3), cell("b"), cell("c", shards=2), stored=("c",))
+    assert [(leader.number, shard) for leader, shard in found.shards()] == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_an_interrupted_sweep_keeps_its_numbers(tmp_path: Path) -> None:
+    earlier = planned(cell("a"), cell("b"), cell("c"))
+    again = planned(cell("c"), cell("a"), cell("b"))
+    assert same(again, earlier.to_dict())
+    finish(tmp_path / "1", cell("b"))
+    finish(tmp_path / "2", cell("b"))  # not what belongs there
+    resumed = again.resumed(earlier.to_dict(), tmp_path)
+    assert resumed.done == {1}
+    assert [(c.number, c.config.model.name) for c in resumed.cells] == [(0, "a"), (1, "b"), (2, "c")]
+    assert numbers(resumed.waves()) == [[0, 2]]
+    assert not same(planned(cell("a"), cell("b")), earlier.to_dict())
+    assert not same(planned(cell("a"), cell("b"), cell("c", alpha=0.5)), earlier.to_dict())
+
+
+def test_the_plan_is_shown() -> None:
+    out = StringIO()
+    cells = cell("a", shards=2), cell("a", "minmax"), cell("a", "minmax", 0.5), cell("b")
+    show(planned(*cells, stored=("b",)), Console(file=out, width=120))
+    text = out.getvalue()
+    assert "plan: 3 cells, 2 calibrations" in text
+    assert "minmax ignores alpha: 2 cells are 1" in text
+    assert "0–1" in text
+    assert "to compute in 2 shards, merged by cell 0" in text
+    assert "in the store" in text
+
+
+# --- the directory of a sweep ----------------------------------------------------------------------------
+
+
+def finish(directory: Path, config: Config) -> None:
+    record = {**runs.describe(config, "g"), "calibration": {"key": key(config).hash}}
+    runs.finish(directory, runs.start(directory, record))
+
+
+def test_an_unfinished_sweep_is_gone_on_with(tmp_path: Path) -> None:
+    found = planned(cell("a"), cell("b"))
+    with grid.claimed(tmp_path / "1", False, found, True) as first:
+        finish(first.directory / "0", cell("a"))
+        with grid.claimed(tmp_path / "2", False, found, True) as meanwhile:  # the first one is still at it
+            assert meanwhile.directory.name == "2"
+        (meanwhile.directory / "plan.json").unlink()
+    with grid.claimed(tmp_path / "3", False, found, True) as again:
+        assert again.directory == first.directory
+        assert again.plan.done == {0}
+        finish(again.directory / "1", cell("b"))
+    with grid.claimed(tmp_path / "3", False, found, True) as anew:  # finished: the same command is a new sweep
+        assert anew.directory.name == "3"
+        assert anew.plan.done == frozenset()
+
+
+def test_resume_false_starts_anew_and_never_in_an_old_directory(tmp_path: Path) -> None:
+    found = planned(cell("a"))
+    with grid.claimed(tmp_path / "1", False, found, True):
+        pass
+    with grid.claimed(tmp_path / "1", False, found, False) as anew:  # as when the clock goes back
+        assert anew.directory.name == "1-2"
+
+
+def test_a_chosen_directory_is_that_or_an_error(tmp_path: Path) -> None:
+    found = planned(cell("a"))
+    with grid.claimed(tmp_path / "mine", True, found, True) as first:
+        assert first.directory.name == "mine"
+        with (
+            pytest.raises(UsageError, match="another process is running"),
+            grid.claimed(tmp_path / "mine", True, found, True),
+        ):
+            pass
+    with grid.claimed(tmp_path / "mine", True, found, True) as again:
+        assert again.directory.name == "mine"
+    with (
+        pytest.raises(UsageError, match="holds another sweep"),
+        grid.claimed(tmp_path / "mine", True, planned(cell("b")), True),
+    ):
+        pass
+
+
+def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:
+    found = planned(cell("a"), cell("a", alpha=0.9), cell("b"), cell("b", alpha=0.9))
+    under_way = grid.Grid(tmp_path, found)
+    leaders, followers = found.waves()
+    finish(tmp_path / "2", cell("b"))
+    record = runs.start(tmp_path / "0", runs.describe(cell("a"), "g"))
+    runs.finish(tmp_path / "0", record, error="UsageError: no such weights")
+    under_way.settle(under_way.ready(leaders), [None, None])
+    assert [c.number for c in under_way.ready(followers)] == [3]
+    assert runs.read(tmp_path / "1")["error"] == "its calibration failed in cell 0: UsageError: no such weights"  # type: ignore[index]
+    assert under_way.exit_code == 2
+    under_way.settle(followers[1:], [MemoryError("out of\nmemory")])
+    assert under_way.exit_code == 1
+    assert under_way.failures() == [
+        "cell 0 (a percentile a=0.999 int8 tensor): no such weights (1 cells that need its calibration failed with it)",
+        "cell 3 (b percentile a=0.9 int8 tensor): MemoryError: out of",
+    ]
+
+
+# --- composing many cells --------------------------------------------------------------------------------
+
+CASES = [
+    [],
+    ["method=minmax"],
+    ["alpha=1", "format=int8"],
+    ["alpha=null", "method=minmax"],
+    ["data=text", "data.path=/tmp/a b.txt"],
+    ["data=text", "data.path='/tmp/a=b,c'"],
+    ["calibration.samples=16", "calibration.folds=4", "dtype=bfloat16"],
+    ["wandb.tags=[a,b]", "wandb.group='7'"],
+    ["calibration.seed=${calibration.folds}"],
+    ["+wandb={mode:offline}"],
+    ["model={name:x,path:y}"],
+    ["calibration={samples:16,seqlen:8}"],
+]
+BAD = [
+    ["alpha=two"],
+    ["alpha=2"],
+    ["method=maximum"],
+    ["calibration.samples=1.5"],
+    ["calibration.sample=3"],
+    ["nonsense=3"],
+    ["data=text"],
+    ["data=nonsense"],
+    ["calibration.folds=600"],
+    ["calibration=3"],
+]
+
+
+@pytest.mark.parametrize("overrides", CASES + BAD, ids=" ".join)
+def test_composing_is_what_hydra_does(overrides: list[str]) -> None:
+    def outcome(make: object) -> object:
+        try:
+            return make(overrides)  # type: ignore[operator]
+        except Exception as error:
+            return type(error), str(error)
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        OverridesParser.create(config_loader=loader)
+        expected = outcome(lambda o: from_hydra(compose("config", list(o))))
+        assert outcome(Composer(loader, master)) == expected
+        assert isinstance(expected, Config) == (overrides in CASES)
+
+
+def test_a_configuration_comes_back_from_its_record() -> None:
+    config = cell(shards=3)
+    assert from_dict(config.to_dict()) == config
+    with pytest.raises(UsageError, match=r"unknown key calibration\.sample;"):
+        from_dict({**config.to_dict(), "calibration": {"sample": 3}})
+    with pytest.raises(UsageError, match="missing"):
+        from_dict({"method": "minmax"})
