@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep import provenance, runs, table, track
 from sweep.config import Config
-from sweep.errors import out_of_memory
+from sweep.errors import UsageError, out_of_memory
 from sweep.progress import progress
 from sweep.statistics import Statistics
 from sweep.store import Damaged
@@ -48,8 +49,14 @@ def run(config: Config, directory: Path, group: str) -> Cell:
                 runs.write_table(directory / f"{field.name}.parquet", found)
         record = runs.finish(directory, {**record, **calibration, "wandb": tracker.record})
     except BaseException as error:
-        runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # else it would hide what went wrong
+            runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
         tracker.finish(failed=True)
+        if isinstance(error, OSError) and not directory.is_dir():
+            raise UsageError(
+                f"run directory {directory} was deleted while the cell ran; the calibration is in the store: "
+                "start the cell again"
+            ) from error
         raise
     try:  # the cell is finished whatever becomes of its W&B run, which can be replayed from the files
         tracker.results(directory)

@@ -59,7 +59,7 @@ def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale")
 
 def headlines(a: Answer) -> list[str]:
     """The answer in a few sentences: what to take, what SiLU does, whether more data helps, what is unmeasured."""
-    text = [sentences.advice(one) for one in a.advice[:4]] + sentences.silu(a.silu)
+    text = [sentences.advice(one) for one in a.advice[:4]] + sentences.silu(a.silu)[:4]
     chosen = {one.best.cell for one in a.advice}
     text += [sentences.data(c, a.runs.labels[c.cell]) for c in a.convergence if c.cell in chosen][:4]
     return [*text, sentences.measured(a.runs)]

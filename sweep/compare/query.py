@@ -99,9 +99,9 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
         raise UsageError(f"none of {len(problems)} cells is finished; the first: {problems[0]}")
     listed = chosen.cells(listed)
     database = duckdb.connect()
-    database.execute(
-        "SET preserve_insertion_order = false; SET enable_progress_bar = false; SET memory_limit = '1500MB'"
-    )
+    # prefetching pays for files far away; here it costs a tenth of the time
+    database.execute("SET disable_parquet_prefetching = true; SET preserve_insertion_order = false")
+    database.execute("SET enable_progress_bar = false; SET memory_limit = '1500MB'")
     listed, damaged = open_cells(database, ordered(listed), chosen)
     chosen.check(database, scan(listed, SCALES))
     names = labels(listed)

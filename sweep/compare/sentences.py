@@ -63,6 +63,8 @@ def verdict(v: Verdict) -> str:
             )
         if v.row:
             text.append(f"Largest at one place: {place(v.row)}.")
+        if len(v.evidence) < len(q.pairs):
+            text.append(f"Tested: the {len(v.evidence)} of {len(q.pairs)} values that differ most.")
     elif v.verdict == NEGLIGIBLE:
         moved = max((abs(e.rows.scale[np.isfinite(e.rows.scale)]).max() for e in v.evidence), default=0.0)
         text.append(
@@ -183,8 +185,9 @@ def rules() -> list[tuple[str, str]]:
         ),
         (
             "many tests",
-            "two families, site means over layers and single (layer, site) rows, each corrected by Holm to 2.5 % over "
-            "the whole report: the chance that noise is called an effect anywhere is at most 5 %.",
+            "three families (SQNR of site means over layers, SQNR of single (layer, site) places, scales of site "
+            "means), each corrected by Holm to 1.7 % over the whole report: the chance that noise is called an effect anywhere "
+            "is at most 5 %.",
         ),
         (
             "SQNR",

@@ -14,7 +14,7 @@ import pytest
 from sweep.compare import load
 from sweep.compare.answer import answer
 from sweep.compare.report import write
-from tests.conftest import require
+from tests.harness import require
 from tests.unit.compare.synthetic import mamba
 from tests.unit.compare.synthetic import write as write_cell
 
