@@ -129,8 +129,8 @@ def convergence_table(a: Answer) -> Table:
     return Table(
         "data",
         "How well the scales are known",
-        "Half-width of 95 % confidence of a scale, relative to it. Open: places where it exceeds 1.2 %, worth 0.1 dB "
-        "of rounding noise. Drift: largest change from half of the samples to all.",
+        "Half-width of 95 % confidence of a scale, relative to it. Open: places where it exceeds 1.2 %, worth about "
+        "0.1 dB where rounding dominates. Drift: largest change from half of the samples to all.",
         columns(
             "cell | samples:count | median:error | worst:error | where | open:count | places:count | drift:change | at"
         ),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from synthetic import World, mamba, write
 
 from sweep.compare import Comparison, load
 from sweep.compare.__main__ import main
-from tests.unit.compare.synthetic import World, mamba, write
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import World, mamba, write
 
 from sweep.compare import Comparison, load
 from sweep.errors import UsageError
-from tests.unit.compare.synthetic import World, mamba, write
 
 
 def test_finds_every_finished_cell_and_lists_the_rest(runs: Comparison) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import World, jackknife, mamba, write
 
 from sweep.compare import Comparison, load, sentences
 from sweep.compare.answer import answer, headlines
@@ -24,7 +25,6 @@ from sweep.compare.verdicts import (
     verdicts,
 )
 from sweep.errors import UsageError
-from tests.unit.compare.synthetic import World, jackknife, mamba, write
 
 
 def of(runs: Comparison, knob: str, context: str = "") -> Verdict:
