@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sweep.checkpoint import Checkpoint
+from sweep.collect import Collect
 from sweep.config import Calibration
 from sweep.histogram import Histogram
 from sweep.interrupt import deferred
@@ -40,21 +41,29 @@ def calibrate(
     calibration: Calibration,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
+    collect: Collect | None = None,
 ) -> tuple[Statistics, Timings]:
     """Statistics of every site of every layer over all tokens, or over the folds of `calibration.shard`.
 
-    checkpoint: where to go on from and to save to; the result is the same bit for bit, however often it was
-    stopped. Raises UsageError where a NaN or an infinity appears, TapError where a site did not fire,
-    Interrupted, with a checkpoint saved, after a signal."""
-    timings, observer = Timings(), Observer()
+    collect: what to gather beyond the plain statistics. checkpoint: where to go on from and to save to; the
+    result is the same bit for bit, however often it was stopped. Raises UsageError where a NaN or an infinity
+    appears, TapError where a site did not fire, Interrupted, with a checkpoint saved, after a signal."""
+    collect = collect or Collect()
+    timings, observer = Timings(), Observer(collect.quantiles)
     wanted = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
     finished = checkpoint.folds(wanted) if checkpoint else {}
     total = sum(len(_dealt(tokens, fold, calibration)) for fold in wanted)
     done = sum(len(_dealt(tokens, fold, calibration)) for fold in finished)
 
     def observe(layer: int, site: str, values: Tensor) -> None:
+        if not collect.groups:
+            observer(layer, site, values)
+        for part, channels in collect.groups.get((layer, site), {}).items():
+            observer(layer, part, values[..., channels])
+
+    def settle() -> None:
         start = time.perf_counter()
-        observer(layer, site, values)
+        observer.settle()
         timings.observe_s += time.perf_counter() - start
 
     begin = time.perf_counter()
@@ -62,7 +71,7 @@ def calibrate(
         deferred() as signal,
         torch.inference_mode(),
         kernels(model.mixers, model.device) as convolve,
-        taps(model.mixers, observe, convolve) as fired,
+        taps(model.mixers, observe, convolve, collect.ssm_state, settle) as fired,
     ):
         for fold in wanted:
             if fold in finished:
@@ -110,11 +119,13 @@ def batches(tokens: Tokens, fold: int, calibration: Calibration) -> Iterator[lis
 
 
 def gather(model: Model, fold: int, samples: int, observed: dict[Key, SiteFold]) -> Statistics:
-    """The statistics of one fold that holds so many samples."""
+    """The statistics of one fold that holds so many samples, sites in the order of the data flow."""
     sites = {}
     for mixer in model.mixers:
         weights = mixer.weight_absmax()
-        for name in mixer.sites:
+        names = [name for layer, name in observed if layer == mixer.layer]
+        usual = [name for name in mixer.sites if name in names]
+        for name in (*usual, *(n for n in names if n not in usual)):
             part = observed[mixer.layer, name]
             sites[mixer.layer, name] = SiteStatistics(
                 folds=np.array([fold], np.int32),
@@ -123,6 +134,8 @@ def gather(model: Model, fold: int, samples: int, observed: dict[Key, SiteFold])
                 channel_absmax=part.channel_absmax[None],
                 channel_abs_sum=part.channel_abs_sum[None],
                 channel_text_mean_max=part.channel_text_mean_max[None],
-                weight_absmax=weights.get(name),
+                weight_absmax=weights.get(name.partition("[")[0]),
+                text_alphas=part.text_alphas,
+                text_quantiles=(part.text_quantiles,) if len(part.text_alphas) else (),
             )
     return Statistics(sites, dict(model.geometry))

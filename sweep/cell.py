@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep import provenance, runs, table, track
 from sweep.config import Config
-from sweep.errors import out_of_memory
+from sweep.errors import UsageError, out_of_memory
 from sweep.progress import progress
 from sweep.statistics import Statistics
 from sweep.store import Damaged
@@ -44,22 +45,29 @@ def run(config: Config, directory: Path, group: str) -> Cell:
         tables = table.build(statistics, config)
         calibration["timings"]["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
-            runs.write_table(directory / f"{field.name}.parquet", getattr(tables, field.name))
+            if (found := getattr(tables, field.name)) is not None:
+                runs.write_table(directory / f"{field.name}.parquet", found)
         evaluation = None
         if config.evaluate:
             from sweep.evaluate.evaluation import evaluate
 
-            evaluation, texts = evaluate(config, tables.scales)
+            evaluation, texts = evaluate(config, statistics, tables.scales)
             runs.write_table(directory / "evaluation.parquet", texts)
-        record = runs.finish(
-            directory, {**record, **calibration, "evaluation": evaluation, "wandb": tracker.record}
-        )
-        tracker.results(directory)
+        record = runs.finish(directory, {**record, **calibration, "evaluation": evaluation, "wandb": tracker.record})
     except BaseException as error:
-        runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # else it would hide what went wrong
+            runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
         tracker.finish(failed=True)
+        if isinstance(error, OSError) and not directory.is_dir():
+            raise UsageError(
+                f"run directory {directory} was deleted while the cell ran; the calibration is in the store: "
+                "start the cell again"
+            ) from error
         raise
-    tracker.finish()
+    try:  # the cell is finished whatever becomes of its W&B run, which can be replayed from the files
+        tracker.results(directory)
+    finally:
+        tracker.finish()
     return Cell(directory, record, tables, tracker.hint)
 
 
@@ -129,6 +137,7 @@ def _observe(
     config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
 ) -> Statistics:
     """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
+    from sweep import collect
     from sweep.calibrate import calibrate
     from sweep.checkpoint import Checkpoint
     from sweep.models import load
@@ -144,16 +153,24 @@ def _observe(
             show(done, total)
             report(done, total)
 
+        extra = collect.of(config)
         if config.model.stream:
             statistics, spent = calibrate_streamed(
-                config.model, config.device, config.dtype, asked.tokens, config.calibration, both, work / "layers"
+                config.model,
+                config.device,
+                config.dtype,
+                asked.tokens,
+                config.calibration,
+                both,
+                work / "layers",
+                extra,
             )
         else:
             begin = time.perf_counter()
             model = load.load(config.model, config.device, config.dtype)
             timings["load_s"] = time.perf_counter() - begin
             checkpoint = Checkpoint(work, config.calibration.checkpoint)
-            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint)
+            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, extra)
     timings.update(vars(spent))
     return statistics
 

@@ -20,7 +20,8 @@ from sweep.scales import Method
 DTYPES = ("float32", "bfloat16", "float16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
-GRANULARITIES = ("tensor",)
+GRANULARITIES = ("tensor", "channel", "group")
+FOLDS = 8
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
@@ -95,13 +96,20 @@ class Calibration:
     samples: int = 512
     seqlen: int = 512
     batch_size: int = 8
-    folds: int = 8
+    folds: int = 0  # 0: FOLDS, or one a sample where there are fewer
     seed: int = 0
     checkpoint: float = 60.0
     shards: int = 1
     shard: int | None = None
+    ssm_state: bool = False
+    text_quantiles: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for alpha in self.text_quantiles:
+            if not 0 < alpha <= 1:
+                raise UsageError(f"calibration.text_quantiles={self.text_quantiles}: {alpha} is outside (0, 1]")
+        if self.folds == 0:
+            object.__setattr__(self, "folds", max(1, min(FOLDS, self.samples)))
         for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"calibration.{key}={value} must be at least 1")
@@ -143,6 +151,19 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """How many clusters granularity=group makes; see `sweep.grouping`."""
+
+    head_groups: int = 4
+    dim_groups: int = 4
+
+    def __post_init__(self) -> None:
+        for key in ("head_groups", "dim_groups"):
+            if (value := getattr(self, key)) < 1:
+                raise UsageError(f"grouping.{key}={value} must be at least 1")
+
+
+@dataclass(frozen=True)
 class Wandb:
     mode: str = "auto"
     project: str = "mamba-scales"
@@ -165,6 +186,7 @@ class Config:
     alpha: float | None = 0.9995
     format: str = "int8"
     granularity: str = "tensor"
+    grouping: Grouping = field(default_factory=Grouping)
     device: str = "cpu"
     dtype: str = "float32"
     store: str = "runs/calibrations"
@@ -175,9 +197,15 @@ class Config:
         _one_of("method", self.method, [str(m) for m in Method])
         formats.named(self.format)
         _one_of("granularity", self.granularity, GRANULARITIES)
+        if self.granularity != "tensor":
+            self._check_maxima()
         _one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
+        if self.model.stream and self.calibration.shards > 1:
+            raise UsageError(
+                f"model.stream=true takes layer after layer; calibration.shards={self.calibration.shards} must be 1"
+            )
         if Method(self.method).uses_alpha and self.alpha is None:
             raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
         if self.alpha is not None and not 0 < self.alpha <= 1:
@@ -188,6 +216,19 @@ class Config:
             raise UsageError(
                 "model.stream=true holds one layer at a time, evaluation needs the whole network: "
                 "set model.stream=false, or evaluate.perplexity=false and evaluate.sensitivity=false"
+            )
+
+    def _check_maxima(self) -> None:
+        if self.method != Method.MINMAX:
+            raise UsageError(
+                f"granularity={self.granularity} reads the channel maxima, which only method=minmax can use, "
+                f"not method={self.method}"
+            )
+        if not formats.named(self.format).symmetric:
+            symmetric = ", ".join(f.name for f in formats.FORMATS.values() if f.symmetric)
+            raise UsageError(
+                f"granularity={self.granularity} reads the channel maxima, which have no sign: "
+                f"format={self.format} needs both ends; allowed: {symmetric}"
             )
 
     @property

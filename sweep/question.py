@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from sweep import tokens
+from sweep import collect, tokens
 from sweep.config import Calibration, Config, Data, Model
 from sweep.models import load
 from sweep.statistics import SCHEMA
@@ -35,7 +36,11 @@ def of(config: Config) -> Question:
 def key(config: Config) -> Key:
     """The identity of a cell's calibration. Raises UsageError as `of` does."""
     return Key(
-        prefix=f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
+        prefix=re.sub(
+            r"[^\w.-]+",  # a model of the Hub has a slash in its name
+            "_",
+            f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
+        ),
         preimage={
             "schema": SCHEMA,
             "model": load.identity(config.model),
@@ -44,6 +49,7 @@ def key(config: Config) -> Key:
             "folds": config.calibration.folds,
             "dtype": config.dtype,
             "backend": load.backend(config.model, config.device),
+            **collect.of(config).preimage,
         },
     )
 

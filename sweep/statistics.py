@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sweep.histogram import Histogram, layout
 
-SCHEMA = 1
+SCHEMA = 2
 Key = tuple[int, str]  # layer, site
 
 _COLUMNS = pa.schema(
@@ -39,6 +39,8 @@ _COLUMNS = pa.schema(
         ("channel_abs_sum", pa.list_(pa.float64())),
         ("channel_text_mean_max", pa.list_(pa.float32())),
         ("weight_absmax", pa.float64()),
+        ("text_alphas", pa.list_(pa.float64())),
+        ("text_quantiles", pa.list_(pa.float64())),
     ]
 )
 # a third smaller than plain encoding, and read four times as fast
@@ -60,6 +62,8 @@ class SiteStatistics:
     channel_absmax: float32 [K, C]. channel_abs_sum: float64 [K, C], the sum of |x| over texts and tokens.
     channel_text_mean_max: float32 [K, C], the largest over texts of the text's mean |x| (Quamba2's sort key).
     weight_absmax: max |w| of the conv1d slice that makes this site, None where no convolution does.
+    text_alphas: float64 [A], empty unless asked for. text_quantiles: for each fold float64 [samples, A, 3], of each
+    text the alpha-quantile of |x|, the (1 - alpha)-quantile and the alpha-quantile of x (linear interpolation).
     """
 
     folds: NDArray[np.int32]
@@ -69,6 +73,8 @@ class SiteStatistics:
     channel_abs_sum: NDArray[np.float64]
     channel_text_mean_max: NDArray[np.float32]
     weight_absmax: float | None
+    text_alphas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    text_quantiles: tuple[NDArray[np.float64], ...] = ()
 
     def __add__(self, other: SiteStatistics) -> SiteStatistics:
         """The folds of both, in ascending order.
@@ -81,6 +87,8 @@ class SiteStatistics:
             raise ValueError("cannot merge: the numbers of channels differ")
         if self.weight_absmax != other.weight_absmax:
             raise ValueError("cannot merge: the convolution weights differ")
+        if not np.array_equal(self.text_alphas, other.text_alphas):
+            raise ValueError("cannot merge: the quantiles taken of the texts differ")
         order = np.argsort(np.concatenate([self.folds, other.folds]))
         merged = Histogram.stack([*_split(self.histogram), *_split(other.histogram)])
 
@@ -95,7 +103,18 @@ class SiteStatistics:
             channel_abs_sum=join(self.channel_abs_sum, other.channel_abs_sum),
             channel_text_mean_max=join(self.channel_text_mean_max, other.channel_text_mean_max),
             weight_absmax=self.weight_absmax,
+            text_alphas=self.text_alphas,
+            text_quantiles=tuple((*self.text_quantiles, *other.text_quantiles)[i] for i in order)
+            if self.text_quantiles
+            else (),
         )
+
+
+def _unravel(flat: NDArray[np.float64], samples: NDArray[np.int64], alphas: int) -> tuple[NDArray[np.float64], ...]:
+    if not alphas:
+        return ()
+    ends = np.cumsum(samples)[:-1] * alphas * 3
+    return tuple(part.reshape(-1, alphas, 3) for part in np.split(flat, ends))
 
 
 def _split(stack: Histogram) -> Iterator[Histogram]:
@@ -133,6 +152,8 @@ class Statistics:
                 "channel_abs_sum": site.channel_abs_sum.ravel(),
                 "channel_text_mean_max": site.channel_text_mean_max.ravel(),
                 "weight_absmax": site.weight_absmax,
+                "text_alphas": site.text_alphas,
+                "text_quantiles": np.concatenate([q.ravel() for q in (*site.text_quantiles, np.zeros(0))]),
             }
             for (layer, name), site in self.sites.items()
         ]
@@ -165,5 +186,7 @@ class Statistics:
                 channel_abs_sum=row["channel_abs_sum"].reshape(k, -1),
                 channel_text_mean_max=row["channel_text_mean_max"].reshape(k, -1),
                 weight_absmax=row["weight_absmax"],
+                text_alphas=row["text_alphas"],
+                text_quantiles=_unravel(row["text_quantiles"], row["samples"], len(row["text_alphas"])),
             )
         return cls(sites, meta)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sweep import config
 from sweep.calibrate import Progress, Timings, batches, calibrate
+from sweep.collect import Collect
 from sweep.errors import UsageError
 from sweep.models import assemble, load
 from sweep.sites import mixers
@@ -38,6 +39,7 @@ def calibrate_streamed(
     calibration: config.Calibration,
     progress: Progress,
     work: Path,
+    collect: Collect | None = None,
 ) -> tuple[Statistics, Timings]:
     """What `calibrate` gives for the loaded model.
 
@@ -51,7 +53,9 @@ def calibrate_streamed(
             "use model.stream=false"
         )
     if calibration.shards > 1:
-        raise UsageError(f"model.stream=true takes layer after layer; calibration.shards={calibration.shards} must be 1")
+        raise UsageError(
+            f"model.stream=true takes layer after layer; calibration.shards={calibration.shards} must be 1"
+        )
     target = getattr(torch, dtype)
     source = load.weights(model, shape)
     skeleton = assemble.skeleton(shape, device)
@@ -76,7 +80,7 @@ def calibrate_streamed(
 
         with _reading(_hidden(work, layer)) as read, _writing(_hidden(work, layer + 1)) as write:
             stage = _stage(model.name, block, device, read, write)
-            statistics, spent = calibrate(stage, tokens, calibration, report)
+            statistics, spent = calibrate(stage, tokens, calibration, report, collect=collect)
         draft = _observed(work, layer).with_suffix(".draft")
         statistics.save(draft)
         draft.rename(_observed(work, layer))

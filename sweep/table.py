@@ -9,13 +9,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sweep import formats, metrics, scales
+from sweep import formats, parts, reading, scales
 from sweep.config import Config
-from sweep.histogram import Histogram
+from sweep.formats import Format
+from sweep.grouping import Grouping
+from sweep.reading import NOWHERE, WHOLE, Reading
 from sweep.scales import Method
-from sweep.statistics import SiteStatistics, Statistics
+from sweep.statistics import Key, SiteStatistics, Statistics
 
 Floats = NDArray[np.float64]
+Columns = dict[str, Any]
 
 WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127, as Quamba's wx_scale
 
@@ -60,6 +63,13 @@ CONVERGENCE = pa.schema(
         ("scale_se", pa.float64()),
     ]
 )
+GROUPING = pa.schema(
+    [
+        ("layer", pa.int32()),
+        *[(name, pa.int32()) for name in ("ssd_groups", "head_groups", "dim_groups")],
+        *[(name, pa.list_(pa.int32())) for name in ("channels", "heads", "head_ends", "dim_ends")],
+    ]
+)
 HISTOGRAMS = pa.schema(
     [
         ("layer", pa.int32()),
@@ -74,18 +84,29 @@ HISTOGRAMS = pa.schema(
 class Tables:
     """What a cell writes, each one as `<field>.parquet`.
 
-    scales: a row per layer and site. replicates: the same numbers with one fold left out, a row per fold, for
-    errors of differences between cells. convergence: a row per layer, site and number of folds used.
-    histograms: 512 signed logarithmic bins of the values before and after SiLU, for pictures."""
+    scales: a row per layer, site and part with a scale of its own. replicates: the same numbers with one fold left
+    out, a row per fold, for errors of differences between cells. convergence: a row per layer, site and number of
+    folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values before and after SiLU,
+    for pictures. grouping: a row per layer, the fields of `Grouping` flattened (granularity=group, else None)."""
 
     scales: pa.Table
     replicates: pa.Table
     convergence: pa.Table
     histograms: pa.Table
+    grouping: pa.Table | None
 
 
 def build(statistics: Statistics, config: Config) -> Tables:
-    """All tables of one cell."""
+    """All tables of one cell. Raises UsageError for a grouping that the model's geometry does not allow."""
+    method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
+    clusters = config.grouping
+    split, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
+    found: dict[Key, Reading] = {
+        key: reading.of_maxima(site, split[key], format)
+        if key in split
+        else reading.of_histograms([(WHOLE, site)], method, alpha, format)
+        for key, site in statistics.sites.items()
+    }
     cell = {
         "model": config.model.name,
         "method": config.method,
@@ -93,99 +114,104 @@ def build(statistics: Statistics, config: Config) -> Tables:
         "format": config.format,
         "granularity": config.granularity,
     }
-    method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
-    rows: list[dict[str, Any]] = []
-    replicates: list[dict[str, Any]] = []
-    convergence: list[dict[str, Any]] = []
-    parts = {key: _jackknifed(site.histogram) for key, site in statistics.sites.items()}
-    found = {key: scales.clip(part, method, alpha, format) for key, part in parts.items()}
-    for (layer, name), site in statistics.sites.items():
-        place = {"layer": layer, "site": name}
-        part, clips = parts[layer, name], found[layer, name]
-        quantizer = format.place(float(clips.low[0]), float(clips.high[0]))
-        cost = metrics.measure(part, quantizer)
-        scale = clips.scale
-        gain, ratio = np.full((2, len(scale)), np.nan)
-        row: dict[str, Any] = {
-            **cell,
-            **place,
-            "n": int(part.n[0]),
-            "min": float(part.min[0]),
-            "max": float(part.max[0]),
-            "absmax": float(part.absmax[0]),
-            "clip": quantizer.high,
-            "scale": quantizer.scale,
-            "scale_se": scales.jackknife_error(scale[1:]),
-            **{key: float(value[0]) for key, value in vars(cost).items()},
-        }
-        if not format.symmetric:
-            row |= {"clip_low": quantizer.low, "zero_point": quantizer.zero_point}
-        if site.weight_absmax is not None:  # a …_conv_out site
-            row["weight_scale"] = weight_scale = site.weight_absmax / WEIGHT_LEVELS
-            gain = _divide(scale, found[layer, name.replace("_out", "_pre")].scale)
-            ratio = _divide(scale, np.full_like(scale, weight_scale))
-            row |= {"silu_gain": float(gain[0]), "ratio": float(ratio[0])}
-        rows.append(row)
-        for fold, number in enumerate(site.folds, start=1):
-            replicates.append(
-                {
-                    **place,
-                    "fold": int(number),
-                    "scale": float(scale[fold]),
-                    "sqnr_db": float(cost.sqnr_db[fold]),
-                    "silu_gain": float(gain[fold]),
-                    "ratio": float(ratio[fold]),
-                }
-            )
-        convergence += _convergence(place, site, method, alpha, format, row["scale_se"])
+    rows, replicates, convergence = [], [], []
+    for key, site in statistics.sites.items():
+        relative = _relative(key, site, found)
+        rows.append(cell | _row(key, found[key], relative, format))
+        replicates += _replicates(key, site, found[key], relative)
+        if config.granularity == "tensor":
+            convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
     return Tables(
-        _table(rows, SCALES),
-        _table(replicates, REPLICATES),
-        _table(convergence, CONVERGENCE),
-        _table(list(_coarse(statistics)), HISTOGRAMS),
+        assemble(rows, SCALES),
+        assemble(replicates, REPLICATES),
+        assemble(convergence, CONVERGENCE),
+        assemble(list(_coarse(statistics)), HISTOGRAMS),
+        assemble([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
     )
 
 
-def _jackknifed(folds: Histogram) -> Histogram:
-    """A stack of all folds together and of all but the first, all but the second, …"""
-    count = len(folds.counts)
-    return folds.pick(np.concatenate([np.ones((1, count), bool), ~np.eye(count, dtype=bool)]))
+def _relative(key: Key, site: SiteStatistics, found: dict[Key, Reading]) -> Columns:
+    """weight_scale, and the two ratios [P, 1 + K], of a `…_conv_out` site; NaN elsewhere."""
+    scale = found[key].scale
+    if site.weight_absmax is None:
+        nothing = np.full_like(scale, np.nan)
+        return {"weight_scale": np.nan, "ratio": nothing, "silu_gain": nothing}
+    weight = site.weight_absmax / WEIGHT_LEVELS
+    before = found[key[0], key[1].replace("_out", "_pre")].scale
+    return {
+        "weight_scale": weight,
+        "ratio": _divide(scale, np.full_like(scale, weight)),
+        "silu_gain": _divide(scale, before),
+    }
+
+
+def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
+    """Columns of SCALES: one value, or one for each part."""
+    signed = {} if format.symmetric else {"clip_low": read.clip_low, "zero_point": read.zero_point}
+    same = ("n", "min", "max", "absmax", "clip", "scale_se", "clip_fraction", "mse", "code_entropy_bits")
+    return {
+        **_place(key, read),
+        **{name: getattr(read, name) for name in same},
+        **signed,
+        "scale": read.scale[:, 0],
+        "sqnr_db": read.sqnr_db[:, 0],
+        "weight_scale": relative["weight_scale"],
+        "ratio": relative["ratio"][:, 0],
+        "silu_gain": relative["silu_gain"][:, 0],
+    }
+
+
+def _replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> list[Columns]:
+    return [
+        {
+            **_place(key, read),
+            "fold": int(fold),
+            "scale": read.scale[:, column],
+            "sqnr_db": read.sqnr_db[:, column],
+            "silu_gain": relative["silu_gain"][:, column],
+            "ratio": relative["ratio"][:, column],
+        }
+        for column, fold in enumerate(site.folds, start=1)
+    ]
+
+
+def _place(key: Key, read: Reading) -> Columns:
+    groups = {name: read.place[:, i] for i, name in enumerate(("ssd_group", "head_group", "dim_group"))}
+    return {"layer": key[0], "site": key[1], **groups}
 
 
 def _convergence(
-    place: dict[str, Any],
-    site: SiteStatistics,
-    method: Method,
-    alpha: float | None,
-    format: formats.Format,
-    final: float,
-) -> list[dict[str, Any]]:
+    key: Key, site: SiteStatistics, method: Method, alpha: float | None, format: Format, final: float
+) -> Columns:
     """The scale from the first 1, 2, … K folds, its error from those folds alone; `final` is the one of all K.
 
     Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
     count = len(site.folds)
-    rows = []
     upto = np.tri(count, dtype=bool)
     first = site.histogram.pick(upto)
-    found = scales.clip(first, method, alpha, format).scale
-    for k in range(1, count + 1):
-        error = float("nan")
-        if k == count:
-            error = final
-        elif k > 1 and not method.searches:
-            rest = site.histogram.pick(upto[k - 1] & ~np.eye(count, dtype=bool)[:k])
-            error = scales.jackknife_error(scales.clip(rest, method, alpha, format).scale)
-        rows.append(
-            {
-                **place,
-                "folds": k,
-                "samples": int(site.samples[:k].sum()),
-                "n": int(first.n[k - 1]),
-                "scale": float(found[k - 1]),
-                "scale_se": error,
-            }
-        )
-    return rows
+    errors = np.full(count, np.nan)
+    if not method.searches:
+        for k in range(2, count):
+            some = upto[k - 1] & ~np.eye(count, dtype=bool)[:k]
+            rest = reading.clips_of(site, some, site.histogram.pick(some), method, alpha, format)
+            errors[k - 1] = scales.jackknife_error(rest.scale)
+    errors[-1] = final
+    return {
+        "layer": key[0],
+        "site": key[1],
+        "folds": np.arange(1, count + 1),
+        "samples": np.cumsum(site.samples),
+        "n": first.n,
+        "scale": reading.clips_of(site, upto, first, method, alpha, format).scale,
+        "scale_se": errors,
+    }
+
+
+def _grouping(layer: int, grouping: Grouping) -> Columns:
+    ssd, heads, dims = grouping.dim_ends.shape
+    names = ("channels", "heads", "head_ends", "dim_ends")
+    lists = {name: [getattr(grouping, name).ravel().tolist()] for name in names}
+    return {"layer": np.array([layer]), "ssd_groups": ssd, "head_groups": heads, "dim_groups": dims, **lists}
 
 
 def _coarse(statistics: Statistics) -> Any:
@@ -197,7 +223,7 @@ def _coarse(statistics: Statistics) -> Any:
             total = site.histogram.total()
             inside = np.clip(total.values, edges[0], np.nextafter(edges[-1], 0))
             counts = np.bincount(np.searchsorted(edges, inside, side="right") - 1, weights=total.counts, minlength=512)
-            yield {"layer": layer, "site": name, "edges": edges, "counts": counts.astype(np.int64)}
+            yield {"layer": layer, "site": name, "edges": [edges], "counts": [counts.astype(np.int64)]}
 
 
 def _divide(a: Floats, b: Floats) -> Floats:
@@ -205,9 +231,29 @@ def _divide(a: Floats, b: Floats) -> Floats:
     return np.divide(a, b, out=np.full_like(a, np.nan), where=b != 0)
 
 
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """NaN, which stands for undefined here, becomes null."""
-    return pa.Table.from_pydict(
-        {f.name: pa.array([row.get(f.name) for row in rows], f.type, from_pandas=True) for f in schema},
-        schema,
-    )
+def assemble(blocks: list[Columns], schema: pa.Schema) -> pa.Table:
+    """Blocks of columns, each a value for the whole block or one for each of its rows, one below the other.
+
+    NaN, which stands for undefined here, becomes null; so does the number of a group that is none."""
+    lengths = [max(len(v) if isinstance(v, np.ndarray | list) else 1 for v in block.values()) for block in blocks]
+
+    def column(field: pa.Field) -> pa.ChunkedArray:
+        chunks = []
+        for block, length in zip(blocks, lengths, strict=True):
+            value = block.get(field.name)
+            if isinstance(value, list):
+                chunks.append(pa.array(value, field.type))
+                continue
+            values = np.asarray(value) if isinstance(value, np.ndarray) else np.full(length, value)
+            if field.name.endswith("_group"):
+                chunks.append(pa.array(values, field.type, mask=values == NOWHERE))
+            elif value is None:
+                chunks.append(pa.nulls(length, field.type))
+            else:
+                empty = np.isnan(values) if values.dtype.kind == "f" else np.zeros(length, bool)
+                if pa.types.is_integer(field.type):
+                    values = np.where(empty, 0, values).astype(np.int64)
+                chunks.append(pa.array(values, field.type, mask=empty))
+        return pa.chunked_array(chunks, field.type)
+
+    return pa.table([column(field) for field in schema], schema).combine_chunks()

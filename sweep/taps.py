@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sweep.models.conv import Convolve, convolve
 from sweep.sites import IN_PROJ_IN, OUT_PROJ_IN, Mixer
+from sweep.state import SSM_STATE, final_state
 
 FUSED = ("use_fast_path", "use_mem_eff_path")  # mamba_ssm's switches for kernels that swallow out_proj
 Observe = Callable[[int, str, Tensor], None]  # layer, site, values [batch, seq, channels]
@@ -43,10 +44,18 @@ class Fired:
 
 
 @contextmanager
-def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolve) -> Iterator[Fired]:
+def taps(
+    mixers: Sequence[Mixer],
+    observe: Observe,
+    convolve: Convolve = convolve,
+    ssm_state: bool = False,
+    settle: Callable[[], None] = lambda: None,
+) -> Iterator[Fired]:
     """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
 
-    convolve: as the model itself does it (see `Mixer.conv_sites`).
+    convolve: as the model itself does it (see `Mixer.conv_sites`). ssm_state: whether to compute and observe the
+    last state of every text as well, [batch, d_state, d_inner]. settle: called before the model goes on and may
+    change the values just observed.
     Hooks come off and paths come back whatever happens inside."""
     fired = Fired(mixers)
 
@@ -56,8 +65,13 @@ def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolv
 
     def see_up_to_convolution(mixer: Mixer, entered: Tensor, projected: Tensor) -> None:
         see(mixer.layer, IN_PROJ_IN, entered)
+        last = {}
         for site, tensor in mixer.conv_sites(projected, convolve):
             see(mixer.layer, site, tensor)
+            last[site] = tensor
+        if ssm_state:
+            observe(mixer.layer, SSM_STATE, final_state(mixer, projected, last["x_conv_out"], last.get("B_conv_out")))
+        settle()
 
     def after_in_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -74,6 +88,7 @@ def taps(mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolv
     def before_out_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...]) -> None:
             see(mixer.layer, OUT_PROJ_IN, args[0])
+            settle()
 
         return hook
 

@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from sweep import parts
 from sweep.calibrate import Progress
 from sweep.config import Config
 from sweep.errors import UsageError
@@ -35,6 +36,7 @@ from sweep.evaluate.rounding import Rounding
 from sweep.evaluate.scores import Scores
 from sweep.models import load
 from sweep.progress import progress
+from sweep.statistics import Statistics
 from sweep.store import Damaged, Key, Store
 
 SCHEMA = 1
@@ -42,13 +44,15 @@ SCORES, STATES = "scores.parquet", "states.safetensors"
 Roundings = Mapping[Site, Rounding]
 
 
-def evaluate(config: Config, scales: pa.Table) -> tuple[dict[str, Any], pa.Table]:
+def evaluate(config: Config, statistics: Statistics, scales: pa.Table) -> tuple[dict[str, Any], pa.Table]:
     """What the scales of a cell (scales.parquet) cost on held-out text: the record, and the scores text by text.
 
     Of all layers quantized, and for `sensitivity` of each layer alone and of all but that one. The table has the
     columns of `Scores.table` behind `quantized` (all, only, all_but) and `layer` (null for all).
     Raises UsageError for what a user can mend, Interrupted after a signal."""
-    roundings = rounding.of_table(scales, config.evaluate.sites)
+    clusters = config.grouping
+    split, _ = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
+    roundings = rounding.of_table(scales, config.evaluate.sites, split)
     if not roundings:
         raise UsageError(f"evaluate.sites={config.evaluate.sites}: {config.model.name} has none of them")
     wanted: dict[tuple[str, int | None], Roundings] = {("all", None): roundings}
@@ -64,7 +68,7 @@ def evaluate(config: Config, scales: pa.Table) -> tuple[dict[str, Any], pa.Table
         bench.passes = len({key.hash for key in missing}) + (bench.key(None) not in bench.store)
         found = {which: bench.scores(these) for which, these in wanted.items()}
     every = found["all", None]
-    record = {
+    record: dict[str, Any] = {
         **every.summary(),
         "baseline": every.baseline(),
         "sites": sorted({site for _, site in roundings}, key=config.evaluate.sites.index),
@@ -141,7 +145,8 @@ class Bench:
     def _baseline(self) -> Callable[[int], Tensor]:
         """The unquantized network's states of a text."""
         entry = self._stored(self.key(None), self._save_states)
-        stored = safetensors.safe_open(entry / STATES, "pt").get_slice("states")
+        opened: Any = safetensors.safe_open(entry / STATES, "pt")
+        stored = opened.get_slice("states")
         ends = [0]
         for window in self._text.tokens.windows:
             ends.append(ends[-1] + len(window))

@@ -85,7 +85,8 @@ class Quantized:
         if not any((mixer.layer, name) in self.rounders for name in names):
             return x
         out, widths = torch.empty_like(x), [width for _, width in mixer.parts]  # x's strides: kernels mind them
-        for name, into, piece in zip(names, out.split(widths, -1), x.split(widths, -1), strict=True):
+        split = torch.split_with_sizes
+        for name, into, piece in zip(names, split(out, widths, -1), split(x, widths, -1), strict=True):
             into.copy_(self(mixer.layer, name, piece))
         return out
 

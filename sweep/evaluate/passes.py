@@ -48,9 +48,7 @@ def hidden_states(
             signal.check()
 
 
-def score(
-    model: Model, text: Text, states: Iterator[tuple[int, Tensor]], baseline: Callable[[int], Tensor]
-) -> Scores:
+def score(model: Model, text: Text, states: Iterator[tuple[int, Tensor]], baseline: Callable[[int], Tensor]) -> Scores:
     """What the network said of each text; `baseline` gives the unquantized network's states of a text.
 
     Raises UsageError for what is not a number."""

@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sweep import formats
 from sweep.formats import Format
+from sweep.parts import Parts
+from sweep.reading import NOWHERE, Place
+from sweep.statistics import Key
 
 Floats = NDArray[np.float64]
 
@@ -33,11 +37,11 @@ class Rounding:
 
     @property
     def low(self) -> Floats:
-        return self.format.codes[0] - self.zero_point
+        return np.asarray(self.format.codes[0] - self.zero_point)
 
     @property
     def high(self) -> Floats:
-        return self.format.codes[-1] - self.zero_point
+        return np.asarray(self.format.codes[-1] - self.zero_point)
 
     @property
     def finest(self) -> float:
@@ -64,29 +68,21 @@ class Rounding:
         return hashlib.sha256(b"".join(np.ascontiguousarray(p, "<f8").tobytes() + b"|" for p in parts)).hexdigest()
 
 
-Place = tuple[int, int, int]  # ssd_group, head_group, dim_group; -1 where not split
-Parts = Mapping[tuple[int, str], Sequence[tuple[Place, NDArray[np.int64]]]]  # of a layer's site: place, its channels
-
-
-def of_table(scales: pa.Table, sites: Sequence[str], parts: Parts | None = None) -> dict[tuple[int, str], Rounding]:
+def of_table(scales: pa.Table, sites: Sequence[str], parts: Mapping[Key, Parts]) -> dict[Key, Rounding]:
     """The rounding of every (layer, site) with a site in `sites`, from the rows of scales.parquet.
 
     parts: which channels the rows of a site with several scales stand for. Raises ValueError where they are needed
     and are not there."""
-    rows: dict[tuple[int, str], dict[Place, dict[str, Any]]] = {}
-    for row in scales.to_pylist():
-        if row["site"] in sites:
-            groups = (row["ssd_group"], row["head_group"], row["dim_group"])
-            place = tuple(-1 if g is None else g for g in groups)
-            rows.setdefault((row["layer"], row["site"]), {})[place] = row  # type: ignore[index]
-    return {key: _rounding(key, found, (parts or {}).get(key)) for key, found in rows.items()}
+    rows: dict[Key, dict[Place, dict[str, Any]]] = {}
+    for row in scales.filter(pc.is_in(scales["site"], pa.array(sites))).to_pylist():
+        ssd, head, dim = (
+            NOWHERE if row[group] is None else row[group] for group in ("ssd_group", "head_group", "dim_group")
+        )
+        rows.setdefault((row["layer"], row["site"]), {})[ssd, head, dim] = row
+    return {key: _rounding(key, found, parts.get(key)) for key, found in rows.items()}
 
 
-def _rounding(
-    key: tuple[int, str],
-    rows: Mapping[Place, dict[str, Any]],
-    parts: Sequence[tuple[Place, NDArray[np.int64]]] | None,
-) -> Rounding:
+def _rounding(key: Key, rows: Mapping[Place, dict[str, Any]], parts: Parts | None) -> Rounding:
     scale = {place: float(row["scale"]) for place, row in rows.items()}
     zero = {place: float(row["zero_point"] or 0) for place, row in rows.items()}
     format = formats.named(next(iter(rows.values()))["format"])

@@ -88,7 +88,7 @@ class Scores:
 Estimate = tuple[float, Floats]  # a number, and what each text moves it by, [N]: its linearization
 
 
-def _ratio(amount: NDArray[np.generic], of: NDArray[np.generic]) -> Estimate:
+def _ratio(amount: Floats | Ints, of: Floats | Ints) -> Estimate:
     """sum amount / sum of, over texts of different length (Cochran, Sampling Techniques, 3rd ed., section 6.4)."""
     ratio = float(np.sum(amount) / np.sum(of))
     return ratio, (amount - ratio * of) / np.sum(of)

@@ -14,7 +14,6 @@ import pytest
 import small
 import torch
 import yaml
-from conftest import ROOT, Run
 from torch.nn import functional as F
 
 from sweep import config, formats
@@ -23,6 +22,7 @@ from sweep.evaluate import evaluation, heldout, passes
 from sweep.evaluate.rounding import Rounding
 from sweep.models import load
 from sweep.store import Store
+from tests.harness import ROOT, Run
 
 TINY = (
     "calibration.samples=16",
@@ -137,6 +137,15 @@ def test_the_numbers_are_those_of_a_direct_computation(cell: Any, tmp_path: Path
     np.testing.assert_allclose(np.array(table["kl"]) / 31, kl, rtol=1e-2)
 
 
+def test_finer_scales_cost_less(cell: Any, tmp_path: Path) -> None:
+    found = {}
+    for granularity in ("tensor", "group", "channel"):
+        size = ("grouping.head_groups=2", "grouping.dim_groups=4")
+        e, _ = cell(granularity, ON, "format=int4", "method=minmax", f"granularity={granularity}", *size)
+        found[granularity] = e["kl"]
+    assert found["channel"] < found["group"] < found["tensor"]
+
+
 def test_passes_are_shared_by_cells_of_equal_scales(cell: Any, counted: list[int], monkeypatch: Any) -> None:
     e, _ = cell("a", ON, "method=minmax")
     assert counted == [2 * 8, 0] or counted == [0, 2 * 8]
@@ -241,7 +250,7 @@ def test_the_configuration_file_asks_for_what_the_code_says() -> None:
     assert config.Evaluate(**knobs) == config.Evaluate()
     assert not config.Evaluate()
     model = load.load(Model("tiny", "pkg://sweep/models/tiny"), "cpu", "float32")
-    assert set(QUANTIZED) == {s for s in model.mixers[0].sites if not s.endswith("_pre")}
+    assert set(QUANTIZED) == {s for s in model.mixers[0].sites if not s.endswith(("_pre", "_state"))}
 
 
 def test_a_key_changes_with_everything_that_changes_a_pass(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_independent_forward import TINY, Site, forward
 from torch import Tensor
 
 from sweep.config import QUANTIZED
@@ -14,6 +13,7 @@ from sweep.evaluate.fakequant import fake_quantized
 from sweep.evaluate.rounding import Rounding
 from sweep.formats import FORMATS
 from sweep.models import load
+from tests.parity.test_independent_forward import TINY, Site, forward
 
 INT4 = FORMATS["int4"]
 SOURCE = "def silu(x):\n    return x / (1 + exp(-x))  # never above |x|\n"

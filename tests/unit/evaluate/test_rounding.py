@@ -104,7 +104,7 @@ def test_the_table_s_rows_become_roundings() -> None:
             {"layer": 4, "site": "x_conv_out", "scale": 0.125},
         ]
     )
-    found = of_table(table, ["x_conv_out"])
+    found = of_table(table, ["x_conv_out"], {})
     assert {key: (str(r.format), r.scale.tolist(), r.zero_point.tolist()) for key, r in found.items()} == {
         (3, "x_conv_out"): ("int8_asym", [0.5], [7.0]),
         (4, "x_conv_out"): ("int8_asym", [0.125], [0.0]),
@@ -123,7 +123,7 @@ def test_groups_reach_their_channels() -> None:
     }
     assert of_table(table, ["x_conv_out"], parts)[0, "x_conv_out"].scale.tolist() == [4, 1, 2, 2, 1, 4]
     with pytest.raises(ValueError, match="3 scales for x_conv_out of layer 0, and nothing says of which channels"):
-        of_table(table, ["x_conv_out"])
+        of_table(table, ["x_conv_out"], {})
     parts[0, "x_conv_out"][0] = ((0, 1, 0), np.array([5, 1]))
     with pytest.raises(ValueError, match="overlap"):
         of_table(table, ["x_conv_out"], parts)

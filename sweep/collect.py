@@ -1,0 +1,41 @@
+"""What a calibration gathers beyond histograms and channel maxima, and why it is not always there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweep.config import Config
+from sweep.grouping import Ints
+from sweep.scales import Method
+from sweep.statistics import Key
+
+
+@dataclass(frozen=True)
+class Collect:
+    """quantiles: alphas whose quantiles are taken of every text (percentile_ema; a sort per text and site, several
+    times the cost of a histogram). ssm_state: whether the last state of every text is observed (another scan).
+    groups: per layer and site, channels that get histograms of their own; nothing else is observed then."""
+
+    quantiles: tuple[float, ...] = ()
+    ssm_state: bool = False
+    groups: Mapping[Key, Mapping[str, Ints]] = field(default_factory=dict)
+
+    @property
+    def preimage(self) -> dict[str, Any]:
+        """Its share of a calibration's identity; empty for a plain one."""
+        found: dict[str, Any] = {}
+        if self.quantiles:
+            found["text_quantiles"] = list(self.quantiles)
+        if self.ssm_state:
+            found["ssm_state"] = True
+        return found
+
+
+def of(config: Config) -> Collect:
+    """What a cell needs. percentile_ema at an alpha that is not listed has it added, which is another calibration."""
+    alphas: set[float] = set()
+    if config.method == Method.PERCENTILE_EMA and config.alpha is not None:
+        alphas = {*config.calibration.text_quantiles, config.alpha}
+    return Collect(tuple(sorted(alphas)), config.calibration.ssm_state)
