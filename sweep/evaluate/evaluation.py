@@ -29,7 +29,7 @@ from torch import Tensor
 from sweep import parts
 from sweep.calibrate import Progress
 from sweep.config import Config
-from sweep.errors import UsageError
+from sweep.errors import UsageError, out_of_memory
 from sweep.evaluate import heldout, passes, rounding
 from sweep.evaluate.fakequant import Key as Site
 from sweep.evaluate.rounding import Rounding
@@ -63,7 +63,9 @@ def evaluate(config: Config, statistics: Statistics, scales: pa.Table) -> tuple[
     text = heldout.text(config)
     bench = Bench(config, text)
     missing = [key for key in map(bench.key, wanted.values()) if key not in bench.store]
-    with progress(f"evaluating {config.model.name}") if missing else nullcontext() as show:
+    knobs = f"lower calibration.batch_size={config.calibration.batch_size}, or use dtype=bfloat16"
+    shown = progress(f"evaluating {config.model.name}") if missing else nullcontext()
+    with shown as show, out_of_memory(knobs):
         bench.show = show
         bench.passes = len({key.hash for key in missing}) + (bench.key(None) not in bench.store)
         found = {which: bench.scores(these) for which, these in wanted.items()}

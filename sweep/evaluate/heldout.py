@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweep import question
 from sweep.config import Config, Data
+from sweep.errors import UsageError
 from sweep.models import load
 from sweep.tokens import Tokens
 
@@ -52,4 +54,15 @@ def _source(config: Config) -> Data:
         return Data("stdlib", split="heldout")
     if asked is None or asked == here.path:
         return here
+    if here.path and _overlap(Path(asked), Path(here.path)):
+        raise UsageError(
+            f"evaluate.data={asked} overlaps data.path={here.path}, which is calibrated on; leave it out to "
+            "evaluate on what the calibration left of it, or give other text"
+        )
     return Data("text", path=asked, column=here.column)
+
+
+def _overlap(a: Path, b: Path) -> bool:
+    """Whether one of two paths lies in the other, or they are the same."""
+    first, second = a.expanduser().resolve(), b.expanduser().resolve()
+    return first.is_relative_to(second) or second.is_relative_to(first)
