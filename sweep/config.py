@@ -22,6 +22,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
 GRANULARITIES = ("tensor", "channel", "group")
+FOLDS = 8
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
@@ -90,7 +91,7 @@ class Calibration:
     samples: int = 512
     seqlen: int = 512
     batch_size: int = 8
-    folds: int = 8
+    folds: int = 0  # 0: FOLDS, or one a sample where there are fewer
     seed: int = 0
     checkpoint: float = 60.0
     shards: int = 1
@@ -102,6 +103,8 @@ class Calibration:
         for alpha in self.text_quantiles:
             if not 0 < alpha <= 1:
                 raise UsageError(f"calibration.text_quantiles={self.text_quantiles}: {alpha} is outside (0, 1]")
+        if self.folds == 0:
+            object.__setattr__(self, "folds", max(1, min(FOLDS, self.samples)))
         for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"calibration.{key}={value} must be at least 1")

@@ -7,15 +7,16 @@ the 15 bits below it are a magnitude index.
 Guarantees
 * `bfloat16`, `float16`: one bin per representable value. Counts lose nothing: every quantile is an order
   statistic of the values observed, `numpy.quantile(..., method="higher")`, bit for bit.
-* `float32`: 10 mantissa bits over the 32 octaves [2^-18, 2^14). A quantile follows
+* `float32`: a value is counted in the bin of the float16 that it rounds to, which is one instruction of any
+  processor and gives bins of 10 mantissa bits over [2^-14, 65520), evenly spaced ones below. A quantile follows
   `numpy.quantile(..., method="linear")` with each order statistic interpolated inside its bin, so it is off
-  by at most one bin: 2^-10 of its magnitude (0.098 %), and in practice by far less. What lies outside the
-  window falls into the two end bins of each sign; there the bound does not hold (see `outside`), but min
-  and max are exact always.
+  by at most one bin: 2^-10 of its magnitude (0.098 %) or, below 2^-14, 2^-24; in practice by far less. What
+  rounds to zero or to infinity is counted in the two end bins of each sign; there the bound does not hold
+  (see `outside`), but min and max are exact always.
 * Counts are int64 and additive. Merging is addition, hence associative, commutative and independent of
   the order of observation; layouts that differ do not merge.
 * Stochastic dominance survives: if |y| <= |x| value by value, no quantile of |y| exceeds that of |x|,
-  because each quantile is the inverse of a distribution function exact at all bin edges.
+  because bins follow each other as values do, and quantiles as bins do.
 """
 
 from __future__ import annotations
@@ -38,41 +39,41 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a value becomes a bin. `name` is the dtype observed; `drop` low bits of its pattern are cut,
-    and `offset` is the magnitude index, before subtraction, of the first bin."""
+    """How a value becomes a bin. `name` is the dtype observed; `exact` says whether a bin holds one value only."""
 
     name: str
-    drop: int = 0
-    offset: int = 0
+    exact: bool = True
 
     @cached_property
     def edges(self) -> Floats:
-        """Magnitudes [32769]: bin i holds [edges[i], edges[i+1]) in float32, exactly edges[i] otherwise.
+        """Magnitudes [32769]: bin i holds [edges[i], edges[i+1]] in float32, exactly edges[i] otherwise.
 
-        The float32 end bins also hold everything below and above the window."""
+        The float32 end bins, 0 and `top`, also hold everything below and above the window."""
         index = np.arange(SIGN + 1, dtype=np.uint32)
-        if self.name == "bfloat16":
-            edges = (index << 16).view(np.float32)
-        elif self.name == "float16":
-            edges = index.astype(np.uint16).view(np.float16)
-        else:
-            edges = ((index + self.offset) << self.drop).view(np.float32)
-            edges[0], edges[-1] = 0.0, np.inf
+        wide = self.name == "bfloat16"  # the upper half of a float32
         with np.errstate(invalid="ignore"):  # the patterns of NaN, which no observed value has
-            return edges.astype(np.float64)
+            found = ((index << 16).view(np.float32) if wide else index.astype(np.uint16).view(np.float16)).astype(
+                np.float64
+            )
+        if self.exact:
+            return found
+        found[self.top] = 2.0**16  # where the next value would be: what lies beyond half-way rounds to infinity
+        found[1 : self.top + 1] = (found[: self.top] + found[1 : self.top + 1]) / 2
+        found[self.top + 1 :] = np.inf
+        return found
 
     @property
-    def exact(self) -> bool:
-        """Whether a bin holds a single value."""
-        return self.drop == 0
+    def top(self) -> int:
+        """The magnitude index of infinity, and in float32 of all that rounds to it."""
+        return 0x7F80 if self.name == "bfloat16" else 0x7C00
 
     def __str__(self) -> str:
-        return self.name if self.exact else f"{self.name}>>{self.drop}-{self.offset}"
+        return self.name if self.exact else f"{self.name} rounded to float16"
 
 
 BFLOAT16 = Layout("bfloat16")
 FLOAT16 = Layout("float16")
-FLOAT32 = Layout("float32", drop=13, offset=(127 - 18) << 10)
+FLOAT32 = Layout("float32", exact=False)
 
 
 @cache
@@ -136,12 +137,9 @@ class Histogram:
         low, high = self.min.min(0), self.max.max(0)
         return Histogram(self.layout, self.bins, self.counts.sum(0), low, high, (self, Histogram.total))
 
-    def pick(self, members: NDArray[np.bool_]) -> Histogram:
+    def pick(self, members: NDArray[np.bool_]) -> Picked:
         """A stack whose s-th member is the sum of those in row s of members [S, K]."""
-        counts = (members.astype(np.float64) @ self.counts).astype(np.int64)  # exact below 2^53
-        low = np.where(members, self.min, np.inf).min(1)
-        high = np.where(members, self.max, -np.inf).max(1)
-        return Histogram(self.layout, self.bins, counts, low, high, (self, lambda stack: stack.pick(members)))
+        return Picked(self, members)
 
     def leave_one_out(self) -> Histogram:
         """A stack whose k-th member is the sum of all others but the k-th."""
@@ -190,7 +188,7 @@ class Histogram:
         if not self.layout.exact:
             low = np.where(index == 0, 0.0, low)
             high = np.where(index == 0, 0.0, high)
-            top = index == SIGN - 1
+            top = index == self.layout.top
             high = np.where(top, np.maximum(low, np.max(self.absmax)), high)
         magnitude = (low + high) / 2
         signed = np.where(self.bins & SIGN, -magnitude, magnitude)
@@ -222,7 +220,7 @@ class Histogram:
         if self.layout.exact:
             return zero, zero
         index = self.bins & (SIGN - 1)
-        return self.counts[..., index == 0].sum(-1), self.counts[..., index == SIGN - 1].sum(-1)
+        return self.counts[..., index == 0].sum(-1), self.counts[..., index == self.layout.top].sum(-1)
 
     @cached_property
     def magnitudes(self) -> Histogram:
@@ -263,6 +261,58 @@ class Histogram:
         near, far = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
         low, high = np.where(bins & SIGN, -far, near), np.where(bins & SIGN, -near, far)
         return low, high, self.counts[..., self.ascending].cumsum(-1)
+
+
+class Picked(Histogram):
+    """Sums of members of a stack, summed only where a whole histogram is asked for: a quantile of many sums takes
+    a bisection over running sums that the stack keeps, and no sum at all."""
+
+    _stack: Histogram
+    _members: NDArray[np.bool_]
+
+    def __init__(self, stack: Histogram, members: NDArray[np.bool_]) -> None:
+        low = np.where(members, stack.min, np.inf).min(1)
+        high = np.where(members, stack.max, -np.inf).max(1)
+        values = {"layout": stack.layout, "bins": stack.bins, "min": low, "max": high}
+        vars(self).update(values, _origin=(stack, lambda s: s.pick(members)), _stack=stack, _members=members)
+
+    @cached_property
+    def counts(self) -> Ints:
+        return (self._members.astype(np.float64) @ self._stack.counts).astype(np.int64)  # exact below 2^53
+
+    @property
+    def n(self) -> Ints:
+        return np.asarray(self._members @ self._stack.n)
+
+    def quantile(self, q: float) -> Floats:
+        """As of any stack, bit for bit."""
+        if not 0.0 <= q <= 1.0:
+            raise ValueError(f"a quantile lies in [0, 1], not {q}")
+        low, high, cumulative = self._stack._cumulative
+        n, members = self.n, self._members
+
+        def upto(bins: NDArray[np.intp]) -> Ints:
+            """Of each sum, the counts up to and including a bin; 0 before the first."""
+            return np.asarray(np.where(members & (bins >= 0)[:, None], cumulative[:, bins].T, 0).sum(1))
+
+        def order_statistic(rank: Ints) -> Floats:
+            first, last = np.zeros(len(n), np.intp), np.full(len(n), max(cumulative.shape[1] - 1, 0))
+            while np.any(first < last):  # the first bin that more than `rank` values lie in or below
+                middle = (first + last) // 2
+                above = upto(middle) > rank
+                first, last = np.where(above, first, middle + 1), np.where(above, middle, last)
+            start, end = np.maximum(low[first], self.min), np.minimum(high[first], self.max)
+            before = upto(first - 1)
+            inside = start + (end - start) * ((rank + 0.5 - before) / (upto(first) - before))
+            return np.where(rank == n - 1, self.max, np.where(rank == 0, start, inside))
+
+        if not len(self.bins):
+            return np.full(len(n), np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):  # an empty sum
+            rank = (n - 1) * q
+            below, above = (order_statistic(bound(rank).astype(np.int64)) for bound in (np.floor, np.ceil))
+            found = above if self.layout.exact else below + (above - below) * (rank - np.floor(rank))
+        return np.where(n > 0, found, np.nan)
 
 
 def _check_layouts(parts: list[Histogram]) -> None:

@@ -29,7 +29,11 @@ def snapshot(
     disable_progress_bars()
     where = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
     try:
-        cached = Path(snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True))
+        cached = Path(
+            snapshot_download(
+                repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), local_files_only=True
+            )
+        )
         if whole(cached):
             return cached
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -36,7 +37,11 @@ def of(config: Config) -> Question:
 def key(config: Config) -> Key:
     """The identity of a cell's calibration. Raises UsageError as `of` does."""
     return Key(
-        prefix=f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
+        prefix=re.sub(
+            r"[^\w.-]+",  # a model of the Hub has a slash in its name
+            "_",
+            f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
+        ),
         preimage={
             "schema": SCHEMA,
             "model": load.identity(config.model),

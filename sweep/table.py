@@ -196,21 +196,24 @@ def _convergence(
     Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
     count = len(site.folds)
     upto = np.tri(count, dtype=bool)
-    first = site.histogram.pick(upto)
+    some = [upto[k - 1] & ~np.eye(count, dtype=bool)[:k] for k in range(2, count)]
+    members = upto if method.searches else np.concatenate([upto, *some])
+    picked = site.histogram.pick(members)
+    scale = reading.clips_of(site, members, picked, method, alpha, format).scale
     errors = np.full(count, np.nan)
     if not method.searches:
+        first = count
         for k in range(2, count):
-            some = upto[k - 1] & ~np.eye(count, dtype=bool)[:k]
-            rest = reading.clips_of(site, some, site.histogram.pick(some), method, alpha, format)
-            errors[k - 1] = scales.jackknife_error(rest.scale)
+            errors[k - 1] = scales.jackknife_error(scale[first : first + k])
+            first += k
     errors[-1] = final
     return {
         "layer": key[0],
         "site": key[1],
         "folds": np.arange(1, count + 1),
         "samples": np.cumsum(site.samples),
-        "n": first.n,
-        "scale": reading.clips_of(site, upto, first, method, alpha, format).scale,
+        "n": picked.n[:count],
+        "scale": scale[:count],
         "scale_se": errors,
     }
 

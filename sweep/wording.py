@@ -33,7 +33,7 @@ def one_line(error: Exception) -> str:
     if group := re.search(
         r"Could not find '([\w/]+)/([^'/]*)' Available options in '[\w/]+': (.*?) Config search path", text
     ):
-        return str(allowed(group[1], group[2], group[3].split(" ")))
+        return str(allowed(group[1], group[2], (name for name in group[3].split(" ") if not name.startswith("_"))))
     if unknown := re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", text):
         key = unknown[2] or unknown[1]
         knobs = yaml.safe_load((CONF / "config.yaml").read_text())

@@ -74,7 +74,9 @@ def _terminal(found, table: str | None) -> None:  # type: ignore[no-untyped-def]
 
 
 def _chosen(found, name: str | None):  # type: ignore[no-untyped-def]
-    tables = found.tables()
+    from sweep.compare.summaries import tables as every
+
+    tables = every(found)
     if name in (None, "all"):
         return tables
     names = list(dict.fromkeys(t.name for t in tables))

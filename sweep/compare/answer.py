@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from sweep.compare import sentences
@@ -11,11 +10,9 @@ from sweep.compare.evidence import digests
 from sweep.compare.query import Comparison
 from sweep.compare.recommend import Advice, recommend
 from sweep.compare.silu import Silu, silu
-from sweep.compare.table import Table, Value, columns
-from sweep.compare.tables import (
-    alpha_table, layer_table, main_site, minmax_table, pick, ratio_table, structure_table,
-)  # fmt: skip
+from sweep.compare.tables import METRICS, main_site, pick
 from sweep.compare.verdicts import Verdict, verdicts
+from sweep.errors import allowed
 
 SHOWN = 24  # cells that tables by cell and charts show
 FEW = 500  # cells up to which every table is made
@@ -35,21 +32,11 @@ class Answer:
     convergence: list[Convergence]
     notes: list[str]
 
-    def tables(self) -> list[Table]:
-        """Every table that applies, verdicts first."""
-        runs, site = self.runs, self.site
-        found = [verdict_table(self), advice_table(self), choice_table(self)]
-        found += [alpha_table(runs, v.contrast, site) for v in self.verdicts if v.contrast.knob == "alpha"][:6]
-        found += [minmax_table(runs, *pair, site) for pair in _minmax_pairs(runs)[:6]]
-        with_x = [n for n in _one_per_model(runs) if runs.listed[n].granularity == "tensor"]
-        found += [ratio_table(runs, with_x)] if with_x else []
-        found += [silu_table(self), structure_table(runs), convergence_table(self)]
-        found += [layer_table(runs, self.metric, site, self.shown), cell_table(self), problem_table(self)]
-        return [table for table in found if table.rows]
-
 
 def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale") -> Answer:
-    """Ask every question the cells can answer. Raises UsageError for an unknown baseline."""
+    """Ask every question the cells can answer. Raises UsageError for an unknown baseline or metric."""
+    if metric not in METRICS:
+        raise allowed("metric", metric, METRICS)
     everything = list(range(len(runs.listed)))
     shown = pick(everything, SHOWN)
     few = everything if len(everything) <= FEW else shown
@@ -58,149 +45,21 @@ def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale")
         notes.append(f"per-cell tables and charts show {len(shown)} of {len(everything)} cells; filter to see others")
     prints = digests(runs)
     return Answer(
-        runs, main_site(runs), metric, shown, verdicts(runs, baseline, prints), recommend(runs, prints), silu(runs, few),
-        convergence(runs, shown), notes,
-    )  # fmt: skip
-
-
-def verdict_table(a: Answer) -> Table:
-    rows: list[tuple[Value, ...]] = []
-    for v in a.verdicts:
-        known = [e for e in v.evidence if not math.isnan(e.overall[0])]
-        best = max(known, key=lambda e: e.overall[0], default=None)
-        rows.append((
-            v.contrast.knob, v.contrast.context, v.verdict, v.contrast.values[v.contrast.baseline],
-            v.contrast.value(best.other) if best else None,
-            *(best.overall if best else (None, None)),
-            v.row.db if v.row else None, v.row.db_se if v.row else None,
-            f"layer {v.row.layer} {v.row.site}" if v.row else None, v.row.value if v.row else None,
-            v.row.p if v.row else None, v.counted, v.places, v.tests,
-            "paired" if v.paired else "independent" if v.evidence else None, v.folds or None, v.rule,
-        ))  # fmt: skip
-    return Table(
-        "verdicts", "Verdicts",
-        "mean dB: SQNR against the baseline, averaged over layers and deployed sites, of the best other value. Largest: "
-        "the largest difference at one layer and site, p corrected for all tests of the report.",
-        columns(
-            "knob | context | verdict | baseline | best other | mean dB:gain | ± dB:db | largest dB:gain | "
-            "± largest:db | where | with | p:p | places that matter:count | places:count | tests:count | errors | folds:count | rule"
-        ),
-        tuple(rows),
-    )  # fmt: skip
-
-
-def advice_table(a: Answer) -> Table:
-    rows = [
-        (
-            one.context,
-            rank,
-            r.setting,
-            r.sqnr_db,
-            -r.loss_db,
-            r.loss_se,
-            "best" if rank == 1 else "as good" if r.tied else "",
-        )
-        for one in a.advice
-        for rank, r in enumerate(one.runners[:SHOWN], 1)
-    ]
-    return Table(
-        "settings", "Settings, best first",
-        "SQNR averaged over layers and the sites a deployment quantizes. As good: within error, or within 0.1 dB.",
-        columns("context | rank:count | setting | mean SQNR dB:db | against best dB:gain | ±:db | verdict"), tuple(rows),
-    )  # fmt: skip
-
-
-def choice_table(a: Answer) -> Table:
-    rows = [
-        (one.context, c.layer, c.setting, c.sqnr_db, -c.loss_db) for one in a.advice for c in one.layers
-    ]  # fmt: skip
-    return Table(
-        "choices", "Best setting of every layer",
-        "Loss: what the best global setting loses in this layer against the layer's own best.",
-        columns("context | layer:count | best setting | SQNR dB:db | global choice dB:gain"), tuple(rows),
-    )  # fmt: skip
-
-
-def silu_table(a: Answer) -> Table:
-    return Table(
-        "silu", "What SiLU does, and what the ratio is",
-        "Over layers and settings. Gain: scale after / before SiLU. Ratio: activation scale / weight scale; not a gain.",
-        columns(
-            "model | site | rows:count | gain min:number | gain mean:number | gain max:number | ratio min:number | "
-            "ratio max:number | ratio above 1:count | gain above 1:count"
-        ),
-        tuple((s.model, s.site, s.rows, s.gain_low, s.gain_mean, s.gain_high, s.ratio_low, s.ratio_high,
-               s.ratio_above_one, s.expanded) for s in a.silu),
-    )  # fmt: skip
-
-
-def convergence_table(a: Answer) -> Table:
-    return Table(
-        "data", "How well the scales are known",
-        "Half-width of 95 % confidence of a scale, relative to it. Open: places where it exceeds 1.2 %, worth 0.1 dB "
-        "of rounding noise. Drift: largest change from half of the samples to all.",
-        columns(
-            "cell | samples:count | median:error | worst:error | where | open:count | places:count | drift:change | at"
-        ),
-        tuple((a.runs.labels[c.cell], c.samples, c.error, c.worst_error, f"layer {c.worst_layer} {c.worst_site}",
-               c.open_rows, c.rows, c.drift, f"layer {c.drift_layer} {c.drift_site}") for c in a.convergence),
-    )  # fmt: skip
-
-
-def cell_table(a: Answer) -> Table:
-    letters = dict(a.runs.sql("SELECT cell, calibration FROM cells"))
-    means = dict(
-        a.runs.sql(
-            "SELECT cell, avg(sqnr_db) FILTER (isfinite(sqnr_db) AND NOT ends_with(site, '_pre')) FROM points GROUP BY cell"
-        )
+        runs,
+        main_site(runs),
+        metric,
+        shown,
+        verdicts(runs, baseline, prints),
+        recommend(runs, prints),
+        silu(runs, few),
+        convergence(runs, shown),
+        notes,
     )
-    rows: list[tuple[Value, ...]] = []
-    for n in a.shown:
-        c, e = a.runs.listed[n], a.runs.listed[n].evaluation or {}
-        rows.append((a.runs.labels[n], c.name, c.model, c.weights, c.method, c.asked_alpha if c.alpha is None else c.alpha,
-                     c.format, c.granularity, letters[n], c.data, c.sizes, c.dtype, means.get(n),
-                     e.get("perplexity"), e.get("perplexity_se"), e.get("kl"), str(c.path)))  # fmt: skip
-    return Table(
-        "cells", "Cells", "Calibration: cells of one letter observed the same model on the same tokens.",
-        columns(
-            "label | name | model | weights | method | alpha:plain | format | granularity | calibration | data | "
-            "samples x tokens | dtype | mean SQNR dB:db | perplexity:number | ±:number | KL:scale | path"
-        ),
-        tuple(rows),
-    )  # fmt: skip
-
-
-def problem_table(a: Answer) -> Table:
-    return Table(
-        "problems", "Not compared", "Directories that look like cells and could not be used.",
-        columns("path | kind | reason"), tuple((str(p.path), p.kind, p.reason) for p in a.runs.problems),
-    )  # fmt: skip
 
 
 def headlines(a: Answer) -> list[str]:
     """The answer in a few sentences: what to take, what SiLU does, whether more data helps, what is unmeasured."""
-    text = [sentences.advice(one) for one in a.advice[:4]] + sentences.silu(a.silu)
+    text = [sentences.advice(one) for one in a.advice[:4]] + sentences.silu(a.silu)[:4]
     chosen = {one.best.cell for one in a.advice}
     text += [sentences.data(c, a.runs.labels[c.cell]) for c in a.convergence if c.cell in chosen][:4]
     return [*text, sentences.measured(a.runs)]
-
-
-def _one_per_model(runs: Comparison) -> list[int]:
-    """The cell of every model nearest to the common default: percentile 0.9995, one scale per tensor."""
-    best: dict[str, tuple[tuple[bool, bool, float], int]] = {}
-    for n, c in enumerate(runs.listed):
-        key = (c.granularity != "tensor", c.method != "percentile", abs((c.alpha or 2.0) - 0.9995))
-        if c.model not in best or key < best[c.model][0]:
-            best[c.model] = (key, n)
-    return [n for _, n in best.values()]
-
-
-def _minmax_pairs(runs: Comparison) -> list[tuple[int, int]]:
-    """(minmax, its nearest percentile to 0.9995) for every context that has both."""
-    contexts: dict[tuple[str, ...], dict[str, tuple[float, int]]] = {}
-    for n, c in enumerate(runs.listed):
-        here = contexts.setdefault((c.model, *c.calibration, c.format, c.granularity), {})
-        distance = abs((c.alpha or 0.9995) - 0.9995)
-        if c.method in ("minmax", "percentile") and distance < here.get(c.method, (9.0, -1))[0]:
-            here[c.method] = (distance, n)
-    return [(h["minmax"][1], h["percentile"][1]) for h in contexts.values() if len(h) == 2]

@@ -75,53 +75,60 @@ def find(patterns: Sequence[str]) -> list[Path]:
     Raises UsageError for a pattern that matches nothing, and where nothing is a cell.
     """
     roots = [Path(p) for p in patterns] or [_latest()]
-    found: dict[Path, None] = {}
+    found: dict[str, None] = {}
     for root in roots:
         matches = [root] if root.is_dir() else [Path(m) for m in sorted(glob.glob(str(root), recursive=True))]
         if not matches:
             raise UsageError(f"{root}: no such directory, and as a pattern it matches nothing")
         for match in matches:
             if match.is_dir():
-                found.update(dict.fromkeys(_cells(match)))
+                found.update(dict.fromkeys(_cells(str(match))))
             elif match.name in ("run.json", "scales.parquet"):  # a pattern may name the files themselves
-                found[match.parent] = None
+                found[str(match.parent)] = None
     if not found:
         raise UsageError(f"{' '.join(map(str, roots))}: no cells here; a cell is a directory with a run.json")
-    return list(found)
+    return [Path(path) for path in found]
 
 
 def _latest() -> Path:
     sweeps = [p for p in RUNS.iterdir() if p.is_dir() and p.name not in SKIPPED] if RUNS.is_dir() else []
     for path in sorted(sweeps, key=lambda p: p.stat().st_mtime, reverse=True):
-        if next(_cells(path), None):
+        if next(_cells(str(path)), None):
             return path
     raise UsageError(f"{RUNS}/ holds no cells yet: run `python -m sweep`, or name a directory")
 
 
-def _cells(root: Path) -> Iterator[Path]:
-    names = {entry.name: entry.is_dir() for entry in os.scandir(root)}
-    if "run.json" in names or "scales.parquet" in names:
+def _cells(root: str) -> Iterator[str]:
+    # most directories of a huge sweep are cells, and asking for one file is quicker than listing them all
+    if os.path.exists(f"{root}/run.json") or os.path.exists(f"{root}/scales.parquet"):
         yield root
         return
-    below = [name for name, folder in names.items() if folder and name not in SKIPPED]
-    if not below and ".hydra" in names:
+    with os.scandir(root) as entries:
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+    below = [name for name in folders if name not in SKIPPED]
+    if not below and ".hydra" in folders:
         yield root  # it died before it could write run.json
-    for name in sorted(below):
-        yield from _cells(root / name)
+    for name in below:
+        yield from _cells(f"{root}/{name}")
 
 
 def read(paths: Iterable[Path]) -> tuple[list[Cell], list[Problem]]:
     """The finished cells, and the rest with the reason why they are not among them."""
-    cells, problems = [], []
+    cells: list[Cell] = []
+    problems: list[Problem] = []
     for path in paths:
         found = _read(path)
-        (cells if isinstance(found, Cell) else problems).append(found)  # type: ignore[arg-type]
+        if isinstance(found, Cell):
+            cells.append(found)
+        else:
+            problems.append(found)
     return cells, problems
 
 
 def _read(path: Path) -> Cell | Problem:
     try:
-        run = json.loads((path / "run.json").read_bytes())
+        with open(f"{path}/run.json", "rb") as file:
+            run = json.load(file)
         status = run["status"]
         if status != "finished":
             reason = f"failed: {run.get('error')}" if status == "failed" else f"{status} since {run['started']}"
@@ -134,7 +141,7 @@ def _read(path: Path) -> Cell | Problem:
         return Problem(path, "damaged", f"run.json cannot be read: {error}")
     except (KeyError, TypeError, AttributeError) as error:
         return Problem(path, "damaged", f"run.json lacks {error}")
-    if not (path / "scales.parquet").exists():
+    if not os.path.exists(f"{path}/scales.parquet"):
         return Problem(path, "damaged", "scales.parquet is missing")
     return cell
 

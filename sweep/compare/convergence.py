@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweep.compare.query import CONVERGENCE, Comparison
+from sweep.compare.database import CONVERGENCE
+from sweep.compare.query import Comparison
 from sweep.compare.student import quantile
 from sweep.compare.verdicts import NEGLIGIBLE_DB
 
@@ -83,6 +84,6 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
                 float(mine["drift"][far]),
                 int(mine["layer"][far]),
                 str(mine["site"][far]),
-            )  # fmt: skip
+            )
         )
     return found

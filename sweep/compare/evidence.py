@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.compare.query import GROUPS, REPLICATES, Comparison
+from sweep.compare.database import GROUPS
+from sweep.compare.places import Places, read
+from sweep.compare.query import Comparison
 from sweep.compare.student import Floats, jackknife, p_values
 
 
@@ -63,17 +65,6 @@ class Evidence:
         return float(self.means.sqnr[0]), float(self.means.sqnr_se[0])
 
 
-@dataclass(frozen=True, eq=False)
-class _Cell:
-    """codes: int64 [n] ascending, layer and site in one; scale, sqnr: [n]; replicates: [n, K] or None."""
-
-    codes: NDArray[np.int64]
-    scale: Floats
-    sqnr: Floats
-    scale_replicates: Floats | None
-    sqnr_replicates: Floats | None
-
-
 def digests(runs: Comparison) -> dict[int, int]:
     """A fingerprint of every scale and SQNR of a cell, bit for bit: equal ones differ nowhere."""
     columns = f"layer, site, {', '.join(GROUPS)}, scale, sqnr_db"
@@ -95,7 +86,7 @@ def evidence(
     if not pairs:
         return []
     sites = runs.sites
-    cells = _read(runs, numbers, sites)
+    cells = read(runs, numbers, sites)
     prints = prints or digests(runs)
     found = []
     for (a, b), decide in zip(pairs, scales_decide, strict=True):
@@ -104,68 +95,8 @@ def evidence(
     return found
 
 
-def _read(runs: Comparison, numbers: list[int], sites: list[str]) -> dict[int, _Cell]:
-    chosen = f"cell IN ({', '.join(map(str, numbers))})"
-    points = runs.arrays(
-        f"SELECT cell, layer * {len(sites)} + list_position(?, site) - 1 AS code, scale, sqnr_db "
-        f"FROM points WHERE {chosen} ORDER BY cell, code",
-        [sites],
-    )
-    replicates = _replicates(runs, numbers, sites)
-    cells = {}
-    for number in numbers:
-        mine = _span(points["cell"], number)
-        codes = points["code"][mine].astype(np.int64)
-        scale = sqnr = None
-        if number in replicates:
-            at, scale, sqnr = replicates[number]
-            if not np.array_equal(at, codes):  # torn or filtered: no replicates rather than wrong ones
-                scale = sqnr = None
-        cells[number] = _Cell(codes, points["scale"][mine], points["sqnr_db"][mine], scale, sqnr)
-    return cells
-
-
-def _replicates(
-    runs: Comparison, numbers: list[int], sites: list[str]
-) -> dict[int, tuple[NDArray[np.int64], Floats, Floats]]:
-    """cell → (codes [n], scale [n, K], sqnr [n, K]); groups pooled like the points they belong to."""
-    found: dict[int, tuple[NDArray[np.int64], Floats, Floats]] = {}
-    grouped = [n for n in numbers if runs.listed[n].granularity != "tensor"]
-    plain = [n for n in numbers if runs.listed[n].granularity == "tensor"]
-    code = f"layer * {len(sites)} + list_position(?, site) - 1 AS code"
-    for kind in (plain, grouped):
-        source = runs.source(REPLICATES, kind) if kind else None
-        if source is None:
-            continue
-        if kind is plain:
-            query = f"SELECT cell, {code}, fold, scale, sqnr_db FROM {source}"
-        else:
-            same = " AND ".join(f"r.{g} IS NOT DISTINCT FROM w.{g}" for g in GROUPS)
-            query = (
-                f"SELECT cell, {code}, fold, avg(r.scale) AS scale, "
-                "-10 * log10(sum(w.share * pow(10, -r.sqnr_db / 10))) AS sqnr_db "
-                f"FROM {source} r JOIN weights w USING (cell, layer, site) WHERE {same} "
-                "GROUP BY cell, layer, site, fold"
-            )
-        arrays = runs.arrays(f"{query} ORDER BY cell, code, fold", [sites])
-        for number in kind:
-            mine = _span(arrays["cell"], number)
-            if mine.start == mine.stop:
-                continue
-            codes, counts = np.unique(arrays["code"][mine], return_counts=True)
-            if len(set(counts)) != 1:
-                continue
-            shape = (len(codes), int(counts[0]))
-            found[number] = (codes, arrays["scale"][mine].reshape(shape), arrays["sqnr_db"][mine].reshape(shape))
-    return found
-
-
-def _span(ascending: NDArray[np.int64], value: int) -> slice:
-    return slice(*np.searchsorted(ascending, [value, value + 1]))
-
-
 def _compare(
-    cells: dict[int, _Cell], sites: list[str], a: int, b: int, paired: bool, exact: bool, decide: bool
+    cells: dict[int, Places], sites: list[str], a: int, b: int, paired: bool, exact: bool, decide: bool
 ) -> Evidence:
     first, second = cells[a], cells[b]
     codes, i, j = np.intersect1d(first.codes, second.codes, assume_unique=True, return_indices=True)
@@ -187,7 +118,7 @@ def _compare(
 
 
 def _errors(
-    first: _Cell, second: _Cell, i: NDArray[np.int64], j: NDArray[np.int64], paired: bool
+    first: Places, second: Places, i: NDArray[np.int64], j: NDArray[np.int64], paired: bool
 ) -> tuple[list[Floats], list[Floats], int]:
     """Replicates of ln scale and SQNR whose jackknife errors add in quadrature: one array if paired, else two."""
     x, y = (first.scale_replicates, second.scale_replicates), (first.sqnr_replicates, second.sqnr_replicates)

@@ -64,7 +64,7 @@ class Filters:
 
     def check(self, database: duckdb.DuckDBPyConnection, everything: str) -> None:
         """Raises UsageError naming what there is, where the filters leave no row. everything: unfiltered rows."""
-        if not (self.site or self.layer) or database.execute("SELECT 1 FROM rows LIMIT 1").fetchone():
+        if not (self.site or self.layer) or database.execute("SELECT 1 FROM rows LIMIT 1").fetchall():
             return
         there = database.execute(f"SELECT DISTINCT site, layer FROM {everything}").fetchall()
         sites, layers = sorted({s for s, _ in there}), sorted({n for _, n in there})

@@ -18,9 +18,10 @@ def standalone(chart: Chart, a: Answer) -> dict[str, Any]:
     params = [*shared(a), *({"name": name, "value": first} for name, (_, _, first) in chart.selects.items())]
     chosen = ", ".join(f"{label} {first}" for label, _, first in chart.selects.values())
     at = f"at {a.site}" if "=== site" in json.dumps(chart.spec) else ""
-    title = {
-        "text": chart.title, "subtitle": "; ".join(part for part in (at, chosen) if part), "anchor": "start", "offset": 14,
-        "fontSize": 15, "subtitleFontSize": 12, "color": "var(--ink)", "subtitleColor": "var(--ink-2)",
+    title: dict[str, Any] = {
+        "text": chart.title, "subtitle": "; ".join(part for part in (at, chosen) if part),
+        "anchor": "start", "offset": 14, "fontSize": 15, "subtitleFontSize": 12, "color": "var(--ink)",
+        "subtitleColor": "var(--ink-2)",
     }  # fmt: skip
     spec = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json", **chart.spec, "title": title, "width": WIDTH,

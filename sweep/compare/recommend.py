@@ -75,14 +75,16 @@ def recommend(runs: Comparison, prints: dict[int, int] | None = None) -> list[Ad
     prints: `digests(runs)`, where they are known already."""
     groups: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
     for number, cell in enumerate(runs.listed):
-        group = groups[(cell.model, *cell.calibration, cell.format, cell.granularity)]
+        context = (cell.model, *cell.calibration, cell.format, cell.granularity)
+        group = groups[context]
         earlier = group.get(cell.setting)
         if earlier is None or runs.listed[earlier].finished <= cell.finished:
             group[cell.setting] = number
     contexts = [sorted(group.values()) for group in groups.values() if len(group) > 1][:CONTEXTS]
     if not contexts:
         return []
-    found = runs.arrays(BY_LAYER.format(contexts=", ".join(f"({c}, {n})" for c, g in enumerate(contexts) for n in g)))
+    members = ", ".join(f"({c}, {n})" for c, numbers in enumerate(contexts) for n in numbers)
+    found = runs.arrays(BY_LAYER.format(contexts=members))
     means = [_Means.of(found, c, numbers) for c, numbers in enumerate(contexts)]
     means = [m for m in means if len(m.layer)]
     pairs = [(m.ranked[0], n) for m in means for n in m.ranked[1 : 1 + RUNNERS_UP]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +27,7 @@ def two_sided(t: ArrayLike, df: int) -> Floats:
     return np.asarray(np.clip(1 - inside, 0.0, 1.0))
 
 
+@cache
 def quantile(probability: float, df: int) -> float:
     """t with P(|T| <= t) = probability, by bisection: quantile(0.95, 7) is 2.3646."""
     low, high = 0.0, 1e9

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-Value = str | int | float | bool | None
+Value = str | int | float | None
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Column:
         """For people. None and NaN are an en dash."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return "–"
-        if isinstance(value, str | bool):
-            return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+        if isinstance(value, str):
+            return value
         if self.kind == "count":
             return f"{value:,}"
         if math.isinf(value):
@@ -34,8 +34,9 @@ class Column:
             "scale": "{:#.4g}", "number": "{:.2f}", "db": "{:.2f}", "gain": "{:+.2f}", "change": "{:+.2%}",
             "share": "{:.3%}", "error": "{:.2%}", "p": "{:.1e}" if 0 < value < 1e-3 else "{:.3f}",
         }.get(self.kind, "{:g}").format(value)  # fmt: skip
-        if text.strip("+-0.%") == "":  # +0.00% of a true zero, or of something small?
-            text = "0" if value == 0 else f"<{text.lstrip('+-')[:-1]}1" if not text.endswith("%") else text
+        if not text.strip("+-0.%"):  # a small effect must not read as none
+            least = text.lstrip("+-").replace("%", "")[:-1] + "1" + "%" * text.endswith("%")
+            return "0" if value == 0 else f"<{least}" if value > 0 else f">−{least}"
         return text.replace("-", "−", 1) if text.startswith("-") else text
 
     @property

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.compare.contrasts import Contrast
-from sweep.compare.query import SCALES, Comparison
+from sweep.compare.database import SCALES
+from sweep.compare.query import Comparison
 from sweep.compare.table import Column, Table, Value, columns
-from sweep.errors import UsageError
 
 METRICS = {
     "scale": "scale", "scale_se": "scale", "clip": "scale", "sqnr_db": "db", "mse": "scale",
@@ -84,7 +84,7 @@ def ratio_table(runs: Comparison, cells: Sequence[int]) -> Table:
 
 def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> Table:
     """By layer: what MinMax does to scale, SQNR and clipping, against a percentile."""
-    query = f"SELECT cell, layer, avg(scale), avg(sqnr_db), avg(clip_fraction) FROM {{}} WHERE site = ? GROUP BY ALL"
+    query = "SELECT cell, layer, avg(scale), avg(sqnr_db), avg(clip_fraction) FROM {} WHERE site = ? GROUP BY ALL"
     source = runs.source(SCALES, [minmax, percentile])
     at = {(cell, layer): rest for cell, layer, *rest in runs.sql(query.format(source), [site])}
     name = runs.listed[percentile].setting
@@ -126,16 +126,15 @@ def structure_table(runs: Comparison) -> Table:
         f"Shape is (ssd_group, head_group, dim_group); () is one scale for the tensor. {AXES} Spread: largest / "
         "smallest scale within a layer.",
         columns(
-            "model | granularity | site | shape | scales per layer:count | min:scale | mean:scale | max:scale | spread:number"
+            "model | granularity | site | shape | scales per layer:count | min:scale | mean:scale | max:scale | "
+            "spread:number"
         ),
         tuple(rows),
     )
 
 
 def layer_table(runs: Comparison, metric: str, site: str, cells: Sequence[int]) -> Table:
-    """Any column of scales.parquet by layer and cell; groups averaged. Raises UsageError for an unknown one."""
-    if metric not in METRICS:
-        raise UsageError(f"metric={metric} is unknown; allowed: {', '.join(METRICS)}")
+    """A column of scales.parquet, one of METRICS, by layer and cell; groups averaged."""
     source = runs.source(SCALES, list(cells))
     found = runs.sql(f'SELECT cell, layer, avg("{metric}") FROM {source} WHERE site = ? GROUP BY ALL', [site])
     at = {(cell, layer): value for cell, layer, value in found}

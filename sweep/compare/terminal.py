@@ -10,7 +10,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sweep.compare import sentences
-from sweep.compare.answer import Answer, headlines, problem_table
+from sweep.compare.answer import Answer, headlines
+from sweep.compare.summaries import problem_table
 from sweep.compare.table import Table
 from sweep.compare.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
 

@@ -41,7 +41,8 @@ VIRIDIS = (
 LIGHT, DARK = (0.0, 0.76), (0.36, 1.0)
 # blue – neutral – orange, Cynthia Brewer's PuOr/RdBu family: never red against green
 DIVERGING = (
-    ("#0b4a8f", "#8ec5ff"), ("#3f83c4", "#5196d9"), ("#94c0e4", "#2f6aa3"), ("#d3e5f3", "#24445f"), ("#eef0f3", "#2a303a"),
+    ("#0b4a8f", "#8ec5ff"), ("#3f83c4", "#5196d9"), ("#94c0e4", "#2f6aa3"), ("#d3e5f3", "#24445f"),
+    ("#eef0f3", "#2a303a"),
     ("#fbe3cc", "#5c4023"), ("#f3b27a", "#a5692b"), ("#d97925", "#e0913f"), ("#9c4a06", "#ffc27d"),
 )  # fmt: skip
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3], [10, 4], [4, 1, 1, 1], [3, 5])
@@ -95,7 +96,8 @@ CONFIG: dict[str, Any] = {
     "font": FONT,
     "view": {"stroke": None},
     "axis": {
-        "domainColor": "var(--line)", "gridColor": "var(--grid)", "tickColor": "var(--line)", "labelColor": "var(--ink-2)",
+        "domainColor": "var(--line)", "gridColor": "var(--grid)", "tickColor": "var(--line)",
+        "labelColor": "var(--ink-2)",
         "titleColor": "var(--ink-2)", "labelFontSize": 11, "titleFontSize": 11.5, "titleFontWeight": 500,
         "labelFont": FONT, "titleFont": FONT, "titlePadding": 8, "labelOverlap": True, "tickSize": 4,
     },

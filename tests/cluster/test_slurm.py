@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import slurm
 import small
-from conftest import ROOT, require
+
+from tests.harness import ROOT, require
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 SLOW = ("calibration.samples=400", "calibration.batch_size=1", "calibration.checkpoint=0.2")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import small
-from conftest import command, require
+
+from tests.harness import command, require
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

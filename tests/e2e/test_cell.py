@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Run
 
 from sweep import config, tokens
 from sweep.models import load
 from sweep.models.kernels import kernels
+from tests.harness import Run
 
 TINY = config.Model("tiny", "pkg://sweep/models/tiny")
 SMALL = ("calibration.samples=6", "calibration.seqlen=64", "calibration.folds=3", "calibration.batch_size=2")

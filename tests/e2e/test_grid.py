@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import small
-from conftest import Run, command
+
+from tests.harness import Run, command
 
 ALPHAS = "alpha=0.99,0.999"
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cells import record, rows
-from conftest import ROOT, require
 
 from sweep.track import view
+from tests.harness import ROOT, require
 
 KEY = "local" + "0" * 40
 

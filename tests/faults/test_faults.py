@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import small
 import torch
-from conftest import require
 
 from sweep import cell, runs, store
 from sweep.checkpoint import Checkpoint
 from sweep.config import Calibration, Config, Data, Model, Wandb
 from sweep.errors import UsageError
+from tests.harness import require
 
 KILLS = 50
 

@@ -12,6 +12,7 @@ import torch
 from sweep import config, table, tokens
 from sweep.calibrate import calibrate
 from sweep.models import load
+from sweep.models.kernels import kernels
 from sweep.statistics import Statistics
 from sweep.taps import taps
 
@@ -26,7 +27,15 @@ def observed() -> tuple[Statistics, Dump, dict[str, Any]]:
     model = load.load(TINY, "cpu", "float32")
     windows = tokens.load(config.Data("stdlib"), load.encoder(TINY), CALIBRATION)
     dump: dict[tuple[int, str], list[torch.Tensor]] = defaultdict(list)
-    with torch.inference_mode(), taps(model.mixers, lambda layer, site, x: dump[layer, site].append(x.clone())):
+
+    def keep(layer: int, site: str, x: torch.Tensor) -> None:
+        dump[layer, site].append(x.clone())
+
+    with (
+        torch.inference_mode(),
+        kernels(model.mixers, model.device) as convolve,
+        taps(model.mixers, keep, convolve),
+    ):
         for window in windows.windows:
             model.backbone(torch.from_numpy(np.asarray(window))[None])
     statistics, _ = calibrate(model, windows, CALIBRATION, lambda done, total: None)

@@ -15,7 +15,14 @@ __all__ = ["Chart", "charts", "shared"]
 def charts(a: Answer) -> dict[str, Chart]:
     """Every chart that the cells can fill, by name."""
     found = [
-        sqnr_by_alpha(a), by_layer(a), difference(a, "scale"), difference(a, "sqnr"), histogram(a), gain(a),
-        samples(a), groups(a), sensitivity(a),
-    ]  # fmt: skip
+        sqnr_by_alpha(a),
+        by_layer(a),
+        difference(a, "scale"),
+        difference(a, "sqnr"),
+        histogram(a),
+        gain(a),
+        samples(a),
+        groups(a),
+        sensitivity(a),
+    ]
     return {chart.name: chart for chart in found if chart}

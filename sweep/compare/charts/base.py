@@ -40,8 +40,8 @@ ZOOM = {
     "name": "zoom",
     "select": {
         "type": "interval",
-        # the wheel alone has to scroll the page, and so has a finger
-        "zoom": "wheel![event.shiftKey]",
+        # the wheel alone has to scroll the page, and so has a finger; a pinch on a touch pad is Ctrl + wheel
+        "zoom": "wheel![event.ctrlKey || event.metaKey]",
         "translate": '[pointerdown[event.pointerType === "mouse"], window:pointerup] > window:pointermove!',
         "on": '[pointerdown[event.pointerType === "mouse"], window:pointerup] > window:pointermove!',
     },
@@ -58,9 +58,11 @@ def cell_colour(a: Answer) -> tuple[Spec, Spec]:
     numbers, dashes, _ = colours([a.runs.listed[n] for n in a.shown])
     names = [a.runs.labels[n] for n in a.shown]
     colour = {
-        "field": "cell", "type": "nominal", "legend": None,
+        "field": "cell",
+        "type": "nominal",
+        "legend": None,
         "scale": {"domain": names, "range": [f"var(--c{n})" for n in numbers]},
-    }  # fmt: skip
+    }
     dash = {"field": "cell", "type": "nominal", "legend": None, "scale": {"domain": names, "range": dashes}}
     return colour, dash
 

@@ -27,14 +27,21 @@ def sqnr_by_alpha(a: Answer) -> Chart | None:
         return None
     layers = sorted({row[2] for row in found})
     colour = {
-        "field": "layer", "type": "ordinal", "scale": {"domain": layers, "range": [f"var(--l{n})" for n in range(len(layers))]},
+        "field": "layer",
+        "type": "ordinal",
+        "scale": {"domain": layers, "range": [f"var(--l{n})" for n in range(len(layers))]},
         "legend": {"title": "layer", "orient": "top", "columns": 12, "symbolType": "stroke"},
-    }  # fmt: skip
+    }
     x = {
-        "field": "clipped", "type": "quantitative", "title": "alpha (share of values not clipped)",
+        "field": "clipped",
+        "type": "quantitative",
+        "title": "alpha (share of values not clipped)",
         "scale": {"type": "log", "reverse": True, "padding": 12, "nice": False},
-        "axis": {"labelExpr": "format(1 - datum.value, '.6~f')", "values": [0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001, 0.000001]},
-    }  # fmt: skip
+        "axis": {
+            "labelExpr": "format(1 - datum.value, '.6~f')",
+            "values": [0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001, 0.000001],
+        },
+    }
     y = {"field": "sqnr", "type": "quantitative", "title": "SQNR, dB", "scale": {"zero": False, "padding": 10}}
     tip = [
         {"field": "layer"},
@@ -42,7 +49,8 @@ def sqnr_by_alpha(a: Answer) -> Chart | None:
         {"field": "sqnr", "format": ".2f", "title": "SQNR, dB"},
     ]
     return Chart(
-        "sqnr-alpha", "Where is the best alpha?",
+        "sqnr-alpha",
+        "Where is the best alpha?",
         "SQNR at the chosen site, a line per layer; a ring marks the best alpha of each layer.",
         {
             "data": rows(("context", "site", "layer", "alpha", "clipped", "sqnr"), found),
@@ -52,15 +60,18 @@ def sqnr_by_alpha(a: Answer) -> Chart | None:
             "layer": [
                 {"mark": {"type": "line", "strokeWidth": 1.8}, "params": [ZOOM]},
                 {"mark": {"type": "circle", "size": 30, "opacity": 1}, "encoding": {"tooltip": tip}},
-                {"mark": {"type": "point", "size": 150, "strokeWidth": 2, "filled": False},
-                 "encoding": {"tooltip": tip},
-                 "transform": [
-                     {"joinaggregate": [{"op": "max", "field": "sqnr", "as": "top"}], "groupby": ["layer"]},
-                     {"filter": "datum.sqnr === datum.top"}]},
+                {
+                    "mark": {"type": "point", "size": 150, "strokeWidth": 2, "filled": False},
+                    "encoding": {"tooltip": tip},
+                    "transform": [
+                        {"joinaggregate": [{"op": "max", "field": "sqnr", "as": "top"}], "groupby": ["layer"]},
+                        {"filter": "datum.sqnr === datum.top"},
+                    ],
+                },
             ],
         },
         {"context": ("for", [q.context for q in questions], questions[0].context)},
-    )  # fmt: skip
+    )
 
 
 def sensitivity(a: Answer) -> Chart | None:
@@ -76,13 +87,14 @@ def sensitivity(a: Answer) -> Chart | None:
                     found.append((a.runs.labels[n], entry["layer"], words, value - reference))
     if not found:
         return None
-    which = list(dict.fromkeys(row[2] for row in found))
+    kinds = list(dict.fromkeys(row[2] for row in found))
     colour, dash = cell_colour(a)
     x = {"field": "layer", "type": "quantitative", "axis": layer_axis(), "scale": {"nice": False, "padding": 8}}
     y = {"field": "loss", "type": "quantitative", "title": "perplexity less unquantized"}
     tip = [{"field": "cell"}, {"field": "layer"}, {"field": "loss", "format": "+.4f"}]
     return Chart(
-        "sensitivity", "Which layers are sensitive?",
+        "sensitivity",
+        "Which layers are sensitive?",
         "Perplexity less that of the unquantized model on the same text.",
         {
             "data": rows(("cell", "layer", "which", "loss"), found),
@@ -94,5 +106,5 @@ def sensitivity(a: Answer) -> Chart | None:
                 {"mark": {"type": "circle", "size": 40, "opacity": 1}, "encoding": {"tooltip": tip}},
             ],
         },
-        {"which": ("with", which, which[0])},
-    )  # fmt: skip
+        {"which": ("with", kinds, kinds[0])},
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sweep.compare.answer import Answer
 from sweep.compare.charts.base import HEIGHT, SHOWN, ZOOM, Chart, cell_colour, layer_axis, rows
-from sweep.compare.query import HISTOGRAMS, SCALES
+from sweep.compare.database import HISTOGRAMS, SCALES
 from sweep.compare.silu import QUANTILES
 
 LAYERS = 16  # layers whose distribution the report carries
@@ -44,45 +44,75 @@ def histogram(a: Answer) -> Chart | None:
     found = [row for row in found if row[1] >= low]
     colour, dash = cell_colour(a)
     x = {
-        "field": "low", "type": "quantitative", "title": "|x| after SiLU",
-        "scale": {"type": "log", "nice": False}, "axis": {"format": "~g", "tickCount": 6},
-    }  # fmt: skip
+        "field": "low",
+        "type": "quantitative",
+        "title": "|x| after SiLU",
+        "scale": {"type": "log", "nice": False},
+        "axis": {"format": "~g", "tickCount": 6},
+    }
     sign = {
-        "field": "sign", "type": "nominal", "scale": {"domain": ["x > 0", "x < 0"], "range": ["var(--accent)", "var(--ink-2)"]},
+        "field": "sign",
+        "type": "nominal",
+        "scale": {"domain": ["x > 0", "x < 0"], "range": ["var(--accent)", "var(--ink-2)"]},
         "legend": {"title": None, "symbolType": "square"},
-    }  # fmt: skip
+    }
     tip = [
         {"field": "cell"},
         {"field": "clip", "format": ".4g"},
         {"field": "share", "title": "clipped", "format": ".4%"},
     ]
     return Chart(
-        "histogram", "What is being clipped?",
+        "histogram",
+        "What is being clipped?",
         "Counts of |x| after SiLU, both axes logarithmic; a rule marks the clip of each cell. Everything to the right "
         "of a rule saturates.",
         {
             "height": HEIGHT,
             "layer": [
-                {"data": rows(("layer", "low", "high", "count", "sign"), found),
-                 "transform": [{"filter": "datum.layer === layer"}],  # an outer one would not reach a layer's own data
-                 "params": [ZOOM],
-                 "mark": {"type": "bar", "opacity": 0.55, "clip": True},
-                 "encoding": {
-                     "x": x, "x2": {"field": "high"}, "color": sign,
-                     "y": {"field": "count", "type": "quantitative", "title": "values in bin", "stack": None,
-                           "scale": {"type": "log", "domainMin": 0.5, "nice": False}, "axis": {"format": "~s", "tickCount": 6}},
-                     "y2": {"datum": 0.5},
-                     "tooltip": [{"field": "low", "format": ".4g"}, {"field": "high", "format": ".4g"}, {"field": "count", "format": ","}, {"field": "sign"}],
-                 }},
-                {"data": rows(("cell", "layer", "clip", "share"), clips),
-                 "transform": [{"filter": f"datum.layer === layer && {SHOWN}"}],
-                 "mark": {"type": "rule", "strokeWidth": 2, "clip": True},
-                 "encoding": {"x": {"field": "clip", "type": "quantitative"}, "color": colour, "strokeDash": dash, "tooltip": tip}},
+                {
+                    "data": rows(("layer", "low", "high", "count", "sign"), found),
+                    "transform": [
+                        {"filter": "datum.layer === layer"}
+                    ],  # an outer one would not reach a layer's own data
+                    "params": [ZOOM],
+                    "mark": {"type": "bar", "opacity": 0.55, "clip": True},
+                    "encoding": {
+                        "x": x,
+                        "x2": {"field": "high"},
+                        "color": sign,
+                        "y": {
+                            "field": "count",
+                            "type": "quantitative",
+                            "title": "values in bin",
+                            "stack": None,
+                            "scale": {"type": "log", "domainMin": 0.5, "nice": False},
+                            "axis": {"format": "~s", "tickCount": 6},
+                        },
+                        "y2": {"datum": 0.5},
+                        "tooltip": [
+                            {"field": "low", "format": ".4g"},
+                            {"field": "high", "format": ".4g"},
+                            {"field": "count", "format": ","},
+                            {"field": "sign"},
+                        ],
+                    },
+                },
+                {
+                    "data": rows(("cell", "layer", "clip", "share"), clips),
+                    "transform": [{"filter": f"datum.layer === layer && {SHOWN}"}],
+                    "mark": {"type": "rule", "strokeWidth": 2, "clip": True},
+                    "encoding": {
+                        "x": {"field": "clip", "type": "quantitative"},
+                        "color": colour,
+                        "strokeDash": dash,
+                        "tooltip": tip,
+                    },
+                },
             ],
             "resolve": {"scale": {"color": "independent"}},
         },
         {"layer": ("layer", layers, layers[len(layers) // 2])},
-    )  # fmt: skip
+    )
 
 
 def _magnitudes(edges: Sequence[float], counts: Sequence[int]) -> list[tuple[float, float, int, str]]:
@@ -120,7 +150,8 @@ def gain(a: Answer) -> Chart | None:
         {"field": "ratio", "title": "ratio to the weight scale", "format": ".2f"},
     ]
     return Chart(
-        "gain", "What SiLU does to the range",
+        "gain",
+        "What SiLU does to the range",
         "SiLU gain by layer. The dashed line at 1 means no change; above it SiLU would expand the range, which no "
         "quantile of |x| can do.",
         {
@@ -128,10 +159,21 @@ def gain(a: Answer) -> Chart | None:
             "transform": [{"filter": f"datum.of === of && {SHOWN}"}],
             "height": 240,
             "layer": [
-                {"mark": {"type": "line", "strokeWidth": 1.8, "clip": True}, "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash}, "params": [ZOOM]},
-                {"mark": {"type": "circle", "size": 36, "opacity": 1, "clip": True}, "encoding": {"x": x, "y": y, "color": colour, "tooltip": tip}},
-                {"data": {"values": [{"one": 1}]}, "mark": {"type": "rule", "strokeDash": [5, 4], "strokeWidth": 1.5}, "encoding": {"y": {"field": "one", "type": "quantitative"}}},
+                {
+                    "mark": {"type": "line", "strokeWidth": 1.8, "clip": True},
+                    "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
+                    "params": [ZOOM],
+                },
+                {
+                    "mark": {"type": "circle", "size": 36, "opacity": 1, "clip": True},
+                    "encoding": {"x": x, "y": y, "color": colour, "tooltip": tip},
+                },
+                {
+                    "data": {"values": [{"one": 1}]},
+                    "mark": {"type": "rule", "strokeDash": [5, 4], "strokeWidth": 1.5},
+                    "encoding": {"y": {"field": "one", "type": "quantitative"}},
+                },
             ],
         },
         {"of": ("at", sites, sites[0])},
-    )  # fmt: skip
+    )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from sweep.compare.answer import Answer
 from sweep.compare.charts.base import AT_SITE, HEIGHT, SHOWN, ZOOM, Chart, cell_colour, layer_axis, rows
-from sweep.compare.query import SCALES
+from sweep.compare.database import SCALES
 from sweep.compare.theme import DIVERGING
 
 
 def by_layer(a: Answer) -> Chart:
     """Scale by layer of each cell, with a band of ± 2 standard errors."""
     query = f"""
-        SELECT cell, site, layer, avg(scale), avg(scale) - 2 * sqrt(avg(scale_se ** 2)), avg(scale) + 2 * sqrt(avg(scale_se ** 2))
-        FROM {a.runs.source(SCALES, a.shown)} GROUP BY cell, site, layer ORDER BY cell, site, layer"""
+        SELECT cell, site, layer, s, s - 2 * se, s + 2 * se FROM (
+            SELECT cell, site, layer, avg(scale) AS s, sqrt(avg(scale_se ** 2)) AS se
+            FROM {a.runs.source(SCALES, a.shown)} GROUP BY cell, site, layer)
+        ORDER BY cell, site, layer"""
     found = [(a.runs.labels[c], *rest) for c, *rest in a.runs.sql(query)]
     colour, dash = cell_colour(a)
     x = {"field": "layer", "type": "quantitative", "axis": layer_axis(), "scale": {"nice": False, "padding": 8}}
@@ -31,7 +33,8 @@ def by_layer(a: Answer) -> Chart:
         {"field": "high", "format": ".4g"},
     ]
     return Chart(
-        "scales", "Scale by layer",
+        "scales",
+        "Scale by layer",
         "Every cell's scale at the chosen site; the band is ± 2 standard errors. Groups of a layer are averaged.",
         {
             "data": rows(("cell", "site", "layer", "scale", "low", "high"), found),
@@ -39,19 +42,28 @@ def by_layer(a: Answer) -> Chart:
             "height": HEIGHT,
             "encoding": {"x": x, "color": colour},
             "layer": [
-                {"mark": {"type": "area", "opacity": 0.16}, "encoding": {
-                    "y": {"field": "low", "type": "quantitative", "title": "scale"}, "y2": {"field": "high"}},
-                 "transform": [{"filter": "datum.low > 0"}]},
-                {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"y": y, "strokeDash": dash}, "params": [ZOOM]},
+                {
+                    "mark": {"type": "area", "opacity": 0.16},
+                    "encoding": {
+                        "y": {"field": "low", "type": "quantitative", "title": "scale"},
+                        "y2": {"field": "high"},
+                    },
+                    "transform": [{"filter": "datum.low > 0"}],
+                },
+                {
+                    "mark": {"type": "line", "strokeWidth": 2},
+                    "encoding": {"y": y, "strokeDash": dash},
+                    "params": [ZOOM],
+                },
                 {"mark": {"type": "circle", "size": 34, "opacity": 1}, "encoding": {"y": y, "tooltip": tip}},
             ],
         },
-    )  # fmt: skip
+    )
 
 
 def difference(a: Answer, metric: str) -> Chart | None:
     """Heat map, layer x cell, of the difference to the baseline: of the scale in %, or of the SQNR in dB."""
-    base = {}
+    base: dict[int, int] = {}
     for v in a.verdicts:
         for cell in v.contrast.cells:
             base.setdefault(cell, v.contrast.cells[v.contrast.baseline])
@@ -72,26 +84,49 @@ def difference(a: Answer, metric: str) -> Chart | None:
     return Chart(
         f"difference-{metric}",
         "Difference of scale to the baseline" if metric == "scale" else "Difference of SQNR to the baseline",
-        "Orange: larger than the baseline's; blue: smaller. Grey: " + ("less than 0.01 % apart." if metric == "scale" else "less than 0.1 dB, too little to matter."),
+        "Orange: larger than the baseline's; blue: smaller. Grey: "
+        + ("less than 0.01 % apart." if metric == "scale" else "less than 0.1 dB, too little to matter."),
         {
             "data": rows(("cell", "baseline", "site", "layer", "difference"), found),
-            "transform": [{"filter": f"{AT_SITE} && {SHOWN}"}, {"calculate": f"{rounded} + ' {unit}'", "as": "shown"},
-                          {"calculate": bucket, "as": "bucket"}],
-            "height": {"step": 22},
+            "transform": [
+                {"filter": f"{AT_SITE} && {SHOWN}"},
+                {"calculate": f"{rounded} + ' {unit}'", "as": "shown"},
+                {"calculate": bucket, "as": "bucket"},
+            ],
+            "height": 22 * len(pairs),
             "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1},
             "encoding": {
                 "x": {"field": "layer", "type": "ordinal", "title": "layer", "axis": {"labelAngle": 0}},
-                "y": {"field": "cell", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 230, "domain": False}},
-                "color": {
-                    "field": "bucket", "type": "ordinal", "sort": None,
-                    "scale": {"domain": names, "range": [f"var(--d{i})" for i in range(len(DIVERGING))]},
-                    "legend": {"title": unit, "orient": "top", "columns": 9, "symbolType": "square", "symbolSize": 130,
-                               "symbolStrokeWidth": 0},
+                "y": {
+                    "field": "cell",
+                    "type": "nominal",
+                    "title": None,
+                    "sort": None,
+                    "axis": {"labelLimit": 230, "domain": False},
                 },
-                "tooltip": [{"field": "cell"}, {"field": "baseline"}, {"field": "layer"}, {"field": "shown", "title": "difference"}],
+                "color": {
+                    "field": "bucket",
+                    "type": "ordinal",
+                    "sort": None,
+                    "scale": {"domain": names, "range": [f"var(--d{i})" for i in range(len(DIVERGING))]},
+                    "legend": {
+                        "title": unit,
+                        "orient": "top",
+                        "columns": 9,
+                        "symbolType": "square",
+                        "symbolSize": 130,
+                        "symbolStrokeWidth": 0,
+                    },
+                },
+                "tooltip": [
+                    {"field": "cell"},
+                    {"field": "baseline"},
+                    {"field": "layer"},
+                    {"field": "shown", "title": "difference"},
+                ],
             },
         },
-    )  # fmt: skip
+    )
 
 
 def _buckets(steps: tuple[float, ...]) -> tuple[list[str], str]:

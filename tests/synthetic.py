@@ -162,7 +162,8 @@ def run_json(
         "started": "2026-11-23T11:00:00+00:00", "finished": "2026-11-23T11:01:00+00:00",
         "config": {
             "model": {"name": world.model}, "data": {"name": world.data},
-            "calibration": {"samples": 64 * world.folds, "seqlen": 128, "batch_size": 8, "folds": world.folds, "seed": 0},
+            "calibration": {"samples": 64 * world.folds, "seqlen": 128, "batch_size": 8, "folds": world.folds,
+                "seed": 0},
             "method": method, "alpha": alpha, "format": format, "granularity": granularity,
             "device": "cpu", "dtype": world.dtype,
         },
@@ -187,16 +188,18 @@ def _groups(parts: Values, grid: tuple[int, int] | None) -> dict[tuple[int | Non
     return {(0, i // dims, i % dims): [p[i] for p in pieces] for i in range(heads * dims)}
 
 
+def _floats(names: str) -> list[tuple[str, pa.DataType]]:
+    return [(name, pa.float64()) for name in names.split()]
+
+
 _WHERE = [("layer", pa.int32()), ("site", pa.string()), *((g, pa.int32()) for g in GROUP_COLUMNS)]
 SCALES = pa.schema([
     ("model", pa.string()), ("method", pa.string()), ("alpha", pa.float64()), ("format", pa.string()),
     ("granularity", pa.string()), *_WHERE, ("n", pa.int64()),
-    *((c, pa.float64()) for c in "min max absmax clip scale scale_se clip_low".split()), ("zero_point", pa.int32()),
-    *((c, pa.float64()) for c in "clip_fraction mse sqnr_db code_entropy_bits weight_scale ratio silu_gain".split()),
+    *_floats("min max absmax clip scale scale_se clip_low"), ("zero_point", pa.int32()),
+    *_floats("clip_fraction mse sqnr_db code_entropy_bits weight_scale ratio silu_gain"),
 ])  # fmt: skip
-REPLICATES = pa.schema(
-    [*_WHERE, ("fold", pa.int32()), *((c, pa.float64()) for c in "scale sqnr_db silu_gain ratio".split())]
-)
+REPLICATES = pa.schema([*_WHERE, ("fold", pa.int32()), *_floats("scale sqnr_db silu_gain ratio")])
 CONVERGENCE = pa.schema([
     ("layer", pa.int32()), ("site", pa.string()), ("folds", pa.int32()), ("samples", pa.int32()),
     ("n", pa.int64()), ("scale", pa.float64()), ("scale_se", pa.float64()),
