@@ -100,8 +100,8 @@ class _Accumulator:
         )
         absmax = torch.maximum(self.low.abs(), self.high.abs())
         quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
-        absmax, total, mean = (t.cpu().numpy() for t in (absmax, self.abs_sum, self.text_mean))
-        return SiteFold(histogram, absmax, total, mean, np.array(self.alphas, np.float64), quantiles)
+        largest, total, mean = (t.cpu().numpy() for t in (absmax, self.abs_sum, self.text_mean))
+        return SiteFold(histogram, largest, total, mean, np.array(self.alphas, np.float64), quantiles)
 
 
 class Observer:
