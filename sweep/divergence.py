@@ -41,15 +41,16 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
     ends = np.full((2, len(histogram.counts)), np.nan)
     sums = histogram.folded_sums if format.symmetric else histogram.sums
+    counts = np.ascontiguousarray(sums.below[:, 0].T)
     first = 0 if format.symmetric else -BINS
     for k, (n, size) in enumerate(zip(histogram.n, histogram.absmax, strict=True)):
         if n == 0 or size == 0:
             ends[:, k] = 0.0 if n else np.nan
             continue
         edges = np.arange(first, BINS) * (size / BINS)  # exact: a float32 times 12 bits
-        held = sums.below[[*np.searchsorted(sums.x, edges), -1], 0, k]  # the largest |x| is in the last bin
-        held[0] = 0.0
-        binned = np.diff(held)
+        below = np.searchsorted(sums.x, edges)
+        below[0] = 0
+        binned = np.diff(counts[k, below], append=n)  # the largest |x| is in the last bin
         tops = candidates(format) / BINS * size
         if format.symmetric:
             cells = _cells(format.name)
