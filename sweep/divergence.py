@@ -40,20 +40,22 @@ EQUAL = 1e-12
 def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
     ends = np.full((2, len(histogram.counts)), np.nan)
-    x = np.abs(histogram.values) if format.symmetric else histogram.values
-    counts = histogram.counts.astype(np.float64)
+    sums = histogram.folded_sums if format.symmetric else histogram.sums
+    counts = np.ascontiguousarray(sums.below[:, 0].T)
+    first = 0 if format.symmetric else -BINS
     for k, (n, size) in enumerate(zip(histogram.n, histogram.absmax, strict=True)):
         if n == 0 or size == 0:
             ends[:, k] = 0.0 if n else np.nan
             continue
-        bins = np.clip(np.floor(x * BINS / size), -BINS, BINS - 1).astype(np.int64)
+        edges = np.arange(first, BINS) * (size / BINS)  # exact: a float32 times 12 bits
+        below = np.searchsorted(sums.x, edges)
+        below[0] = 0
+        binned = np.diff(counts[k, below], append=n)  # the largest |x| is in the last bin
         tops = candidates(format) / BINS * size
         if format.symmetric:
-            binned = np.bincount(bins, counts[k], BINS).astype(np.float64)
             cells = _cells(format.name)
             low, high = -tops, tops
         else:
-            binned = np.bincount(bins + BINS, counts[k], 2 * BINS).astype(np.float64)
             low, high = np.maximum(histogram.min[k], -tops), np.minimum(histogram.max[k], tops)
             cells = _signed_cells(format, low, high, size / BINS)
         found = divergence(binned, cells)
