@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -259,8 +260,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
+    hints, known = _hints(kind), [f.name for f in fields(kind)]
     if unknown := [key for key in values if key not in known]:
         raise UsageError(f"unknown key {where}{unknown[0]}; allowed: {', '.join(known)}")
     try:
@@ -272,6 +272,9 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         )
     except TypeError as error:
         raise UsageError(f"{where.rstrip('.') or 'configuration'}: {error}") from error
+
+
+_hints = cache(get_type_hints)  # thousands of cells are built for one plan
 
 
 def _one_of(key: str, value: str, choices: Any) -> None:
