@@ -170,7 +170,7 @@ class Config:
         _one_of("method", self.method, [str(m) for m in Method])
         formats.named(self.format)
         _one_of("granularity", self.granularity, GRANULARITIES)
-        if self.granularity != "tensor":
+        if self.granularity == "channel":
             self._check_maxima()
         _one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
@@ -187,17 +187,22 @@ class Config:
             raise UsageError("alpha=nan is no quantile; allowed: a number in (0, 1]")
 
     def _check_maxima(self) -> None:
+        hint = "; granularity=group takes a second pass for it"
         if self.method != Method.MINMAX:
             raise UsageError(
-                f"granularity={self.granularity} reads the channel maxima, which only method=minmax can use, "
-                f"not method={self.method}"
+                "granularity=channel reads the channel maxima, which only method=minmax can use, "
+                f"not method={self.method}{hint}"
             )
-        if not formats.named(self.format).symmetric:
-            symmetric = ", ".join(f.name for f in formats.FORMATS.values() if f.symmetric)
+        if not self.reads_maxima:
             raise UsageError(
-                f"granularity={self.granularity} reads the channel maxima, which have no sign: "
-                f"format={self.format} needs both ends; allowed: {symmetric}"
+                "granularity=channel reads the channel maxima, which have no sign, "
+                f"and format={self.format} needs both ends{hint}"
             )
+
+    @property
+    def reads_maxima(self) -> bool:
+        """Whether the channel maxima of a plain calibration tell the scales of sets of channels."""
+        return self.method == Method.MINMAX and formats.named(self.format).symmetric
 
     @property
     def effective_alpha(self) -> float | None:

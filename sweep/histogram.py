@@ -246,12 +246,20 @@ class Histogram:
         """The q-quantile of the signed values, float64 [] or [K]; the convention is the module's."""
         if not 0.0 <= q <= 1.0:
             raise ValueError(f"a quantile lies in [0, 1], not {q}")
+        if q in self._quantiles:
+            return self._quantiles[q]
         low, high, cumulative = self._cumulative
         found = np.empty(self.counts.shape[:-1])
         for k in np.ndindex(found.shape):
             ends = float(self.min[k]), float(self.max[k])
             found[k] = _quantile_of(self.layout.exact, cumulative[k], low, high, *ends, q)
+        self._quantiles[q] = found
         return found
+
+    @cached_property
+    def _quantiles(self) -> dict[float, Floats]:
+        """Those looked up already: every format asks for the same ones."""
+        return {}
 
     @cached_property
     def _cumulative(self) -> tuple[Floats, Floats, Ints]:

@@ -96,8 +96,10 @@ class Tables:
     grouping: pa.Table | None
 
 
-def build(statistics: Statistics, config: Config) -> Tables:
-    """All tables of one cell. Raises UsageError for a grouping that the model's geometry does not allow."""
+def build(statistics: Statistics, config: Config, grouped: Statistics | None = None) -> Tables:
+    """All tables of one cell; grouped: statistics of its groups, where it takes them (see `collect`).
+
+    Raises UsageError for a grouping that the model's geometry does not allow."""
     method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
     groupings: dict[int, Grouping] = {}
     if config.granularity == "group":
@@ -110,11 +112,13 @@ def build(statistics: Statistics, config: Config) -> Tables:
             split = parts.by_channel(name, channels, statistics.meta)
         elif config.granularity == "group":
             split = parts.grouped(name, channels, statistics.meta, groupings[layer])
-        found[layer, name] = (
-            reading.of_maxima(site, split, format)
-            if split
-            else reading.of_histograms([(WHOLE, site)], method, alpha, format)
-        )
+        if split and not grouped:
+            found[layer, name] = reading.of_maxima(site, split, format)
+            continue
+        observed = [(WHOLE, site)]
+        if split and grouped:
+            observed = [(place, grouped.sites[layer, parts.name(name, place)]) for place, _ in split]
+        found[layer, name] = reading.of_histograms(observed, method, alpha, format)
     cell = {
         "model": config.model.name,
         "method": config.method,
