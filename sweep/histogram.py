@@ -307,7 +307,7 @@ class Picked(Histogram):
             first, last = np.zeros(len(n), np.intp), np.full(len(n), max(cumulative.shape[1] - 1, 0))
             while np.any(first < last):  # the first bin that more than `rank` values lie in or below
                 middle = (first + last) // 2
-                above = upto(middle) > rank
+                above = (upto(middle) > rank) | (first == last)
                 first, last = np.where(above, first, middle + 1), np.where(above, middle, last)
             start, end = np.maximum(low[first], self.min), np.minimum(high[first], self.max)
             before = upto(first - 1)
