@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from synthetic import mamba, write
 
-from compare.conftest import Done
+from tests.unit.compare.conftest import Done
 from sweep.compare import Comparison, load
 from sweep.compare.answer import Answer, answer
 from sweep.compare.formats import FORMATS
