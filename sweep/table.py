@@ -101,24 +101,19 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
     method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
-    groupings: dict[int, Grouping] = {}
-    if config.granularity == "group":
-        groupings = parts.by_group(statistics, config.grouping.head_groups, config.grouping.dim_groups)
+    clusters = config.grouping
+    splits, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
     found: dict[Key, Reading] = {}
-    for (layer, name), site in statistics.sites.items():
-        channels = site.channel_absmax.shape[1]
-        split = None
-        if config.granularity == "channel":
-            split = parts.by_channel(name, channels, statistics.meta)
-        elif config.granularity == "group":
-            split = parts.grouped(name, channels, statistics.meta, groupings[layer])
+    for key, site in statistics.sites.items():
+        split = splits.get(key)
         if split and not grouped:
-            found[layer, name] = reading.of_maxima(site, split, format)
+            found[key] = reading.of_maxima(site, split, format)
             continue
         observed = [(WHOLE, site)]
         if split and grouped:
+            layer, name = key
             observed = [(place, grouped.sites[layer, parts.name(name, place)]) for place, _ in split]
-        found[layer, name] = reading.of_histograms(observed, method, alpha, format)
+        found[key] = reading.of_histograms(observed, method, alpha, format)
     cell = {
         "model": config.model.name,
         "method": config.method,
