@@ -28,7 +28,7 @@ def forward(size: str, dtype: str, batch: int, observed: bool) -> Callable[[], N
         with (
             torch.inference_mode(),
             kernels(found, torch.device("cpu")) as convolve,
-            taps(found, observer, convolve) as fired,
+            taps(found, observer, convolve, observer.settle) as fired,
         ):
             lm.backbone(ids, use_cache=False)
             fired.check(ids.numel())

@@ -44,6 +44,7 @@ def main() -> list[dict[str, Any]]:
             observer = Observer()
             for batch in values:
                 observer(0, "x", batch[None])
+                observer.settle()
             histogram = observer.finish()[0, "x"].histogram
             exact = np.sort(values.float().abs().flatten().numpy())
             method = "linear" if dtype is torch.float32 else "higher"

@@ -18,7 +18,7 @@ from sweep.wording import CONF, refuse
 def help_text() -> str:
     """Groups, every knob with its meaning (the commented file is the documentation), and examples."""
     groups = "\n".join(
-        f"  {group + '=':<12} {' '.join(sorted(p.stem for p in (CONF / group).glob('*.yaml')))}"
+        f"  {group + '=':<12} {' '.join(sorted(p.stem for p in (CONF / group).glob('[!_]*.yaml')))}"
         for group in ("model", "data", "experiment")
     )
     knobs = (CONF / "config.yaml").read_text().partition("\n\n")[2].strip()

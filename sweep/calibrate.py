@@ -56,11 +56,14 @@ def calibrate(
     done = sum(len(_dealt(tokens, fold, calibration)) for fold in finished)
 
     def observe(layer: int, site: str, values: Tensor) -> None:
-        start = time.perf_counter()
         if not collect.groups:
             observer(layer, site, values)
         for part, channels in collect.groups.get((layer, site), {}).items():
             observer(layer, part, values[..., channels])
+
+    def settle() -> None:
+        start = time.perf_counter()
+        observer.settle()
         timings.observe_s += time.perf_counter() - start
 
     begin = time.perf_counter()
@@ -68,7 +71,7 @@ def calibrate(
         deferred() as signal,
         torch.inference_mode(),
         kernels(model.mixers, model.device) as convolve,
-        taps(model.mixers, observe, convolve, collect.ssm_state) as fired,
+        taps(model.mixers, observe, convolve, collect.ssm_state, settle) as fired,
     ):
         for fold in wanted:
             if fold in finished:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep import provenance, runs, table, track
 from sweep.config import Config
+from sweep.errors import UsageError, out_of_memory
 from sweep.progress import progress
 from sweep.statistics import Statistics
 from sweep.store import Damaged
@@ -48,12 +50,20 @@ def run(config: Config, directory: Path, group: str) -> Cell:
             if (found := getattr(tables, field.name)) is not None:
                 runs.write_table(directory / f"{field.name}.parquet", found)
         record = runs.finish(directory, {**record, **calibration, "wandb": tracker.record})
-        tracker.results(directory)
     except BaseException as error:
-        runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # else it would hide what went wrong
+            runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
         tracker.finish(failed=True)
+        if isinstance(error, OSError) and not directory.is_dir():
+            raise UsageError(
+                f"run directory {directory} was deleted while the cell ran; the calibration is in the store: "
+                "start the cell again"
+            ) from error
         raise
-    tracker.finish()
+    try:  # the cell is finished whatever becomes of its W&B run, which can be replayed from the files
+        tracker.results(directory)
+    finally:
+        tracker.finish()
     return Cell(directory, record, tables, tracker.hint)
 
 
@@ -138,24 +148,39 @@ def _stored(asked: Question, timings: dict[str, float], locked: bool = False) ->
 def _observe(
     config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
 ) -> Statistics:
-    """The forward pass, from the last checkpoint on; all folds, or those of one shard."""
+    """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
     from sweep.calibrate import calibrate
     from sweep.checkpoint import Checkpoint
     from sweep.models import load
+    from sweep.streamed import calibrate_streamed
 
     if near := asked.store.nearest(asked.key):
         print(f"{asked.key} is not in the store: {near}", file=sys.stderr, flush=True)
-    begin = time.perf_counter()
-    model = load.load(config.model, config.device, config.dtype)
-    timings["load_s"] = time.perf_counter() - begin
-    with progress(f"calibrating {config.model.name}") as show:
+    work = asked.store.work(asked.key)
+    knobs = f"lower calibration.batch_size={config.calibration.batch_size}, use dtype=bfloat16 or model.stream=true"
+    with progress(f"calibrating {config.model.name}") as show, out_of_memory(knobs):
 
         def both(done: int, total: int) -> None:
             show(done, total)
             report(done, total)
 
-        checkpoint = Checkpoint(asked.store.work(asked.key), config.calibration.checkpoint)
-        statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, asked.wanted)
+        if config.model.stream:
+            statistics, spent = calibrate_streamed(
+                config.model,
+                config.device,
+                config.dtype,
+                asked.tokens,
+                config.calibration,
+                both,
+                work / "layers",
+                asked.wanted,
+            )
+        else:
+            begin = time.perf_counter()
+            model = load.load(config.model, config.device, config.dtype)
+            timings["load_s"] = time.perf_counter() - begin
+            checkpoint = Checkpoint(work, config.calibration.checkpoint)
+            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, asked.wanted)
     timings.update(vars(spent))
     return statistics
 

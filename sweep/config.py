@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
 GRANULARITIES = ("tensor", "channel", "group")
+FOLDS = 8
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
@@ -89,7 +91,7 @@ class Calibration:
     samples: int = 512
     seqlen: int = 512
     batch_size: int = 8
-    folds: int = 8
+    folds: int = 0  # 0: FOLDS, or one a sample where there are fewer
     seed: int = 0
     checkpoint: float = 60.0
     shards: int = 1
@@ -101,6 +103,8 @@ class Calibration:
         for alpha in self.text_quantiles:
             if not 0 < alpha <= 1:
                 raise UsageError(f"calibration.text_quantiles={self.text_quantiles}: {alpha} is outside (0, 1]")
+        if self.folds == 0:
+            object.__setattr__(self, "folds", max(1, min(FOLDS, self.samples)))
         for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"calibration.{key}={value} must be at least 1")
@@ -171,6 +175,10 @@ class Config:
         _one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
+        if self.model.stream and self.calibration.shards > 1:
+            raise UsageError(
+                f"model.stream=true takes layer after layer; calibration.shards={self.calibration.shards} must be 1"
+            )
         if Method(self.method).uses_alpha and self.alpha is None:
             raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
         if self.alpha is not None and not 0 < self.alpha <= 1:
@@ -252,8 +260,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
+    hints, known = _hints(kind), [f.name for f in fields(kind)]
     if unknown := [key for key in values if key not in known]:
         raise UsageError(f"unknown key {where}{unknown[0]}; allowed: {', '.join(known)}")
     try:
@@ -265,6 +272,9 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         )
     except TypeError as error:
         raise UsageError(f"{where.rstrip('.') or 'configuration'}: {error}") from error
+
+
+_hints = cache(get_type_hints)  # thousands of cells are built for one plan
 
 
 def _one_of(key: str, value: str, choices: Any) -> None:

@@ -48,13 +48,16 @@ class Grid:
             place = self.directory / str(cell.number)
             if runs.finished(place, cell.config, cell.key.hash):
                 continue
-            record = runs.read(place) or {}
-            if record.get("status") == "failed":
+            record = runs.read(place)
+            if record and record["status"] == "failed":
                 self.errors[cell.number] = record["error"]
-            elif exception:
-                self.errors[cell.number] = f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}"
-            else:
-                self.errors[cell.number] = f"ended without a result, killed perhaps; see {place}"
+                continue
+            error = f"ended without a result, killed perhaps; see {place}"
+            if exception:
+                error = f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}"
+            self.errors[cell.number] = error
+            if record:  # it says `running`, and nobody else will ever change that
+                runs.finish(place, record, error=error)
 
     def failures(self) -> list[str]:
         """A line for each cell that failed, its followers summed up."""

@@ -7,15 +7,16 @@ the 15 bits below it are a magnitude index.
 Guarantees
 * `bfloat16`, `float16`: one bin per representable value. Counts lose nothing: every quantile is an order
   statistic of the values observed, `numpy.quantile(..., method="higher")`, bit for bit.
-* `float32`: 10 mantissa bits over the 32 octaves [2^-18, 2^14). A quantile follows
+* `float32`: a value is counted in the bin of the float16 that it rounds to, which is one instruction of any
+  processor and gives bins of 10 mantissa bits over [2^-14, 65520), evenly spaced ones below. A quantile follows
   `numpy.quantile(..., method="linear")` with each order statistic interpolated inside its bin, so it is off
-  by at most one bin: 2^-10 of its magnitude (0.098 %), and in practice by far less. What lies outside the
-  window falls into the two end bins of each sign; there the bound does not hold (see `outside`), but min
-  and max are exact always.
+  by at most one bin: 2^-10 of its magnitude (0.098 %) or, below 2^-14, 2^-24; in practice by far less. What
+  rounds to zero or to infinity is counted in the two end bins of each sign; there the bound does not hold
+  (see `outside`), but min and max are exact always.
 * Counts are int64 and additive. Merging is addition, hence associative, commutative and independent of
   the order of observation; layouts that differ do not merge.
 * Stochastic dominance survives: if |y| <= |x| value by value, no quantile of |y| exceeds that of |x|,
-  because each quantile is the inverse of a distribution function exact at all bin edges.
+  because bins follow each other as values do, and quantiles as bins do.
 """
 
 from __future__ import annotations
@@ -38,41 +39,41 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a value becomes a bin. `name` is the dtype observed; `drop` low bits of its pattern are cut,
-    and `offset` is the magnitude index, before subtraction, of the first bin."""
+    """How a value becomes a bin. `name` is the dtype observed; `exact` says whether a bin holds one value only."""
 
     name: str
-    drop: int = 0
-    offset: int = 0
+    exact: bool = True
 
     @cached_property
     def edges(self) -> Floats:
-        """Magnitudes [32769]: bin i holds [edges[i], edges[i+1]) in float32, exactly edges[i] otherwise.
+        """Magnitudes [32769]: bin i holds [edges[i], edges[i+1]] in float32, exactly edges[i] otherwise.
 
-        The float32 end bins also hold everything below and above the window."""
+        The float32 end bins, 0 and `top`, also hold everything below and above the window."""
         index = np.arange(SIGN + 1, dtype=np.uint32)
-        if self.name == "bfloat16":
-            edges = (index << 16).view(np.float32)
-        elif self.name == "float16":
-            edges = index.astype(np.uint16).view(np.float16)
-        else:
-            edges = ((index + self.offset) << self.drop).view(np.float32)
-            edges[0], edges[-1] = 0.0, np.inf
+        wide = self.name == "bfloat16"  # the upper half of a float32
         with np.errstate(invalid="ignore"):  # the patterns of NaN, which no observed value has
-            return edges.astype(np.float64)
+            found = ((index << 16).view(np.float32) if wide else index.astype(np.uint16).view(np.float16)).astype(
+                np.float64
+            )
+        if self.exact:
+            return found
+        found[self.top] = 2.0**16  # where the next value would be: what lies beyond half-way rounds to infinity
+        found[1 : self.top + 1] = (found[: self.top] + found[1 : self.top + 1]) / 2
+        found[self.top + 1 :] = np.inf
+        return found
 
     @property
-    def exact(self) -> bool:
-        """Whether a bin holds a single value."""
-        return self.drop == 0
+    def top(self) -> int:
+        """The magnitude index of infinity, and in float32 of all that rounds to it."""
+        return 0x7F80 if self.name == "bfloat16" else 0x7C00
 
     def __str__(self) -> str:
-        return self.name if self.exact else f"{self.name}>>{self.drop}-{self.offset}"
+        return self.name if self.exact else f"{self.name} rounded to float16"
 
 
 BFLOAT16 = Layout("bfloat16")
 FLOAT16 = Layout("float16")
-FLOAT32 = Layout("float32", drop=13, offset=(127 - 18) << 10)
+FLOAT32 = Layout("float32", exact=False)
 
 
 @cache
@@ -190,7 +191,7 @@ class Histogram:
         if not self.layout.exact:
             low = np.where(index == 0, 0.0, low)
             high = np.where(index == 0, 0.0, high)
-            top = index == SIGN - 1
+            top = index == self.layout.top
             high = np.where(top, np.maximum(low, np.max(self.absmax)), high)
         magnitude = (low + high) / 2
         signed = np.where(self.bins & SIGN, -magnitude, magnitude)
@@ -222,7 +223,7 @@ class Histogram:
         if self.layout.exact:
             return zero, zero
         index = self.bins & (SIGN - 1)
-        return self.counts[..., index == 0].sum(-1), self.counts[..., index == SIGN - 1].sum(-1)
+        return self.counts[..., index == 0].sum(-1), self.counts[..., index == self.layout.top].sum(-1)
 
     @cached_property
     def magnitudes(self) -> Histogram:

@@ -29,7 +29,11 @@ def snapshot(
     disable_progress_bars()
     where = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
     try:
-        cached = Path(snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True))
+        cached = Path(
+            snapshot_download(
+                repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), local_files_only=True
+            )
+        )
         if whole(cached):
             return cached
     except OSError:
@@ -37,7 +41,7 @@ def snapshot(
     except ValueError as error:  # no name of a repository
         raise UsageError(f"{repo} is no repository of the Hub; {knob} takes a local copy") from error
     try:
-        commit = HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT).sha
+        HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT)
     except RevisionNotFoundError as error:
         raise UsageError(f"{where} has no revision {revision}; look at {where}/commits/main") from error
     except GatedRepoError as error:
@@ -50,7 +54,7 @@ def snapshot(
             f"download it elsewhere and set {knob} to the copy"
         ) from error
     try:
-        return Path(snapshot_download(repo, repo_type=kind, revision=commit, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:
         raise UsageError(f"{where}: download failed ({first_line(error)}); run again to resume") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -39,7 +41,11 @@ def of(config: Config, wanted: Collect | None = None) -> Question:
 def key(config: Config, wanted: Collect | None = None) -> Key:
     """The identity of a cell's calibration. Raises UsageError as `of` does."""
     return Key(
-        prefix=f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
+        prefix=re.sub(
+            r"[^\w.-]+",  # a model of the Hub has a slash in its name
+            "_",
+            f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
+        ),
         preimage={
             "schema": SCHEMA,
             "model": load.identity(config.model),
@@ -51,6 +57,19 @@ def key(config: Config, wanted: Collect | None = None) -> Key:
             **(wanted or collect.of(config)).preimage,
         },
     )
+
+
+def keys() -> Callable[[Config], Key]:
+    """`key` for the moment that a plan takes: models and texts are looked at once, not once a cell."""
+    known: dict[str, Key] = {}
+
+    def look_up(config: Config) -> Key:
+        parts = (config.model, config.data, config.calibration, config.device, config.dtype, collect.of(config))
+        if (asked := repr(parts)) not in known:
+            known[asked] = key(config)
+        return known[asked]
+
+    return look_up
 
 
 def stored(config: Config, key: Key) -> bool:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sweep.histogram import Histogram, layout
 
-SCHEMA = 1
+SCHEMA = 2
 Key = tuple[int, str]  # layer, site
 
 _COLUMNS = pa.schema(

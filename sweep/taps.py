@@ -45,12 +45,17 @@ class Fired:
 
 @contextmanager
 def taps(
-    mixers: Sequence[Mixer], observe: Observe, convolve: Convolve = convolve, ssm_state: bool = False
+    mixers: Sequence[Mixer],
+    observe: Observe,
+    convolve: Convolve = convolve,
+    ssm_state: bool = False,
+    settle: Callable[[], None] = lambda: None,
 ) -> Iterator[Fired]:
     """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
 
     convolve: as the model itself does it (see `Mixer.conv_sites`). ssm_state: whether to compute and observe the
-    last state of every text as well, [batch, d_state, d_inner].
+    last state of every text as well, [batch, d_state, d_inner]. settle: called before the model goes on and may
+    change the values just observed.
     Hooks come off and paths come back whatever happens inside."""
     fired = Fired(mixers)
 
@@ -66,6 +71,7 @@ def taps(
             last[site] = tensor
         if ssm_state:
             observe(mixer.layer, SSM_STATE, final_state(mixer, projected, last["x_conv_out"], last.get("B_conv_out")))
+        settle()
 
     def after_in_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -82,6 +88,7 @@ def taps(
     def before_out_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...]) -> None:
             see(mixer.layer, OUT_PROJ_IN, args[0])
+            settle()
 
         return hook
 

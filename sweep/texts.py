@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import sysconfig
@@ -103,8 +104,8 @@ def _read(file: Path, column: str) -> Iterator[str]:
         raise UsageError(f"{file} cannot be read: {first_line(error)}; it may be cut short") from error
 
 
-def _open(file: Path) -> pa.NativeFile:
-    return pa.input_stream(str(file), compression=COMPRESSED.get(file.suffix))
+def _open(file: Path) -> io.BufferedReader:
+    return io.BufferedReader(pa.input_stream(str(file), compression=COMPRESSED.get(file.suffix)))
 
 
 def _json_lines(file: Path, column: str) -> Iterator[str]:

@@ -27,8 +27,13 @@ def one_line(error: Exception) -> str:
         return str(error)
     text = re.sub(r"\s+", " ", str(error)).strip()
     text = re.sub(r" (full_key|object_type|reference_type)[:=].*", "", text)
-    if group := re.search(r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*) Config search path", text):
-        return str(allowed(group[1], group[2], group[3].split(" ")))
+    if plugin := re.search(r"hydra_plugins[./]hydra_(\w+)_launcher|hydra/launcher/(submitit)_slurm", text):
+        name = plugin[1] or plugin[2]
+        return f"this launcher is not installed; pip install hydra-{name}-launcher"
+    if group := re.search(
+        r"Could not find '([\w/]+)/([^'/]*)' Available options in '[\w/]+': (.*?) Config search path", text
+    ):
+        return str(allowed(group[1], group[2], (name for name in group[3].split(" ") if not name.startswith("_"))))
     if unknown := re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", text):
         key = unknown[2] or unknown[1]
         knobs = yaml.safe_load((CONF / "config.yaml").read_text())

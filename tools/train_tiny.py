@@ -3,7 +3,8 @@
     python tools/train_tiny.py --steps N --out sweep/models/tiny
 
 Text: the running interpreter's standard library (about 12 MB), a twentieth of its files held out.
-Needs torch, transformers, and a C++ compiler for torch.compile; `--no-compile` does without one.
+Needs torch, transformers, and a C++ compiler for torch.compile (TORCH_COMPILE_DISABLE=1 does without one).
+A run that was stopped goes on from `--state`; remove that file to start afresh.
 The weights live in transformers' own Mamba2ForCausalLM. Only the *training* forward is written
 here, because a chunked scan that keeps B and C per SSD group, runs its products in bfloat16 and
 compiles to fused loops is several times faster on a CPU. Before anything is saved, its logits are
@@ -16,10 +17,12 @@ import json
 import lzma
 import math
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Mamba2Config, Mamba2ForCausalLM
@@ -208,7 +211,13 @@ def held_out_bpb(model: Mamba2ForCausalLM, ids: Tensor, window: int = 2048) -> f
     return nats / math.log(2) / (len(ids) - 1)
 
 
-def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> None:
+def train(rank: int, args: argparse.Namespace, rendezvous: str) -> None:
+    """One of `args.workers` processes: its share of every batch, gradients averaged, the same step in each."""
+    torch.set_num_threads(args.threads)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=args.workers)
+    torch.manual_seed(args.seed)
+    model = Mamba2ForCausalLM(tiny_config())
+    parameters = list(model.parameters())
     matrices = [p for name, p in model.named_parameters() if "_proj.weight" in name]
     rest = [p for name, p in model.named_parameters() if "_proj.weight" not in name]
     optimizers = [
@@ -216,31 +225,40 @@ def train(model: Mamba2ForCausalLM, ids: Tensor, args: argparse.Namespace) -> No
         torch.optim.AdamW(rest, lr=args.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     peaks = [optimizer.defaults["lr"] for optimizer in optimizers]
+    parts, first, seconds, running = [model, *optimizers], 0, 0.0, 0.0
+    if args.state.exists():
+        first, seconds, running, states = torch.load(args.state)
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
     dtype = torch.float32 if args.fp32 else torch.bfloat16
-    generator = torch.Generator().manual_seed(args.seed)
-    offsets = torch.arange(args.length + 1)
-    began, running = time.time(), None
-    for step in range(args.steps):
-        warm_up, decay = (step + 1) / 100, (args.steps - step) / (args.steps * 0.6)
+    ids, offsets = byte_ids(stdlib_text()[0]), torch.arange(args.length + 1)
+    began = time.time() - seconds
+    for step in range(first, args.steps):
+        warm_up, decay = (step + 1) / 100, (args.steps - step) / (args.steps * args.decay)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * min(1.0, warm_up, decay)
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         starts = torch.randint(len(ids) - args.length, (args.batch, 1), generator=generator)
-        window = ids[starts + offsets]  # [batch, length + 1]
+        window = ids[starts[rank :: args.workers] + offsets]  # [batch / workers, length + 1]
         logits = logits_of(model, window[:, :-1], dtype)
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        mean = torch.cat([p.grad.flatten() for p in parameters] + [loss.detach()[None]]) / args.workers
+        dist.all_reduce(mean)
+        for p, grad in zip(parameters, mean[:-1].split([p.numel() for p in parameters]), strict=True):
+            p.grad = grad.view_as(p)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        bits = loss.item() / math.log(2)
-        running = bits if running is None else running + max(0.02, 1 / (step + 1)) * (bits - running)
-        if (step + 1) % args.log_every == 0:
-            tokens = (step + 1) * args.batch * args.length
-            rate = tokens / (time.time() - began)
-            print(f"step {step + 1} tokens {tokens} bpb {running:.4f} tok/s {rate:.0f}", flush=True)
-        if (step + 1) % args.save_every == 0:
-            save(model, args.out)
+        running += max(0.02, 1 / (step + 1)) * (mean[-1].item() / math.log(2) - running)
+        seconds, done = time.time() - began, step + 1
+        if rank == 0 and done % args.log_every == 0:
+            tokens = done * args.batch * args.length
+            print(f"step {done} tokens {tokens} bpb {running:.4f} seconds {seconds:.0f}", flush=True)
+        if rank == 0 and (done % args.save_every == 0 or done == args.steps):
+            torch.save((done, seconds, running, [part.state_dict() for part in parts]), args.state)
+    dist.destroy_process_group()
 
 
 def save(model: Mamba2ForCausalLM, out: Path) -> Mamba2ForCausalLM:
@@ -259,26 +277,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=1024, help="bytes per window, a multiple of 64")
+    parser.add_argument("--batch", type=int, default=6, help="windows per step, over all workers")
+    parser.add_argument("--length", type=int, default=1024, help="bytes per window, a multiple of 32")
     parser.add_argument("--muon-lr", type=float, default=0.01, help="peak, for the projections")
     parser.add_argument("--adam-lr", type=float, default=0.004, help="peak, for everything else")
+    parser.add_argument("--decay", type=float, default=0.5, help="fraction of the steps over which the rates fall to 0")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes that share a batch")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
+    parser.add_argument("--state", type=Path, default=Path("runs/train_tiny.pt"), help="resumed from if it exists")
     parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=1000)
+    parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--fp32", action="store_true", help="products in float32")
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
+    args.state.parent.mkdir(parents=True, exist_ok=True)
 
-    text, held_out = stdlib_text()
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(train, (args, f"file://{folder}/rendezvous"), args.workers)
+    steps, seconds, _, (weights, *_) = torch.load(args.state)
     model = Mamba2ForCausalLM(tiny_config())
-    print(f"{len(text)} bytes to train on, {len(held_out)} held out, {model.num_parameters()} parameters")
-    began = time.time()
-    train(model, byte_ids(text), args)
+    model.load_state_dict(weights)
+    held_out = stdlib_text()[1]
     result = {
-        "steps": args.steps,
-        "tokens": args.steps * args.batch * args.length,
-        "seconds": round(time.time() - began),
+        "steps": steps,
+        "tokens": steps * args.batch * args.length,
+        "seconds": round(seconds),
         "held_out_bpb": held_out_bpb(save(model, args.out), byte_ids(held_out)),
         "xz_bpb": 8 * len(lzma.compress(held_out, preset=9)) / len(held_out),
     }

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 
 import torch
 
-from sweep.models import ssd
+from sweep.models import scan, ssd
 from sweep.models.conv import Convolve, SharedConvolution, convolve
 from sweep.sites import Mixer
 
-VERSION = 1  # to be raised with any change of rounding
+VERSION = 2  # to be raised with any change of rounding
 
 
 @contextmanager
@@ -29,7 +29,11 @@ def kernels(mixers: Sequence[Mixer], device: torch.device) -> Iterator[Convolve]
         yield convolve
         return
     shared = SharedConvolution()
-    replacements = {"mamba2_chunk_scan": ssd.chunk_scan, "causal_conv1d_fn": shared.causal_conv1d_fn}
+    replacements = {
+        "mamba2_chunk_scan": ssd.chunk_scan,
+        "mamba_selective_scan": scan.selective_scan,
+        "causal_conv1d_fn": shared.causal_conv1d_fn,
+    }
     before = []
     try:
         for module in {sys.modules[type(mixer.module).__module__] for mixer in mixers}:

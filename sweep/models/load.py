@@ -177,6 +177,10 @@ def _configuration_only(model: config.Model) -> Checkpoint:
 
 
 def _chosen(model: config.Model, device: str) -> str:
+    if model.stream:
+        if model.backend == "mamba_ssm":
+            raise UsageError("model.stream=true needs model.backend=transformers")
+        return "transformers"
     if model.backend == "auto":
         native = device.startswith("cuda") and fused.available() and is_pure(settings(model))
         return "mamba_ssm" if native else "transformers"

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Run, command
 from safetensors.torch import load_file, save_file
+
+from tests.harness import ROOT, Run, command
 
 TINY = ROOT / "sweep/models/tiny"
 SMALL = ("calibration.samples=4", "calibration.seqlen=64", "calibration.folds=2")

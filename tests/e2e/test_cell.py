@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Run
 
 from sweep import config, tokens
 from sweep.models import load
+from sweep.models.kernels import kernels
+from tests.harness import Run
 
 TINY = config.Model("tiny", "pkg://sweep/models/tiny")
 SMALL = ("calibration.samples=6", "calibration.seqlen=64", "calibration.folds=3", "calibration.batch_size=2")
@@ -20,14 +21,15 @@ PARTS = {"x": 384, "B": 64, "C": 64}
 
 
 def activations(dtype: str) -> dict[tuple[int, str], np.ndarray]:
-    """What the model itself computes, caught inside transformers: [sample, seq, channels] of every site."""
+    """What the model itself computes, caught inside transformers: [sample, seq, channels] of every site.
+
+    With the kernels that a calibration runs with; tests/parity holds those against transformers' own."""
     from transformers.models.mamba2 import modeling_mamba2 as own
 
     calibration = config.Calibration(samples=6, seqlen=64, folds=3, batch_size=2)
     windows = tokens.load(config.Data("stdlib"), load.encoder(TINY), calibration).windows
     model = load.load(TINY, "cpu", dtype)
     caught: dict[str, list[torch.Tensor]] = {"conv_in": [], "conv_pre": [], "conv_out": []}
-    convolution = own.causal_conv1d_fn
 
     def watch(x, weight, bias=None, activation=None, **rest):  # type: ignore[no-untyped-def]
         out = convolution(x, weight, bias, activation=activation, **rest)
@@ -41,13 +43,10 @@ def activations(dtype: str) -> dict[tuple[int, str], np.ndarray]:
         for name in ("in_proj", "out_proj"):
             seen = projections.setdefault((layer, f"{name}_in"), [])
             getattr(block.mixer, name).register_forward_pre_hook(lambda m, args, seen=seen: seen.append(args[0]))
-    original, own.causal_conv1d_fn = own.causal_conv1d_fn, watch
-    try:
-        with torch.inference_mode():
-            for fold in range(3):  # the batches that the calibration makes: rounding depends on them
-                model.lm(torch.from_numpy(np.stack([windows[fold], windows[fold + 3]])))
-    finally:
-        own.causal_conv1d_fn = original
+    with torch.inference_mode(), kernels(model.mixers, model.device):
+        convolution, own.causal_conv1d_fn = own.causal_conv1d_fn, watch
+        for fold in range(3):  # the batches that the calibration makes: rounding depends on them
+            model.lm(torch.from_numpy(np.stack([windows[fold], windows[fold + 3]])))
     found = {key: torch.cat(seen) for key, seen in projections.items()}
     layers = len(model.lm.backbone.layers)
     for stage, calls in caught.items():

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import small
-from conftest import Run, command
+
+from tests.harness import Run, command
 
 ALPHAS = "alpha=0.99,0.999"
 
@@ -145,3 +146,10 @@ def test_the_real_command(tmp_path: Path, cell: list[str]) -> None:
     bad = command(tmp_path, "sweep", "-m", *cell, "alpha=0.5,3")
     assert bad.returncode == 2
     assert len(bad.stderr.splitlines()) == 1
+
+
+def test_the_prepared_grid_needs_no_flag(sweep: Run, cell: list[str]) -> None:
+    done = sweep(*cell, "experiment=alpha_grid", "hydra.sweeper.dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert "plan: 6 cells, 1 calibrations" in done.stdout
+    assert "minmax ignores alpha: 5 cells are 1" in done.stdout

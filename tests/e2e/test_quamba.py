@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Done, Run
 from safetensors.torch import save_file
 
 from sweep.quamba.__main__ import main
+from tests.harness import Done, Run
 
 LAYERS = 3
 SMALL = ("calibration.samples=4", "calibration.seqlen=32", "calibration.folds=2", "calibration.batch_size=2")

@@ -16,6 +16,7 @@ from wandb_runs import KEY, assert_tells_all, die_after, free_port, inspect, off
 from sweep.config import Wandb
 from sweep.track import Tracker, connection, start
 from sweep.track.__main__ import main
+from tests.harness import Run
 
 
 @pytest.fixture(autouse=True)
@@ -193,3 +194,21 @@ def test_replay_of_what_cannot_be_reached_is_one_line(
     assert err.startswith("error: W&B: http://127.0.0.1")
     assert err.count("\n") == 1
     assert not offline_runs(cell)
+
+
+def test_the_cells_of_a_multirun_share_a_group(sweep: Run, tmp_path: Path) -> None:
+    small = ["calibration.samples=4", "calibration.folds=2", "calibration.seqlen=32", "hydra.sweep.dir=runs/grid"]
+    done = sweep("-m", "method=minmax,percentile", *small, "wandb.mode=offline")
+    assert done.returncode == 0, done.stderr
+    logs = []
+    for cell in sorted((tmp_path / "runs" / "grid").glob("[0-9]*")):
+        (place,) = offline_runs(cell)
+        logs.append(inspect(place))
+        assert_tells_all(logs[-1], cell)
+    assert [log.run["run_group"] for log in logs] == ["grid", "grid"]
+    assert [log.run["display_name"] for log in logs] == [
+        "tiny minmax int8 tensor",
+        "tiny percentile a=0.9995 int8 tensor",
+    ]
+    assert logs[0].config["cell"]["alpha"] is None  # a dead knob is not shown as a live one
+    assert len({log.run["run_id"] for log in logs}) == 2

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from cells import finished, record
+from resuming import resuming
 from wandb_runs import Server, die_after, offline_runs
 
 from sweep import runs
 from sweep.config import Wandb
-from sweep.track import Tracker, connection, start
+from sweep.track import Tracker, connection, start, view
 from sweep.track.__main__ import main
+from sweep.track.connection import Identity
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,29 @@ def test_killed_midway_then_replayed_then_not_sent_again(
     assert len(server.history(identity)) == steps
 
 
+def test_a_run_of_which_a_part_arrived_is_sent_the_rest_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = finished(tmp_path / "grid" / "0", layers=4)
+    shown, identity = view.read(cell), Identity("partial00001", "name", "grid", "calibrate")
+    with resuming(server) as address:
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        run = connection.online(address, Wandb(), cell, identity, {})
+        for layer in (0, 1):
+            run.log({"layer": layer, **shown.layers[layer]}, step=layer, commit=True)
+        run.finish()
+        wandb.teardown()
+        assert [step["_step"] for step in server.history(identity.id)] == [0, 1]
+
+        runs.write_json(cell / "run.json", record(cell) | {"wandb": {"id": identity.id}})
+        assert main(["replay", str(cell)]) == 0
+    assert [step["_step"] for step in server.history(identity.id)] == [0, 1, 2, 3, 4]  # 4 is the table
+    assert {row["key"] for row in server.ask("select * from metrics where run_id = ? and step = 3", identity.id)} == {
+        "layer",
+        *shown.layers[3],
+    }
+
+
 def test_what_stayed_offline_is_replayed_and_the_rest_is_named(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +136,7 @@ def test_the_hint_of_an_offline_run_uploads_it(server: Server, tmp_path: Path, m
     assert tracker.hint
     assert tracker.record
     command = [sys.executable, "-m", *shlex.split(tracker.hint)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)  # it logs where it is
     server.assert_has_all(cell, tracker.record["id"])
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from cells import record
-from conftest import ROOT
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 from wandb_runs import assert_tells_all, inspect, offline_runs
+
+from tests.harness import ROOT
 
 SWEEP: dict[str, Any] = yaml.safe_load((ROOT / "conf" / "wandb_sweep.yaml").read_text())
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cells import record, rows
-from conftest import ROOT, require
 
 from sweep.track import view
+from tests.harness import ROOT, require
 
 KEY = "local" + "0" * 40
 
@@ -44,7 +44,7 @@ class Log:
 
 def inspect(place: Path) -> Log:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, timeout=60)
     log = Log()
     for line in done.stdout.splitlines():
         entry = json.loads(line)

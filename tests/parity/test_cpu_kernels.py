@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Mamba2Config, Mamba2ForCausalLM
+from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForCausalLM
+from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
-from sweep.models import ssd
+from sweep.models import scan, ssd
 from sweep.models.conv import SharedConvolution, convolve
 from sweep.models.kernels import kernels
 from sweep.sites import Mixer, mixers
@@ -84,17 +85,51 @@ def test_strong_decay_neither_overflows_nor_loses_digits() -> None:
         assert (ours[:, :, head] - exact[:, :, head]).abs().max() <= 1e-6 * exact[:, :, head].abs().max()
 
 
-def model(dtype: torch.dtype) -> tuple[Mamba2ForCausalLM, list[Mixer]]:
+@pytest.mark.parametrize("shape", [(2, 300, 24, 16), (1, 1, 8, 4), (3, 70, 600, 16)])
+def test_selective_scan_is_the_recurrence(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "BLOCK", 1 << 16)  # several blocks, the last one shorter
+    batch, seq, channels, state = shape
     torch.manual_seed(0)
-    config = Mamba2Config(
-        vocab_size=97, hidden_size=64, num_hidden_layers=3, state_size=16, n_groups=2, head_dim=16, num_heads=8,
-        chunk_size=32, tie_word_embeddings=False,
-    )  # fmt: skip
-    lm = Mamba2ForCausalLM(config).eval().requires_grad_(False).to(dtype)
+    x, dt, z = torch.randn(3, batch, seq, channels).mT
+    B, C = torch.randn(2, batch, state, seq)
+    A, D, bias = -torch.rand(channels, state) * 16, torch.randn(channels), torch.rand(channels) * 4 - 4
+    found = scan.selective_scan(
+        x, dt, A, B, C, D=D, z=z, delta_bias=bias, delta_softplus=True, return_last_state=True, use_mambapy=False
+    )
+    theirs = modeling_mamba.mamba_selective_scan(
+        x, dt, A, B, C, D=D, z=z, delta_bias=bias, delta_softplus=True, return_last_state=True
+    )
+    step = F.softplus(dt.double() + bias.double()[:, None])
+    h, ys = torch.zeros(batch, channels, state).double(), []
+    for t in range(seq):
+        h = (
+            h * torch.exp(step[..., t, None] * A.double())
+            + (step * x.double())[..., t, None] * B[:, None, :, t].double()
+        )
+        ys.append((h * C[:, None, :, t].double()).sum(-1) + D.double() * x[..., t].double())
+    exact = torch.stack(ys, -1) * F.silu(z.double()), h
+    for mine, other, truth in zip(found, theirs, exact, strict=True):
+        assert mine.shape == other.shape
+        error, allowed = ((t - truth).abs().max() for t in (mine, other))
+        assert error <= 2 * allowed + 2e-7 * truth.abs().max()
+
+
+def model(dtype: torch.dtype, family: str = "mamba2") -> tuple[Any, list[Mixer]]:
+    torch.manual_seed(0)
+    if family == "mamba1":
+        config = MambaConfig(vocab_size=97, hidden_size=64, num_hidden_layers=3, state_size=16)
+        lm = MambaForCausalLM(config)
+    else:
+        config = Mamba2Config(
+            vocab_size=97, hidden_size=64, num_hidden_layers=3, state_size=16, n_groups=2, head_dim=16, num_heads=8,
+            chunk_size=32, tie_word_embeddings=False,
+        )  # fmt: skip
+        lm = Mamba2ForCausalLM(config)
+    lm = lm.eval().requires_grad_(False).to(dtype)
     return lm, mixers(lm)
 
 
-def observed(lm: Mamba2ForCausalLM, found: list[Mixer], ids: Tensor, fast: bool) -> dict[tuple[int, str], Tensor]:
+def observed(lm: Any, found: list[Mixer], ids: Tensor, fast: bool) -> dict[tuple[int, str], Tensor]:
     seen: dict[tuple[int, str], Tensor] = {}
 
     def observe(layer: int, site: str, values: Tensor) -> None:
@@ -107,8 +142,9 @@ def observed(lm: Mamba2ForCausalLM, found: list[Mixer], ids: Tensor, fast: bool)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2), (torch.float16, 4e-3)])
-def test_every_site_agrees_with_transformers(dtype: torch.dtype, tolerance: float) -> None:
-    lm, found = model(dtype)
+@pytest.mark.parametrize("family", ["mamba1", "mamba2"])
+def test_every_site_agrees_with_transformers(dtype: torch.dtype, tolerance: float, family: str) -> None:
+    lm, found = model(dtype, family)
     ids = torch.randint(97, (2, 150))
     theirs, ours = (observed(lm, found, ids, fast) for fast in (False, True))
     assert ours.keys() == theirs.keys()

@@ -27,10 +27,14 @@ def observed() -> tuple[Statistics, Dump, dict[str, Any]]:
     model = load.load(TINY, "cpu", "float32")
     windows = tokens.load(config.Data("stdlib"), load.encoder(TINY), CALIBRATION)
     dump: dict[tuple[int, str], list[torch.Tensor]] = defaultdict(list)
+
+    def keep(layer: int, site: str, x: torch.Tensor) -> None:
+        dump[layer, site].append(x.clone())
+
     with (
         torch.inference_mode(),
         kernels(model.mixers, model.device) as convolve,
-        taps(model.mixers, lambda layer, site, x: dump[layer, site].append(x.clone()), convolve),
+        taps(model.mixers, keep, convolve),
     ):
         for window in windows.windows:
             model.backbone(torch.from_numpy(np.asarray(window))[None])

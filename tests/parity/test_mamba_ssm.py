@@ -13,11 +13,11 @@ import layouts
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, require
 
 from sweep import config
 from sweep.models import load
 from sweep.taps import taps
+from tests.harness import ROOT, require
 
 IDS = np.random.default_rng(0).integers(0, 90, (2, 32))
 GROUPS1 = layouts.MAMBA2 | {"ssm_cfg": layouts.MAMBA2["ssm_cfg"] | {"ngroups": 1}}

@@ -38,7 +38,7 @@ def bits(dtype: torch.dtype) -> st.SearchStrategy[Tensor]:
 
 def floats() -> st.SearchStrategy[Tensor]:
     """float32 tensors inside the window, over many orders of magnitude."""
-    exponent = st.floats(-17.5, 13.5, width=32)
+    exponent = st.floats(-13.5, 15.5, width=32)
     return st.tuples(hnp.arrays(np.float32, st.integers(1, 300), elements=exponent), st.integers(0, 2**32 - 1)).map(
         lambda drawn: torch.from_numpy(
             np.exp2(drawn[0]) * np.random.default_rng(drawn[1]).choice(np.float32([-1, 1]), len(drawn[0]))
@@ -86,6 +86,14 @@ def test_float32_quantiles_keep_their_bound(x: Tensor, q: float) -> None:
     # signed: the interpolation between a negative and a positive order statistic may cancel
     bound = 2**-10 * np.abs(exact).max()
     assert histogram(x).quantile(q) == pytest.approx(np.quantile(exact, q), abs=bound)
+
+
+@pytest.mark.parametrize("value", [2.0**-30, 2.0**-25, 1.5 * 2.0**-20, 3e-5, 1.0004883, 2049.0, 65519.0, 65521.0, 1e9])
+def test_a_float32_value_lies_within_its_bin(value: float) -> None:
+    x = torch.tensor([value, -value])
+    positive, negative = bin_codes(x).tolist()
+    assert negative == positive | SIGN
+    assert FLOAT32.edges[positive] <= x[0].item() <= FLOAT32.edges[positive + 1]
 
 
 @given(values())

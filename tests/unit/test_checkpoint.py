@@ -15,6 +15,7 @@ from test_store import same
 from sweep import interrupt
 from sweep.calibrate import calibrate
 from sweep.checkpoint import Checkpoint
+from sweep.collect import Collect
 from sweep.config import Calibration
 from sweep.config import Model as ModelConfig
 from sweep.models import load
@@ -64,6 +65,18 @@ def test_going_on_after_any_batch_changes_nothing(
     resumed, _ = calibrate(model, tokens, CALIBRATION, lambda d, t: seen.append(d), Checkpoint(tmp_path, 0))
     assert same(resumed, whole)
     assert seen[-1] == 10
+
+
+@pytest.mark.parametrize("samples", [1, 6, 9])
+def test_what_is_gathered_beside_histograms_goes_on_too(
+    model: load.Model, tokens: Tokens, tmp_path: Path, samples: int
+) -> None:
+    more = Collect(quantiles=(0.9, 0.999), ssm_state=True)
+    expected, _ = calibrate(model, tokens, CALIBRATION, lambda d, t: None, None, more)
+    with pytest.raises(Stop):
+        calibrate(model, tokens, CALIBRATION, stop_after(samples), Checkpoint(tmp_path, 0), more)
+    resumed, _ = calibrate(model, tokens, CALIBRATION, lambda d, t: None, Checkpoint(tmp_path, 0), more)
+    assert same(resumed, expected)
 
 
 def test_a_finished_fold_is_not_computed_again(model: load.Model, tokens: Tokens, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def same(a: Statistics, b: Statistics) -> bool:
         return False
     for key, x in a.sites.items():
         y = b.sites[key]
-        pairs = [(getattr(x, n), getattr(y, n)) for n in vars(x) if n != "histogram"]
+        pairs = [(getattr(x, n), getattr(y, n)) for n in vars(x) if n not in ("histogram", "text_quantiles")]
+        pairs += list(zip(x.text_quantiles, y.text_quantiles, strict=True))
         pairs += [(getattr(x.histogram, n), getattr(y.histogram, n)) for n in ("bins", "counts", "min", "max")]
         if x.histogram.layout != y.histogram.layout or not all(np.array_equal(p, q) for p, q in pairs):
             return False

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from cells import CONFIG, SITES, finished, record, rows
-from conftest import ROOT
 
 from sweep.config import Wandb
 from sweep.errors import UsageError
@@ -23,6 +22,7 @@ from sweep.track import Tracker, connection, ledger, start, view
 from sweep.track.__main__ import main
 from sweep.track.ledger import OFFLINE, Destination
 from sweep.track.replay import find
+from tests.harness import ROOT
 
 TARGET = Destination("http://127.0.0.1:1", None, "mamba-scales", "grid", "abc")
 

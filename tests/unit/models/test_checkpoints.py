@@ -12,12 +12,12 @@ from typing import Any
 import layouts
 import pytest
 import torch
-from conftest import ROOT
 
 from sweep import config
 from sweep.errors import UsageError
 from sweep.models import assemble, load
 from sweep.models.geometry import to_transformers
+from tests.harness import ROOT
 
 IDS = torch.arange(24)[None]
 

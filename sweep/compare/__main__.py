@@ -1,0 +1,121 @@
+"""python -m sweep.compare [DIR …]: the answer in the terminal, and one HTML file to send to a colleague."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from sweep.compare.query import load
+from sweep.errors import UsageError
+
+FORMATS = ("terminal", "markdown", "csv", "latex", "json")
+MANY = 500  # cells above which no HTML is written unless a file is named
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m sweep.compare",
+        description="Tables, verdicts and a report across cells of any number of sweeps.",
+        epilog="Names may hold *; lists are separated by commas; layers may be ranges: --site 'x_*' --layer 0-3,7",
+    )
+    p.add_argument("paths", nargs="*", metavar="DIR", help="directories or globs; default: the latest sweep of runs/")
+    for name, what in (
+        ("site", "sites"), ("layer", "layers"), ("model", "models"), ("method", "methods"), ("alpha", "alphas"),
+        ("number-format", "number formats of the activations"), ("granularity", "granularities"),
+    ):  # fmt: skip
+        p.add_argument(f"--{name}", metavar="LIST", help=f"only these {what}")
+    p.add_argument("--metric", default="scale", help="column of the per-layer table and heat map (default: scale)")
+    p.add_argument("--baseline", metavar="WHAT", help="alpha=0.9995, method=minmax, or a cell's name or directory")
+    p.add_argument("--format", choices=FORMATS, default="terminal", help="what goes to stdout")
+    p.add_argument("--table", metavar="NAME", help="only this table, in the format asked for; `all` for every one")
+    p.add_argument("--html", type=Path, metavar="FILE", help="the report (default: compare.html in the first DIR)")
+    p.add_argument("--no-html", action="store_true", help="write no report")
+    p.add_argument("--plots", type=Path, metavar="DIR", help="every chart as SVG and PNG")
+    return p
+
+
+def run(arguments: list[str]) -> None:
+    options = parser().parse_args(arguments)
+    filters = {k: getattr(options, k) for k in ("site", "layer", "model", "method", "alpha", "granularity")}
+    runs = load(*options.paths, format=options.number_format, **filters)
+
+    from sweep.compare.answer import answer
+
+    found = answer(runs, options.baseline, options.metric)
+    if options.format == "terminal":
+        _terminal(found, options.table)
+    else:
+        from sweep.compare.formats import FORMATS as writers
+
+        sys.stdout.write(writers[options.format](found, _chosen(found, options.table)))
+    sys.stdout.flush()
+    if options.plots:
+        from sweep.compare.pictures import save
+
+        print(f"{save(found, options.plots)} charts in {options.plots}", file=sys.stderr)
+    _report(found, options)
+
+
+def _terminal(found, table: str | None) -> None:  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    from sweep.compare.terminal import show, show_table
+
+    console = Console(highlight=False)
+    if table is None:
+        show(found, console)
+        return
+    for warning in found.runs.warnings:
+        console.print(f"! {warning}", style="bold yellow", markup=False)
+    for one in _chosen(found, table):
+        show_table(one, console)
+
+
+def _chosen(found, name: str | None):  # type: ignore[no-untyped-def]
+    from sweep.compare.summaries import tables as every
+
+    tables = every(found)
+    if name in (None, "all"):
+        return tables
+    names = list(dict.fromkeys(t.name for t in tables))
+    if name not in names:
+        raise UsageError(f"table={name}: no such table here; there are: {', '.join(names)}")
+    return [t for t in tables if t.name == name]
+
+
+def _report(found, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+    wanted = options.html or (options.format == "terminal" and not options.table and len(found.runs.listed) <= MANY)
+    if not wanted or options.no_html:
+        return
+    from sweep.compare.report import write
+
+    path = options.html or _default(options.paths, found)
+    try:
+        write(found, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; name another file with --html") from error
+    print(f"report  {path}", file=sys.stderr)
+
+
+def _default(paths: list[str], found) -> Path:  # type: ignore[no-untyped-def]
+    first = Path(paths[0]) if paths else found.runs.listed[0].path.parent
+    return (first if first.is_dir() else Path()) / "compare.html"
+
+
+def main() -> int:
+    try:
+        run(sys.argv[1:])
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head`; what is left in the buffer must not fail at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Everything a comparison has to say, computed once, for every output to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sweep.compare import sentences
+from sweep.compare.convergence import Convergence, convergence
+from sweep.compare.evidence import digests
+from sweep.compare.query import Comparison
+from sweep.compare.recommend import Advice, recommend
+from sweep.compare.silu import Silu, silu
+from sweep.compare.tables import METRICS, main_site, pick
+from sweep.compare.verdicts import Verdict, verdicts
+from sweep.errors import allowed
+
+SHOWN = 24  # cells that tables by cell and charts show
+FEW = 500  # cells up to which every table is made
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """shown: numbers of the cells that per-cell tables and charts show; all of them unless there are many."""
+
+    runs: Comparison
+    site: str
+    metric: str
+    shown: list[int]
+    verdicts: list[Verdict]
+    advice: list[Advice]
+    silu: list[Silu]
+    convergence: list[Convergence]
+    notes: list[str]
+
+
+def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale") -> Answer:
+    """Ask every question the cells can answer. Raises UsageError for an unknown baseline or metric."""
+    if metric not in METRICS:
+        raise allowed("metric", metric, METRICS)
+    everything = list(range(len(runs.listed)))
+    shown = pick(everything, SHOWN)
+    few = everything if len(everything) <= FEW else shown
+    notes = []
+    if len(everything) > len(shown):
+        notes.append(f"per-cell tables and charts show {len(shown)} of {len(everything)} cells; filter to see others")
+    prints = digests(runs)
+    return Answer(
+        runs,
+        main_site(runs),
+        metric,
+        shown,
+        verdicts(runs, baseline, prints),
+        recommend(runs, prints),
+        silu(runs, few),
+        convergence(runs, shown),
+        notes,
+    )
+
+
+def headlines(a: Answer) -> list[str]:
+    """The answer in a few sentences: what to take, what SiLU does, whether more data helps, what is unmeasured."""
+    text = [sentences.advice(one) for one in a.advice[:4]] + sentences.silu(a.silu)[:4]
+    chosen = {one.best.cell for one in a.advice}
+    text += [sentences.data(c, a.runs.labels[c.cell]) for c in a.convergence if c.cell in chosen][:4]
+    return [*text, sentences.measured(a.runs)]

@@ -1,0 +1,101 @@
+"""One HTML file that answers the comparison: opens from disk, needs no network, can be mailed.
+
+Verdicts come first, evidence below, definitions last. Everything that comes from a run is escaped: it is
+text in the page and data in the charts, never markup and never code.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sweep.compare.answer import Answer
+from sweep.compare.charts import charts, shared
+from sweep.compare.markup import answer, definitions, header, section, title, toolbar, warnings
+from sweep.compare.summaries import tables as every
+from sweep.compare.table import Table
+from sweep.compare.theme import CONFIG, variables
+
+HERE = Path(__file__).parent
+# Nothing but what is in the file may load: a report cannot phone home.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+# heading, what it shows: names of charts and tables
+SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("settings", "Which setting?", ("sqnr-alpha", "settings", "choices")),
+    ("scales", "What happens to the scales?", ("scales", "difference-scale", "difference-sqnr", "alpha", "layers")),
+    ("range", "What does SiLU do, and what is clipped?", ("gain", "silu", "ratio", "histogram", "minmax")),
+    ("data", "Does more data help?", ("samples", "data")),
+    ("groups", "What does a scale's shape mean?", ("groups", "structure")),
+    ("sensitivity", "Which layers are sensitive?", ("sensitivity",)),
+    ("cells", "Cells", ("cells", "problems", "verdicts")),
+)
+
+
+def write(a: Answer, path: Path) -> None:
+    """Write the report. Raises OSError if the file cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(a), encoding="utf-8")
+
+
+def page(a: Answer) -> str:
+    """The report as one HTML document."""
+    import vl_convert
+
+    drawn = charts(a)
+    tables: dict[str, list[Table]] = {}
+    for table in every(a):
+        tables.setdefault(table.name, []).append(table)
+    sections = [(key, heading, section(names, drawn, tables)) for key, heading, names in SECTIONS]
+    layers = len(a.runs.sql("SELECT DISTINCT layer FROM rows"))
+    values = variables([a.runs.listed[n] for n in a.shown], layers)
+    parts = [
+        header(a),
+        warnings(a),
+        answer(a),
+        toolbar(a) if drawn else "",
+        *(f'<section id="{key}"><h2>{escape(heading)}</h2>{body}</section>' for key, heading, body in sections if body),
+        definitions(),
+    ]
+    data = {
+        "config": CONFIG,
+        "params": shared(a),
+        "charts": {
+            c.name: {"spec": c.spec, "selects": {k: v[2] for k, v in c.selects.items()}} for c in drawn.values()
+        },
+    }
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;", vl_version="6.4")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title(a))}</title>\n<style>{_variables(values)}{_asset('page.css')}</style>\n</head>\n"
+        f"<body>\n<main>\n{''.join(parts)}\n</main>\n"
+        f'<script type="application/json" id="drawings">{_json(data)}</script>\n'
+        f"<script>{_script(bundle)}</script>\n<script>{_asset('page.js')}</script>\n</body>\n</html>\n"
+    )
+
+
+def _variables(values: dict[str, tuple[str, str]]) -> str:
+    light = "".join(f"--{name}:{pair[0]};" for name, pair in values.items())
+    dark = "".join(f"--{name}:{pair[1]};" for name, pair in values.items())
+    return (
+        f":root{{{light}color-scheme:light}}"
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}color-scheme:dark}}}}"
+        f"@media screen{{:root[data-theme=dark]{{{dark}color-scheme:dark}}}}\n"
+    )
+
+
+def _asset(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    """JSON that no string inside can end: in a script element only `</` and `<!` mean anything."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _script(code: str) -> str:
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")

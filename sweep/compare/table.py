@@ -1,0 +1,70 @@
+"""A table: title, typed columns, rows. How it looks is decided in one place, for every output."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Value = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """kind: text, count, scale (4 significant digits), number, db, change (relative, shown in %), share (%),
+    p. A column named "±" is the standard error of the one before it."""
+
+    name: str
+    kind: str = "text"
+
+    def show(self, value: Value) -> str:
+        """For people. None and NaN are an en dash."""
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "–"
+        if isinstance(value, str):
+            return value
+        if self.kind == "count":
+            return f"{value:,}"
+        if math.isinf(value):
+            return "∞" if value > 0 else "−∞"
+        text = {
+            "scale": "{:#.4g}", "number": "{:.2f}", "db": "{:.2f}", "gain": "{:+.2f}", "change": "{:+.2%}",
+            "share": "{:.3%}", "error": "{:.2%}", "p": "{:.1e}" if 0 < value < 1e-3 else "{:.3f}",
+        }.get(self.kind, "{:g}").format(value)  # fmt: skip
+        if not text.strip("+-0.%"):  # a small effect must not read as none
+            least = text.lstrip("+-").replace("%", "")[:-1] + "1" + "%" * text.endswith("%")
+            return "0" if value == 0 else f"<{least}" if value > 0 else f">−{least}"
+        return text.replace("-", "−", 1) if text.startswith("-") else text
+
+    @property
+    def right(self) -> bool:
+        return self.kind != "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: for file names and `--table`. caption: what a reader must know not to be misled."""
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def frame(self) -> pd.DataFrame:
+        """The unformatted values as a DataFrame; relative changes as fractions."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows), columns=[c.name for c in self.columns])
+
+    def shown(self) -> list[list[str]]:
+        return [[c.show(v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
+
+
+def columns(specification: str) -> tuple[Column, ...]:
+    """`"layer:count | scale 0.9995:scale | ±:error"` → columns; text where no kind is given."""
+    parts = [part.strip().rsplit(":", 1) for part in specification.split("|")]
+    return tuple(Column(p[0], p[1] if len(p) > 1 else "text") for p in parts)

@@ -1,0 +1,39 @@
+"""Student's t and Holm against textbook values and SciPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sweep.compare.student import holm, jackknife, p_values, quantile, two_sided
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 7, 8, 15, 64])
+def test_tail_of_t(df: int) -> None:
+    t = np.array([0.0, 0.3, 1.0, 2.5, 8.0, 30.0])
+    np.testing.assert_allclose(two_sided(-t, df), 2 * stats.t.sf(t, df), rtol=1e-9, atol=1e-15)
+    assert quantile(0.95, df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-9)
+
+
+def test_holm_by_hand() -> None:
+    p = np.array([0.01, 0.04, np.nan, 0.03, 0.005])
+    np.testing.assert_allclose(holm(p), [0.03, 0.06, np.nan, 0.06, 0.02])
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
+    rng = np.random.default_rng(0)
+    alarms = [(holm(rng.random(500)) <= 0.05).any() for _ in range(2000)]
+    assert np.mean(alarms) < 0.07  # 0.05 and four standard errors
+
+
+def test_p_of_exact_differences() -> None:
+    p = p_values(np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0, np.nan]), 7)
+    assert p[:3].tolist() == [1.0, 0.0, 1.0]
+    assert np.isnan(p[3])
+
+
+def test_jackknife_of_a_mean_is_its_standard_error() -> None:
+    x = np.random.default_rng(1).normal(size=8)
+    left_out = (x.sum() - x) / 7
+    assert jackknife(left_out) == pytest.approx(x.std(ddof=1) / np.sqrt(8))

@@ -1,0 +1,77 @@
+"""The observer's ways of going about it make no difference to what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sweep.errors import UsageError
+from sweep.histogram import BINS
+from sweep.observer import Observer, SiteFold, bin_codes, scatter_counts
+from sweep.statistics import Key
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def observe(batches: list[dict[str, Tensor]], threads: int, settle_each: bool) -> dict[Key, SiteFold]:
+    torch.set_num_threads(threads)
+    observer = Observer((0.9,))
+    with torch.inference_mode():
+        for batch in batches:
+            for site, x in batch.items():
+                observer(0, site, x)
+            if settle_each:
+                observer.settle()
+        observer.check(range(3))
+        return observer.finish()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_threads_and_moments_make_no_difference(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    batches = [
+        {site: torch.randn(3, 40, 24).to(dtype)[..., : 8 * (i + 1)] for i, site in enumerate("abc")} for _ in range(9)
+    ]
+    reference = observe(batches, threads=1, settle_each=True)
+    for threads in (1, 2, 3):
+        found = observe(batches, threads, settle_each=threads == 2)  # else many tensors of one site at once
+        for key, site in reference.items():
+            assert np.array_equal(found[key].histogram.counts, site.histogram.counts)
+            assert found[key].histogram.n == 9 * 3 * 40 * 8 * ("abc".index(key[1]) + 1)
+            assert np.array_equal(found[key].channel_abs_sum, site.channel_abs_sum)
+            assert np.array_equal(found[key].text_quantiles, site.text_quantiles)
+
+
+def test_memory_order_makes_no_difference() -> None:
+    x = torch.randn(2, 30, 16)
+    batches = [[{"a": y}] for y in (x, x.mT.contiguous().mT, torch.cat([x, x], -1)[..., :16])]
+    plain, transposed, sliced = (observe(b, 1, True)[0, "a"] for b in batches)
+    for other in (transposed, sliced):
+        assert np.array_equal(other.histogram.counts, plain.histogram.counts)
+        assert np.array_equal(other.channel_absmax, plain.channel_absmax)
+
+
+def test_counting_by_scatter_is_counting() -> None:
+    codes = bin_codes(torch.randn(5000))
+    counts = torch.ones(BINS, dtype=torch.int64)
+    scatter_counts(counts, codes)
+    assert torch.equal(counts, torch.bincount(codes, minlength=BINS) + 1)
+
+
+def test_the_first_bad_site_in_the_order_of_the_data_is_named() -> None:
+    good, bad = torch.ones(3, 4, 5), torch.ones(3, 4, 50)
+    bad[1, 2, 3] = torch.nan
+    observer = Observer()
+    observer(0, "small", torch.where(torch.arange(3)[:, None, None] == 2, torch.inf, good))
+    observer(0, "large", bad)
+    with pytest.raises(UsageError, match="layer 0, site small, in sample 12"):
+        observer.check([10, 11, 12])
