@@ -17,7 +17,7 @@ from sweep.observer import LAYOUTS, bin_codes, text_quantiles
 from sweep.reading import left_out
 from sweep.scales import Method
 
-LAYERS, FOLDS, VALUES = 24, 8, 30_000
+LAYERS, FOLDS, VALUES = 24, 8, 10_000
 SITES = ["in_proj_in"] + [f"{part}_conv_{stage}" for part in "xBC" for stage in ("in", "pre", "out")] + ["out_proj_in"]
 ALPHAS = (0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99995, 0.99998, 0.99999, 0.999999, 1.0)
 CELLS = [(Method.MINMAX, None), *((Method.PERCENTILE, a) for a in ALPHAS), (Method.MSE, None), (Method.ENTROPY, None)]

@@ -3,7 +3,7 @@
 S. Migacz, "8-bit inference with TensorRT", GTC 2017, carried over from 128 integers to any codebook.
 
 Definition. Cut [0, largest |x|] into 2048 bins of equal width w and count. A candidate clip is T = i w for
-i = 2048, 2040, 2032, … down to half as many bins as the format has codes (128 for 8 bits); below that every bin
+i = 2048, 2032, 2016, … down to half as many bins as the format has codes (128 for 8 bits); below that every bin
 would have a code of its own. For each candidate,
     P(k), k < i    the bin's share of all values; the values beyond T are added to its last occupied bin;
     Q(k), k < i    the values below T of all bins that share a code (the one nearest to the bin's middle, the
@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BINS = 2048
-STRIDE = 8
+STRIDE = 16
 EQUAL = 1e-12
 
 

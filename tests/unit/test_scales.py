@@ -169,7 +169,7 @@ def divergences(values: np.ndarray, format: Format) -> tuple[np.ndarray, list[tu
 def test_entropy_minimizes_the_divergence_as_defined(
     name: str, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(divergence, "STRIDE", 64)  # an eighth of the candidates is enough for a bin-by-bin oracle
+    monkeypatch.setattr(divergence, "STRIDE", 64)  # a quarter of the candidates is enough for a bin-by-bin oracle
     divergence._cells.cache_clear()
     x = tensor(name, torch.bfloat16)[:5000]
     low, high = divergence.clip(histogram(x), format)
