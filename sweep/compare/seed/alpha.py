@@ -101,8 +101,8 @@ def tail(case: Case) -> Reply:
         tables.append(table)
         verdicts.append(HOLDS if max(factors) <= SHORT else FAILS if min(factors) > SHORT else PARTLY)
         text.append(
-            f"{s.name}: from {low:.5g} to {high:.5g} the clip of {SITE} (a quantile of magnitudes) grows {min(factors):.2f} to "
-            f"{max(factors):.2f} times."
+            f"{s.name}: from {low:.5g} to {high:.5g} the clip of {SITE} (a quantile of magnitudes) grows "
+            f"{min(factors):.2f} to {max(factors):.2f} times."
         )
         if low != 0.995:
             text.append("The 99.5 % quantile is not among these cells (alpha=0.995).")
