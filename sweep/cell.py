@@ -49,7 +49,13 @@ def run(config: Config, directory: Path, group: str) -> Cell:
         for field in fields(tables):
             if (found := getattr(tables, field.name)) is not None:
                 runs.write_table(directory / f"{field.name}.parquet", found)
-        record = runs.finish(directory, {**record, **calibration, "wandb": tracker.record})
+        evaluation = None
+        if config.evaluate:
+            from sweep.evaluate.evaluation import evaluate
+
+            evaluation, texts = evaluate(config, statistics, tables.scales)
+            runs.write_table(directory / "evaluation.parquet", texts)
+        record = runs.finish(directory, {**record, **calibration, "evaluation": evaluation, "wandb": tracker.record})
     except BaseException as error:
         with suppress(OSError):  # else it would hide what went wrong
             runs.finish(directory, record, error=f"{type(error).__name__}: {error}")

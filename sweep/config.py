@@ -26,6 +26,12 @@ FOLDS = 8
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
+# what a quantized Mamba keeps in few bits between its kernels; what is inside one (the convolution's output before
+# SiLU, the scan's state) stays in full precision there
+QUANTIZED = (
+    *("in_proj_in", "x_conv_in", "B_conv_in", "C_conv_in"),
+    *("x_conv_out", "B_conv_out", "C_conv_out", "out_proj_in"),
+)
 RANDOM = "-random"  # ends the name of every network of random weights
 
 
@@ -125,6 +131,27 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    perplexity: bool = False
+    sensitivity: bool = False
+    sites: list[str] = field(default_factory=lambda: list(QUANTIZED))
+    samples: int = 64
+    data: str | None = None  # stdlib, or a file or folder; None: the data set of the calibration
+
+    def __post_init__(self) -> None:
+        for site in self.sites:
+            _one_of("evaluate.sites", site, QUANTIZED)
+        if not self.sites:
+            raise UsageError(f"evaluate.sites is empty; allowed: {', '.join(QUANTIZED)}")
+        if self.samples < 1:
+            raise UsageError(f"evaluate.samples={self.samples} must be at least 1")
+
+    def __bool__(self) -> bool:
+        """Whether anything is to be evaluated."""
+        return self.perplexity or self.sensitivity
+
+
+@dataclass(frozen=True)
 class Grouping:
     """How many clusters granularity=group makes; see `sweep.grouping`."""
 
@@ -164,6 +191,7 @@ class Config:
     device: str = "cpu"
     dtype: str = "float32"
     store: str = "runs/calibrations"
+    evaluate: Evaluate = field(default_factory=Evaluate)
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
@@ -185,6 +213,11 @@ class Config:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
         if math.isnan(self.alpha or 0):
             raise UsageError("alpha=nan is no quantile; allowed: a number in (0, 1]")
+        if self.evaluate and self.model.stream:
+            raise UsageError(
+                "model.stream=true holds one layer at a time, evaluation needs the whole network: "
+                "set model.stream=false, or evaluate.perplexity=false and evaluate.sensitivity=false"
+            )
 
     def _check_maxima(self) -> None:
         hint = "; granularity=group takes a second pass for it"

@@ -9,9 +9,26 @@ import numpy as np
 from sweep.errors import UsageError
 from sweep.grouping import Grouping, Ints, sort_and_cluster
 from sweep.reading import NOWHERE, Place
-from sweep.statistics import Statistics
+from sweep.statistics import Key, Statistics
 
 Parts = list[tuple[Place, Ints]]  # of a site: place, channels
+
+
+def split(
+    statistics: Statistics, granularity: str, head_groups: int, dim_groups: int
+) -> tuple[dict[Key, Parts], dict[int, Grouping]]:
+    """The parts of every site that has more than one, and for `group` the groupings of the layers.
+
+    Raises UsageError for a grouping that the model's geometry does not allow."""
+    groupings = by_group(statistics, head_groups, dim_groups) if granularity == "group" else {}
+    found: dict[Key, Parts | None] = {}
+    for (layer, name), site in statistics.sites.items():
+        channels = site.channel_absmax.shape[1]
+        if granularity == "channel":
+            found[layer, name] = by_channel(name, channels, statistics.meta)
+        elif granularity == "group":
+            found[layer, name] = grouped(name, channels, statistics.meta, groupings[layer])
+    return {key: parts for key, parts in found.items() if parts}, groupings
 
 
 def by_channel(site: str, channels: int, geometry: dict[str, Any]) -> Parts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
@@ -18,6 +20,14 @@ def show(cell: Cell, console: Console) -> None:
     console.print(_sites(rows))
     console.print("SiLU gain = scale after / before SiLU: never above 1 at any quantile; SiLU shrinks.", style="dim")
     console.print("Ratio = activation scale / weight scale of the convolution: says nothing of SiLU.", style="dim")
+    if record["evaluation"]:
+        console.print(_evaluation(record["evaluation"]))
+        if layers := record["evaluation"].get("layers"):
+            worst = sorted(layers, key=lambda layer: -layer["only"]["kl"])[:4]
+            shares = ", ".join(f"{layer['layer']} ({layer['only']['kl']:.2e})" for layer in worst)
+            console.print(
+                f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True
+            )
     calibration, timings = record["calibration"], record["timings"]
     spent = "read from the store" if calibration["cached"] else f"{timings['forward_s'] + timings['observe_s']:.1f} s"
     lines = {
@@ -70,6 +80,21 @@ def _sites(rows: pa.Table) -> Table:
             _number(pc.mean(sqnr).as_py(), ".1f"),
             f"layer {worst}",
         )
+    return shown
+
+
+def _evaluation(found: dict[str, Any]) -> Table:
+    text = found["tokens"]
+    size = f"{text['samples']} x {text['seqlen']} held-out tokens of {text['data']}"
+    shown = Table(title=f"Fake-quantized forward: {size}", title_justify="left")
+    for heading in ("", "unquantized", "quantized", "difference", "± se, paired"):
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, key in (("perplexity", "perplexity"), ("bits per byte", "bits_per_byte")):
+        change = (_number(found[f"delta_{key}"], "+.4f"), _number(found[f"delta_{key}_se"], ".4f"))
+        shown.add_row(name, _number(found["baseline"][key], ".4f"), _number(found[key], ".4f"), *change)
+    shown.add_row("KL, nats", "0", _number(found["kl"], ".6f"), "", _number(found["kl_se"], ".6f"))
+    agreement = (_number(found["top1_agreement"], ".3%"), "", _number(found["top1_agreement_se"], ".3%"))
+    shown.add_row("same first choice", "100%", *agreement)
     return shown
 
 

@@ -101,24 +101,19 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
     method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
-    groupings: dict[int, Grouping] = {}
-    if config.granularity == "group":
-        groupings = parts.by_group(statistics, config.grouping.head_groups, config.grouping.dim_groups)
+    clusters = config.grouping
+    splits, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
     found: dict[Key, Reading] = {}
-    for (layer, name), site in statistics.sites.items():
-        channels = site.channel_absmax.shape[1]
-        split = None
-        if config.granularity == "channel":
-            split = parts.by_channel(name, channels, statistics.meta)
-        elif config.granularity == "group":
-            split = parts.grouped(name, channels, statistics.meta, groupings[layer])
+    for key, site in statistics.sites.items():
+        split = splits.get(key)
         if split and not grouped:
-            found[layer, name] = reading.of_maxima(site, split, format)
+            found[key] = reading.of_maxima(site, split, format)
             continue
         observed = [(WHOLE, site)]
         if split and grouped:
+            layer, name = key
             observed = [(place, grouped.sites[layer, parts.name(name, place)]) for place, _ in split]
-        found[layer, name] = reading.of_histograms(observed, method, alpha, format)
+        found[key] = reading.of_histograms(observed, method, alpha, format)
     cell = {
         "model": config.model.name,
         "method": config.method,
@@ -200,21 +195,24 @@ def _convergence(
     Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
     count = len(site.folds)
     upto = np.tri(count, dtype=bool)
-    first = site.histogram.pick(upto)
+    some = [upto[k - 1] & ~np.eye(count, dtype=bool)[:k] for k in range(2, count)]
+    members = upto if method.searches else np.concatenate([upto, *some])
+    picked = site.histogram.pick(members)
+    scale = reading.clips_of(site, members, picked, method, alpha, format).scale
     errors = np.full(count, np.nan)
     if not method.searches:
+        first = count
         for k in range(2, count):
-            some = upto[k - 1] & ~np.eye(count, dtype=bool)[:k]
-            rest = reading.clips_of(site, some, site.histogram.pick(some), method, alpha, format)
-            errors[k - 1] = scales.jackknife_error(rest.scale)
+            errors[k - 1] = scales.jackknife_error(scale[first : first + k])
+            first += k
     errors[-1] = final
     return {
         "layer": key[0],
         "site": key[1],
         "folds": np.arange(1, count + 1),
         "samples": np.cumsum(site.samples),
-        "n": first.n,
-        "scale": reading.clips_of(site, upto, first, method, alpha, format).scale,
+        "n": picked.n[:count],
+        "scale": scale[:count],
         "scale_se": errors,
     }
 

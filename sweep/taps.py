@@ -92,21 +92,30 @@ def taps(
 
         return hook
 
+    handles = []
+    with unfused(mixers):
+        try:
+            for mixer in mixers:
+                if mixer.calls_in_proj:
+                    handles.append(mixer.module.in_proj.register_forward_hook(after_in_proj(mixer)))
+                else:
+                    handles.append(mixer.module.register_forward_pre_hook(before_mixer(mixer)))
+                handles.append(mixer.module.out_proj.register_forward_pre_hook(before_out_proj(mixer)))
+            yield fired
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def unfused(mixers: Sequence[Mixer]) -> Iterator[None]:
+    """Inside, mamba_ssm takes the paths that call out_proj, and the convolution, by themselves."""
     switches = [(m.module, name) for m in mixers for name in FUSED if hasattr(m.module, name)]
     before = [getattr(module, name) for module, name in switches]
-    handles = []
     try:
         for module, name in switches:
             setattr(module, name, False)
-        for mixer in mixers:
-            if mixer.calls_in_proj:
-                handles.append(mixer.module.in_proj.register_forward_hook(after_in_proj(mixer)))
-            else:
-                handles.append(mixer.module.register_forward_pre_hook(before_mixer(mixer)))
-            handles.append(mixer.module.out_proj.register_forward_pre_hook(before_out_proj(mixer)))
-        yield fired
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
         for (module, name), value in zip(switches, before, strict=True):
             setattr(module, name, value)

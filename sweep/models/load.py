@@ -159,6 +159,13 @@ def encoder(model: config.Model) -> tokenizer.Encode:
     return tokenizer.checked(encode, vocabulary, f"model={model.name}") if vocabulary else encode
 
 
+def byte_counter(model: config.Model) -> tokenizer.Count:
+    """How many bytes of text the ids of `encoder` stand for."""
+    if model.weights == "random":
+        return len
+    return tokenizer.counter(model.tokenizer or checkpoint(model).path)
+
+
 def _described(model: config.Model) -> dict[str, Any]:
     """The network's configuration in the words it was written in."""
     if model.weights == "random":

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from sweep import hub
 from sweep.errors import UsageError, first_line
 
-Encode = Callable[[str], NDArray[np.int64]]
+Ids = NDArray[np.int64]
+Encode = Callable[[str], Ids]
+Count = Callable[[Ids], int]  # bytes of the text that token ids stand for
 
 FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model")
 _LARGEST_SPECIAL = 3  # ids that ByT5 puts before the bytes: padding, end, unknown
@@ -22,6 +24,17 @@ def encoder(source: str | Path, revision: str = "main") -> Encode:
     """The tokenizer in a directory, a tokenizer.json, a SentencePiece *.model, or a repository of the Hub.
 
     No special tokens are added. Raises UsageError where there is none."""
+    return _open(source, revision)[0]
+
+
+def counter(source: str | Path, revision: str = "main") -> Count:
+    """How many bytes of UTF-8 the same tokenizer's ids decode to: part of a character counts as U+FFFD, 3 bytes.
+
+    Raises UsageError where there is none."""
+    return _open(source, revision)[1]
+
+
+def _open(source: str | Path, revision: str) -> tuple[Encode, Count]:
     path = Path(source).expanduser()
     if not path.exists():
         if isinstance(source, Path) or source.count("/") != 1 or path.suffix in (".json", ".model"):
@@ -66,27 +79,33 @@ def _main_file(path: Path) -> Path | None:
     return next(iter(sorted(path.glob("*.model"))), None)
 
 
-def _tokenizers(file: Path) -> Encode:
+def _tokenizers(file: Path) -> tuple[Encode, Count]:
     if file.name == "tokenizer_config.json":
         if json.loads(file.read_text()).get("tokenizer_class") == "ByT5Tokenizer":
             # what transformers' ByT5Tokenizer does, a thousand times faster; a test holds them together
-            return byte_encoder(1 << 62)
+            return byte_encoder(1 << 62), len
         import transformers
 
         transformers.utils.logging.set_verbosity_error()
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent)
-        return lambda text: np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+        return (
+            lambda text: np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64),
+            lambda ids: len(tokenizer.decode(ids, clean_up_tokenization_spaces=False).encode()),
+        )
     import tokenizers
 
     plain = tokenizers.Tokenizer.from_file(str(file))
     plain.no_truncation()
-    return lambda text: np.asarray(plain.encode(text, add_special_tokens=False).ids, np.int64)
+    return (
+        lambda text: np.asarray(plain.encode(text, add_special_tokens=False).ids, np.int64),
+        lambda ids: len(plain.decode(ids.tolist(), skip_special_tokens=False).encode()),
+    )
 
 
-def _sentencepiece(file: Path) -> Encode:
+def _sentencepiece(file: Path) -> tuple[Encode, Count]:
     try:
         import sentencepiece
     except ImportError:
         raise UsageError(f"{file} is a SentencePiece model: pip install sentencepiece") from None
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    return lambda text: np.asarray(pieces.encode(text), np.int64)
+    return lambda text: np.asarray(pieces.encode(text), np.int64), lambda ids: len(pieces.decode(ids.tolist()).encode())

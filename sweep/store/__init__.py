@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ from sweep.errors import UsageError
 from sweep.statistics import Statistics
 
 MANIFEST, STATISTICS = "manifest.json", "statistics.parquet"
+_ENTRY = re.compile(r"[^.].*-[0-9a-f]{16}")  # neither work areas nor what was set aside
 _last: tuple[object, Statistics] | None = None  # what was read last: the cells of a grid ask for it in turn
 
 
@@ -78,12 +80,32 @@ class Store:
         Raises Damaged, and UsageError where the entry holds another calibration."""
         global _last
         entry = self.path(key)
+        with suppress(FileNotFoundError):  # which `find` reports
+            files = map(os.stat, (entry / MANIFEST, entry / STATISTICS))
+            stamp = [(entry, s.st_ino, s.st_size, s.st_mtime_ns) for s in files]
+            if _last and _last[0] == stamp:
+                return _last[1]
+        if self.find(key) is None:
+            return None
+        try:
+            found = Statistics.load(entry / STATISTICS)
+        except Exception as error:  # sound bytes that are no statistics
+            raise Damaged(f"{entry / STATISTICS}: {error}") from error
+        _last = stamp, found
+        return found
+
+    def write(self, key: Key, statistics: Statistics) -> Path:
+        """`put` of the statistics alone."""
+        return self.put(key, lambda draft: statistics.save(draft / STATISTICS))
+
+    def find(self, key: Key) -> Path | None:
+        """The directory of a key's entry, every byte of its files checked; None if there is no entry.
+
+        Raises Damaged, and UsageError where the entry holds something else."""
+        entry = self.path(key)
         if not entry.is_dir():
             return None
         try:
-            stamp = [(entry, s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, _files(entry))]
-            if _last and _last[0] == stamp:
-                return _last[1]
             manifest = verify(entry)
         except FileNotFoundError:
             if not entry.is_dir():
@@ -94,25 +116,21 @@ class Store:
                 f"store entry {entry} holds another calibration: "
                 f"{'; '.join(differences(manifest['preimage'], key.preimage))}. Move it away"
             )
-        try:
-            found = Statistics.load(entry / STATISTICS)
-        except Exception as error:  # sound bytes that are no statistics
-            raise Damaged(f"{entry / STATISTICS}: {error}") from error
-        _last = stamp, found
-        return found
+        return entry
 
-    def write(self, key: Key, statistics: Statistics) -> Path:
+    def put(self, key: Key, save: Callable[[Path], None]) -> Path:
         """Put an entry into place in one step and drop its work area; returns the entry's directory.
 
-        Raises UsageError where the disk does not take it."""
+        save: writes the entry's files into the directory it is given. Raises UsageError where the disk does not
+        take them."""
         entry, draft = self.path(key), self.work(key) / f"entry-{secrets.token_hex(8)}"
         try:
             draft.mkdir(parents=True)
-            statistics.save(draft / STATISTICS)
-            files = {STATISTICS: {"bytes": (draft / STATISTICS).stat().st_size, "sha256": sha256(draft / STATISTICS)}}
+            save(draft)
+            files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in sorted(draft.iterdir())}
             manifest = {"key": key.hash, "prefix": key.prefix, "preimage": key.preimage, "files": files}
             (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-            for file in _files(draft):
+            for file in draft.iterdir():
                 sync(file)
             sync(draft)
             _rename(draft, entry)
@@ -158,8 +176,7 @@ class Store:
         """All entries, sound or not, without those set aside."""
         if not self.root.is_dir():
             return []
-        found = (p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        return sorted(p for p in found if ".damaged-" not in p.name)
+        return sorted(p for p in self.root.iterdir() if p.is_dir() and _ENTRY.fullmatch(p.name))
 
     def nearest(self, key: Key) -> str | None:
         """How the most similar entry of the same prefix differs: why a calibration is not there already."""
@@ -180,13 +197,14 @@ def verify(entry: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((entry / MANIFEST).read_bytes())
         key, files = digest(manifest["preimage"]), manifest["files"]
-        if manifest["key"] != key or not entry.name.endswith(key[:16]) or set(files) != {STATISTICS}:
+        if manifest["key"] != key or not entry.name.endswith(key[:16]) or not files:
             raise ValueError("it does not belong to this entry")
-        expected = files[STATISTICS]["sha256"]
+        expected = {entry / name: file["sha256"] for name, file in files.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{entry / MANIFEST}: {error}") from error
-    if (found := sha256(entry / STATISTICS)) != expected:
-        raise Damaged(f"{entry / STATISTICS}: its SHA-256 is {found[:16]}…, the manifest says {expected[:16]}…")
+    for file, wanted in expected.items():
+        if (found := sha256(file)) != wanted:
+            raise Damaged(f"{file}: its SHA-256 is {found[:16]}…, the manifest says {wanted[:16]}…")
     return manifest
 
 
@@ -215,10 +233,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _files(entry: Path) -> tuple[Path, Path]:
-    return entry / MANIFEST, entry / STATISTICS
 
 
 def _rename(draft: Path, entry: Path) -> None:

@@ -3,6 +3,8 @@ in float64, with no code of transformers or of `sweep.sites`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,21 +23,34 @@ def silu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x))
 
 
-def forward(weights: dict[str, Tensor], settings: object, ids: Tensor) -> dict[tuple[int, str], Tensor]:
-    """ids: [seq]. Returns every site, [seq, channels]."""
+Site = tuple[int, str]
+
+
+def forward(
+    weights: dict[str, Tensor], settings: object, ids: Tensor, change: Callable[[Site, Tensor], Tensor] = lambda _, x: x
+) -> tuple[dict[Site, Tensor], Tensor]:
+    """ids: [seq]. Returns every site, [seq, channels], and the logits, [seq, vocabulary].
+
+    change: what becomes of a site's values before they are used."""
     heads, headdim, groups, state = settings.num_heads, settings.head_dim, settings.n_groups, settings.state_size
     inner, side, eps = heads * headdim, groups * state, settings.layer_norm_epsilon
     sites = {}
+
+    def parts(layer: int, stage: str, tensor: Tensor) -> Tensor:
+        pieces = zip("xBC", tensor.split([inner, side, side], -1), strict=True)
+        return torch.cat([change((layer, f"{part}_{stage}"), piece) for part, piece in pieces], -1)
+
     stream = weights["backbone.embeddings.weight"][ids]
     for layer in range(settings.num_hidden_layers):
         own = {k.removeprefix(f"backbone.layers.{layer}."): v for k, v in weights.items() if f".layers.{layer}." in k}
-        entered = rms(stream, eps) * own["norm.weight"]
+        entered = change((layer, "in_proj_in"), rms(stream, eps) * own["norm.weight"])
         z, xbc, dt = (entered @ own["mixer.in_proj.weight"].T).split([inner, inner + 2 * side, heads], -1)
+        xbc = parts(layer, "conv_in", xbc)
         kernel = own["mixer.conv1d.weight"][:, 0]  # [channels, taps]
         width = kernel.shape[1]
         padded = torch.cat([xbc.new_zeros(width - 1, xbc.shape[1]), xbc])
         pre = sum(padded[t : t + len(xbc)] * kernel[:, t] for t in range(width)) + own["mixer.conv1d.bias"]
-        out = silu(pre)
+        out = parts(layer, "conv_out", silu(pre))
         x, b, c = out.split([inner, side, side], -1)
         dt = torch.log1p(torch.exp(dt + own["mixer.dt_bias"]))  # [seq, heads]
         decay = torch.exp(-torch.exp(own["mixer.A_log"]) * dt)
@@ -47,13 +62,14 @@ def forward(weights: dict[str, Tensor], settings: object, ids: Tensor) -> dict[t
             h = decay[t][:, None, None] * h + (dt[t][:, None] * xt)[:, :, None] * bt[:, None, :]
             ys.append((h * ct[:, None, :]).sum(-1) + own["mixer.D"][:, None] * xt)
         y = torch.stack(ys).flatten(1) * silu(z)
-        y = rms(y.view(len(y), groups, -1), eps).flatten(1) * own["mixer.norm.weight"]
+        y = change((layer, "out_proj_in"), rms(y.view(len(y), groups, -1), eps).flatten(1) * own["mixer.norm.weight"])
         stream = stream + y @ own["mixer.out_proj.weight"].T
         sites |= {(layer, "in_proj_in"): entered, (layer, "out_proj_in"): y}
         for stage, tensor in (("conv_in", xbc), ("conv_pre", pre), ("conv_out", out)):
             for part, piece in zip("xBC", tensor.split([inner, side, side], -1), strict=True):
                 sites[layer, f"{part}_{stage}"] = piece
-    return sites
+    logits = rms(stream, eps) * weights["backbone.norm_f.weight"] @ weights["lm_head.weight"].T
+    return sites, logits
 
 
 def test_every_tapped_site_is_what_the_equations_give() -> None:
@@ -64,7 +80,7 @@ def test_every_tapped_site_is_what_the_equations_give() -> None:
         model.backbone(ids[None])
     weights = {name: value.double() for name, value in model.lm.state_dict().items()}
     with torch.inference_mode():
-        expected = forward(weights, model.lm.config, ids)
+        expected, _ = forward(weights, model.lm.config, ids)
     assert seen.keys() == expected.keys()
     for key, value in expected.items():
         error = (seen[key].double() - value).abs().max() / value.abs().max()

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from synthetic import mamba, write
 
-from compare.conftest import Done
 from sweep.compare import Comparison, load
 from sweep.compare.answer import Answer, answer
 from sweep.compare.formats import FORMATS
 from sweep.compare.summaries import tables
 from sweep.compare.table import Column, Table
+from tests.unit.compare.conftest import Done
 
 Run = Callable[..., Done]
 
