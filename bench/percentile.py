@@ -17,11 +17,11 @@ from sweep.observer import Observer
 
 ALPHAS = (0.99, 0.999, 0.9995, 0.9999, 0.99999, 1.0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-BATCHES, SEQ, CHANNELS = 64, 512, 384
+BATCHES, SEQ, CHANNELS = 64, 512, 1536
 
 
 def data(name: str) -> Tensor:
-    """[64, 512, 384] float32."""
+    """[64, 512, 1536] float32."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(BATCHES, SEQ, CHANNELS, generator=generator)
     spread = torch.randn(CHANNELS, generator=generator).exp()  # channels differ, as they do in networks

@@ -74,14 +74,15 @@ class GridSweeper(BasicSweeper):
         parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (jobs,) = self.split_arguments(parsed, None)
         compose = Composer(loader, self.config)
+        key = question.keys()
         cells: list[tuple[Sequence[str], Config]] = []
         for number, overrides in enumerate(jobs):
             try:
                 cells.append((overrides, config := compose(overrides)))
-                question.key(config)
+                key(config)
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 raise UsageError(f"cell {number} ({' '.join(overrides)}): {one_line(error)}") from error
-        return plan.plan(cells, question.key, question.stored)
+        return plan.plan(cells, key, question.stored)
 
     def _settle(self, directory: Path) -> None:
         """Make `directory` the sweep's, here and in every job."""

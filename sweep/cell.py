@@ -19,6 +19,7 @@ from sweep.store import Damaged
 from sweep.table import Tables
 
 if TYPE_CHECKING:
+    from sweep.collect import Collect
     from sweep.question import Question  # imports torch, which a cell asks for only when it runs
 
 
@@ -41,8 +42,9 @@ def run(config: Config, directory: Path, group: str) -> Cell:
     tracker = track.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
+        grouped = _second_pass(config, statistics, calibration, tracker.progress)
         begin = time.perf_counter()
-        tables = table.build(statistics, config)
+        tables = table.build(statistics, config, grouped)
         calibration["timings"]["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
             if (found := getattr(tables, field.name)) is not None:
@@ -71,11 +73,27 @@ def run(config: Config, directory: Path, group: str) -> Cell:
     return Cell(directory, record, tables, tracker.hint)
 
 
-def _calibration(config: Config, report: Callable[[int, int], None]) -> tuple[Statistics, dict[str, Any]]:
+def _second_pass(
+    config: Config, first: Statistics, record: dict[str, Any], report: Callable[[int, int], None]
+) -> Statistics | None:
+    """The statistics of the cell's groups, None if it needs none; what the run records of them goes into `record`."""
+    from sweep import collect
+
+    if (wanted := collect.second_pass(config, first)) is None:
+        return None
+    grouped, more = _calibration(config, report, wanted)
+    record["calibration"]["grouped"] = more["calibration"]
+    record["timings"] = {name: spent + record["timings"].get(name, 0.0) for name, spent in more["timings"].items()}
+    return grouped
+
+
+def _calibration(
+    config: Config, report: Callable[[int, int], None], wanted: Collect | None = None
+) -> tuple[Statistics, dict[str, Any]]:
     """The statistics that the cell is read off, and what the run records of them."""
     from sweep import question
 
-    asked = question.of(config)
+    asked = question.of(config, wanted)
     timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "store_s": 0.0}
     statistics = _stored(asked, timings)
     cached = statistics is not None
@@ -137,7 +155,6 @@ def _observe(
     config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
 ) -> Statistics:
     """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
-    from sweep import collect
     from sweep.calibrate import calibrate
     from sweep.checkpoint import Checkpoint
     from sweep.models import load
@@ -153,7 +170,6 @@ def _observe(
             show(done, total)
             report(done, total)
 
-        extra = collect.of(config)
         if config.model.stream:
             statistics, spent = calibrate_streamed(
                 config.model,
@@ -163,14 +179,14 @@ def _observe(
                 config.calibration,
                 both,
                 work / "layers",
-                extra,
+                asked.wanted,
             )
         else:
             begin = time.perf_counter()
             model = load.load(config.model, config.device, config.dtype)
             timings["load_s"] = time.perf_counter() - begin
             checkpoint = Checkpoint(work, config.calibration.checkpoint)
-            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, extra)
+            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, asked.wanted)
     timings.update(vars(spent))
     return statistics
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sweep import parts
 from sweep.config import Config
 from sweep.grouping import Ints
 from sweep.scales import Method
-from sweep.statistics import Key
+from sweep.statistics import Key, Statistics
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Collect:
             found["text_quantiles"] = list(self.quantiles)
         if self.ssm_state:
             found["ssm_state"] = True
+        if self.groups:
+            digest = hashlib.sha256()
+            for key, groups in sorted(self.groups.items()):
+                for part, channels in groups.items():
+                    digest.update(f"{key} {part} {channels.tolist()}".encode())
+            found["grouping"] = digest.hexdigest()
         return found
 
 
@@ -39,3 +47,17 @@ def of(config: Config) -> Collect:
     if config.method == Method.PERCENTILE_EMA and config.alpha is not None:
         alphas = {*config.calibration.text_quantiles, config.alpha}
     return Collect(tuple(sorted(alphas)), config.calibration.ssm_state)
+
+
+def second_pass(config: Config, first: Statistics) -> Collect | None:
+    """Histograms of the groups, which only the first pass tells: what granularity=group needs unless channel maxima
+    do, which they do for method=minmax and symmetric formats. None where they do."""
+    if config.granularity != "group" or config.reads_maxima:
+        return None
+    groupings = parts.by_group(first, config.grouping.head_groups, config.grouping.dim_groups)
+    groups: dict[Key, dict[str, Ints]] = {}
+    for (layer, name), site in first.sites.items():
+        split = parts.grouped(name, site.channel_absmax.shape[1], first.meta, groupings[layer])
+        if split:
+            groups[layer, name] = {parts.name(name, place): channels for place, channels in split}
+    return replace(of(config), ssm_state=False, groups=groups)

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -197,7 +198,7 @@ class Config:
         _one_of("method", self.method, [str(m) for m in Method])
         formats.named(self.format)
         _one_of("granularity", self.granularity, GRANULARITIES)
-        if self.granularity != "tensor":
+        if self.granularity == "channel":
             self._check_maxima()
         _one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
@@ -219,17 +220,22 @@ class Config:
             )
 
     def _check_maxima(self) -> None:
+        hint = "; granularity=group takes a second pass for it"
         if self.method != Method.MINMAX:
             raise UsageError(
-                f"granularity={self.granularity} reads the channel maxima, which only method=minmax can use, "
-                f"not method={self.method}"
+                "granularity=channel reads the channel maxima, which only method=minmax can use, "
+                f"not method={self.method}{hint}"
             )
-        if not formats.named(self.format).symmetric:
-            symmetric = ", ".join(f.name for f in formats.FORMATS.values() if f.symmetric)
+        if not self.reads_maxima:
             raise UsageError(
-                f"granularity={self.granularity} reads the channel maxima, which have no sign: "
-                f"format={self.format} needs both ends; allowed: {symmetric}"
+                "granularity=channel reads the channel maxima, which have no sign, "
+                f"and format={self.format} needs both ends{hint}"
             )
+
+    @property
+    def reads_maxima(self) -> bool:
+        """Whether the channel maxima of a plain calibration tell the scales of sets of channels."""
+        return self.method == Method.MINMAX and formats.named(self.format).symmetric
 
     @property
     def effective_alpha(self) -> float | None:
@@ -287,8 +293,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
+    hints, known = _hints(kind), [f.name for f in fields(kind)]
     if unknown := [key for key in values if key not in known]:
         raise UsageError(f"unknown key {where}{unknown[0]}; allowed: {', '.join(known)}")
     try:
@@ -300,6 +305,9 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         )
     except TypeError as error:
         raise UsageError(f"{where.rstrip('.') or 'configuration'}: {error}") from error
+
+
+_hints = cache(get_type_hints)  # thousands of cells are built for one plan
 
 
 def _one_of(key: str, value: str, choices: Any) -> None:

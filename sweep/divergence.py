@@ -3,7 +3,7 @@
 S. Migacz, "8-bit inference with TensorRT", GTC 2017, carried over from 128 integers to any codebook.
 
 Definition. Cut [0, largest |x|] into 2048 bins of equal width w and count. A candidate clip is T = i w for
-i = 2048, 2040, 2032, … down to half as many bins as the format has codes (128 for 8 bits); below that every bin
+i = 2048, 2032, 2016, … down to half as many bins as the format has codes (128 for 8 bits); below that every bin
 would have a code of its own. For each candidate,
     P(k), k < i    the bin's share of all values; the values beyond T are added to its last occupied bin;
     Q(k), k < i    the values below T of all bins that share a code (the one nearest to the bin's middle, the
@@ -33,32 +33,34 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BINS = 2048
-STRIDE = 8
+STRIDE = 16
 EQUAL = 1e-12
 
 
 def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
-    ends = np.full((2, len(histogram.counts)), np.nan)
-    x = np.abs(histogram.values) if format.symmetric else histogram.values
-    counts = histogram.counts.astype(np.float64)
-    for k, (n, size) in enumerate(zip(histogram.n, histogram.absmax, strict=True)):
-        if n == 0 or size == 0:
-            ends[:, k] = 0.0 if n else np.nan
-            continue
-        bins = np.clip(np.floor(x * BINS / size), -BINS, BINS - 1).astype(np.int64)
+    sums = histogram.folded_sums if format.symmetric else histogram.sums
+    running = np.ascontiguousarray(sums.below[:, 0].T)  # [K, m + 1]
+    sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
+    ends = np.where(histogram.n > 0, 0.0, np.nan) * np.ones((2, 1))
+    for size in np.unique(sizes[sizes > 0]):  # most replicates have the same extreme, hence the same bins
+        of = np.flatnonzero(sizes == size)
+        edges = np.arange(0 if format.symmetric else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
+        below = np.searchsorted(sums.x, edges)
+        below[0] = 0
+        binned = np.diff(running[of[:, None], below], append=sums.count[of, None])  # the largest |x|: in the last bin
         tops = candidates(format) / BINS * size
         if format.symmetric:
-            binned = np.bincount(bins, counts[k], BINS).astype(np.float64)
-            cells = _cells(format.name)
-            low, high = -tops, tops
+            low, high = np.broadcast_to([[-tops], [tops]], (2, len(of), len(tops)))
+            found = divergence(binned, _cells(format.name))
         else:
-            binned = np.bincount(bins + BINS, counts[k], 2 * BINS).astype(np.float64)
-            low, high = np.maximum(histogram.min[k], -tops), np.minimum(histogram.max[k], tops)
-            cells = _signed_cells(format, low, high, size / BINS)
-        found = divergence(binned, cells)
-        best = np.flatnonzero(found <= found.min() + EQUAL)[-1]
-        ends[:, k] = low[best], high[best]
+            low = np.maximum(histogram.min[of, None], -tops)
+            high = np.minimum(histogram.max[of, None], tops)
+            cells = [_signed_cells(format, a, b, size / BINS) for a, b in zip(low, high, strict=True)]
+            found = np.concatenate([divergence(h[None], c) for h, c in zip(binned, cells, strict=True)])
+        good = found <= found.min(1, keepdims=True) + EQUAL
+        best = good.shape[1] - 1 - good[:, ::-1].argmax(1)
+        ends[:, of] = low[np.arange(len(of)), best], high[np.arange(len(of)), best]
     return ends[0], ends[1]
 
 
@@ -69,36 +71,36 @@ def candidates(format: Format) -> Ints:
 
 
 def divergence(counts: Floats, cells: Ints) -> Floats:
-    """sum P ln(P / Q), float64 [C], of the bins counts [B]; infinite where no bin that is kept is occupied.
+    """sum P ln(P / Q), float64 [K, C], of the bins counts [K, B]; infinite where no bin that is kept is occupied.
 
     cells: int64 [C, J + 1], ascending: code j of candidate c holds the bins cells[c, j] … cells[c, j + 1] - 1."""
-    start, stop = cells[:, 0], cells[:, -1]
+    start, stop, bins = cells[:, 0], cells[:, -1], counts.shape[1]
     occupied = counts > 0
     below, number, own = (_running(t) for t in (counts, occupied, _xlogx(counts)))
-    mass, bins = np.diff(below[cells]), np.diff(number[cells])
-    even = np.divide(mass, bins, out=np.ones_like(mass), where=bins > 0)
-    kept = mass.sum(1)
-    within = own[stop] - own[start] - (mass * np.log(even)).sum(1)
+    mass, wide = np.diff(below[:, cells]), np.diff(number[:, cells])  # [K, C, J]
+    even = np.divide(mass, wide, out=np.ones_like(mass), where=wide > 0)
+    kept = below[:, stop] - below[:, start]
+    within = own[:, stop] - own[:, start] - np.einsum("kcj,kcj->kc", mass, np.log(even))
 
-    index = np.arange(len(counts))
-    last = np.maximum.accumulate(np.where(occupied, index, -1))[stop - 1]
-    first = np.minimum.accumulate(np.where(occupied, index, len(counts))[::-1])[::-1][start]
-    row = np.arange(len(cells))
-    last_even = even[row, bins.shape[1] - 1 - (bins > 0)[:, ::-1].argmax(1)]
-    first_even = even[row, (bins > 0).argmax(1)]
-    above, under = below[-1] - below[stop], below[start]
+    index = np.arange(bins)
+    last = np.maximum.accumulate(np.where(occupied, index, -1), 1)[:, stop - 1]
+    first = np.minimum.accumulate(np.where(occupied, index, bins)[:, ::-1], 1)[:, ::-1][:, start]
+    filled = wide > 0
+    ends = filled.shape[2] - 1 - filled[..., ::-1].argmax(2), filled.argmax(2)  # the cells of the last and the first
+    above, under = below[:, -1:] - below[:, stop], below[:, start]
     one = first == last
     above, under = np.where(one, above + under, above), np.where(one, 0.0, under)
-    total = below[-1]
+    total = below[:, -1:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        for bin, mean, extra in ((last, last_even, above), (first, first_even, under)):
-            held = counts[np.clip(bin, 0, len(counts) - 1)]
+        for bin, cell, extra in ((last, ends[0], above), (first, ends[1], under)):
+            held = np.take_along_axis(counts, np.clip(bin, 0, bins - 1), 1)
+            mean = np.take_along_axis(even, cell[..., None], 2)[..., 0]
             within = within + _xlogx(held + extra) - _xlogx(held) - extra * np.log(mean)
         return np.where(kept > 0, within / total + np.log(kept / total), np.inf)
 
 
 def _running(x: NDArray[np.generic]) -> Floats:
-    return np.concatenate([[0.0], np.cumsum(x, dtype=np.float64)])
+    return np.concatenate([np.zeros((len(x), 1)), np.cumsum(x, axis=1, dtype=np.float64)], 1)
 
 
 def _xlogx(x: Floats) -> Floats:

@@ -137,12 +137,9 @@ class Histogram:
         low, high = self.min.min(0), self.max.max(0)
         return Histogram(self.layout, self.bins, self.counts.sum(0), low, high, (self, Histogram.total))
 
-    def pick(self, members: NDArray[np.bool_]) -> Histogram:
+    def pick(self, members: NDArray[np.bool_]) -> Picked:
         """A stack whose s-th member is the sum of those in row s of members [S, K]."""
-        counts = (members.astype(np.float64) @ self.counts).astype(np.int64)  # exact below 2^53
-        low = np.where(members, self.min, np.inf).min(1)
-        high = np.where(members, self.max, -np.inf).max(1)
-        return Histogram(self.layout, self.bins, counts, low, high, (self, lambda stack: stack.pick(members)))
+        return Picked(self, members)
 
     def leave_one_out(self) -> Histogram:
         """A stack whose k-th member is the sum of all others but the k-th."""
@@ -249,12 +246,20 @@ class Histogram:
         """The q-quantile of the signed values, float64 [] or [K]; the convention is the module's."""
         if not 0.0 <= q <= 1.0:
             raise ValueError(f"a quantile lies in [0, 1], not {q}")
+        if q in self._quantiles:
+            return self._quantiles[q]
         low, high, cumulative = self._cumulative
         found = np.empty(self.counts.shape[:-1])
         for k in np.ndindex(found.shape):
             ends = float(self.min[k]), float(self.max[k])
             found[k] = _quantile_of(self.layout.exact, cumulative[k], low, high, *ends, q)
+        self._quantiles[q] = found
         return found
+
+    @cached_property
+    def _quantiles(self) -> dict[float, Floats]:
+        """Those looked up already: every format asks for the same ones."""
+        return {}
 
     @cached_property
     def _cumulative(self) -> tuple[Floats, Floats, Ints]:
@@ -264,6 +269,58 @@ class Histogram:
         near, far = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
         low, high = np.where(bins & SIGN, -far, near), np.where(bins & SIGN, -near, far)
         return low, high, self.counts[..., self.ascending].cumsum(-1)
+
+
+class Picked(Histogram):
+    """Sums of members of a stack, summed only where a whole histogram is asked for: a quantile of many sums takes
+    a bisection over running sums that the stack keeps, and no sum at all."""
+
+    _stack: Histogram
+    _members: NDArray[np.bool_]
+
+    def __init__(self, stack: Histogram, members: NDArray[np.bool_]) -> None:
+        low = np.where(members, stack.min, np.inf).min(1)
+        high = np.where(members, stack.max, -np.inf).max(1)
+        values = {"layout": stack.layout, "bins": stack.bins, "min": low, "max": high}
+        vars(self).update(values, _origin=(stack, lambda s: s.pick(members)), _stack=stack, _members=members)
+
+    @cached_property
+    def counts(self) -> Ints:
+        return (self._members.astype(np.float64) @ self._stack.counts).astype(np.int64)  # exact below 2^53
+
+    @property
+    def n(self) -> Ints:
+        return np.asarray(self._members @ self._stack.n)
+
+    def quantile(self, q: float) -> Floats:
+        """As of any stack, bit for bit."""
+        if not 0.0 <= q <= 1.0:
+            raise ValueError(f"a quantile lies in [0, 1], not {q}")
+        low, high, cumulative = self._stack._cumulative
+        n, members = self.n, self._members
+
+        def upto(bins: NDArray[np.intp]) -> Ints:
+            """Of each sum, the counts up to and including a bin; 0 before the first."""
+            return np.asarray(np.where(members & (bins >= 0)[:, None], cumulative[:, bins].T, 0).sum(1))
+
+        def order_statistic(rank: Ints) -> Floats:
+            first, last = np.zeros(len(n), np.intp), np.full(len(n), max(cumulative.shape[1] - 1, 0))
+            while np.any(first < last):  # the first bin that more than `rank` values lie in or below
+                middle = (first + last) // 2
+                above = (upto(middle) > rank) | (first == last)
+                first, last = np.where(above, first, middle + 1), np.where(above, middle, last)
+            start, end = np.maximum(low[first], self.min), np.minimum(high[first], self.max)
+            before = upto(first - 1)
+            inside = start + (end - start) * ((rank + 0.5 - before) / (upto(first) - before))
+            return np.where(rank == n - 1, self.max, np.where(rank == 0, start, inside))
+
+        if not len(self.bins):
+            return np.full(len(n), np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):  # an empty sum
+            rank = (n - 1) * q
+            below, above = (order_statistic(bound(rank).astype(np.int64)) for bound in (np.floor, np.ceil))
+            found = above if self.layout.exact else below + (above - below) * (rank - np.floor(rank))
+        return np.where(n > 0, found, np.nan)
 
 
 def _check_layouts(parts: list[Histogram]) -> None:

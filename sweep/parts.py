@@ -76,3 +76,8 @@ def grouped(site: str, channels: int, geometry: dict[str, Any], grouping: Groupi
         return list(grouping)
     width = channels // int(geometry["n_groups"])
     return [((g, NOWHERE, NOWHERE), np.arange(g * width, (g + 1) * width)) for g in range(channels // width)]
+
+
+def name(site: str, place: Place) -> str:
+    """What the statistics of one group of a site are filed under: `x_conv_out[0,1,2]`."""
+    return f"{site}[{','.join(map(str, place))}]"

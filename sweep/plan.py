@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Cell:
     key: Key
     stored: bool
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Equal for cells that cannot differ: in what was asked for and in what it is asked of."""
         return f"{self.config.identity}-{self.key.hash}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
 from sweep import collect, tokens
+from sweep.collect import Collect
 from sweep.config import Calibration, Config, Data, Model
 from sweep.models import load
 from sweep.statistics import SCHEMA
@@ -17,23 +19,26 @@ from sweep.tokens import Tokens
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """store and key: where the answer lies, or will. tokens: what is to be read. origin: where the weights
-    come from (repository and commit, or path)."""
+    """store and key: where the answer lies, or will. tokens: what is to be read. wanted: what is to be collected.
+    origin: where the weights come from (repository and commit, or path)."""
 
     store: Store
     key: Key
     tokens: Tokens
+    wanted: Collect
     origin: dict[str, str | None]
 
 
-def of(config: Config) -> Question:
-    """The question of a cell. Weights and text are read once per process, unless they change.
+def of(config: Config, wanted: Collect | None = None) -> Question:
+    """The question of a cell; wanted: what is to be collected, if it is not what the cell asks first.
 
+    Weights and text are read once per process, unless they change.
     Raises UsageError where the model or the data set cannot be had."""
-    return Question(_store(config), key(config), _tokens(_text(config)), load.origin(config.model))
+    wanted = wanted or collect.of(config)
+    return Question(_store(config), key(config, wanted), _tokens(_text(config)), wanted, load.origin(config.model))
 
 
-def key(config: Config) -> Key:
+def key(config: Config, wanted: Collect | None = None) -> Key:
     """The identity of a cell's calibration. Raises UsageError as `of` does."""
     return Key(
         prefix=re.sub(
@@ -49,9 +54,22 @@ def key(config: Config) -> Key:
             "folds": config.calibration.folds,
             "dtype": config.dtype,
             "backend": load.backend(config.model, config.device),
-            **collect.of(config).preimage,
+            **(wanted or collect.of(config)).preimage,
         },
     )
+
+
+def keys() -> Callable[[Config], Key]:
+    """`key` for the moment that a plan takes: models and texts are looked at once, not once a cell."""
+    known: dict[str, Key] = {}
+
+    def look_up(config: Config) -> Key:
+        parts = (config.model, config.data, config.calibration, config.device, config.dtype, collect.of(config))
+        if (asked := repr(parts)) not in known:
+            known[asked] = key(config)
+        return known[asked]
+
+    return look_up
 
 
 def stored(config: Config, key: Key) -> bool:

@@ -25,7 +25,9 @@ def show(cell: Cell, console: Console) -> None:
         if layers := record["evaluation"].get("layers"):
             worst = sorted(layers, key=lambda layer: -layer["only"]["kl"])[:4]
             shares = ", ".join(f"{layer['layer']} ({layer['only']['kl']:.2e})" for layer in worst)
-            console.print(f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True)
+            console.print(
+                f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True
+            )
     calibration, timings = record["calibration"], record["timings"]
     spent = "read from the store" if calibration["cached"] else f"{timings['forward_s'] + timings['observe_s']:.1f} s"
     lines = {

@@ -96,17 +96,24 @@ class Tables:
     grouping: pa.Table | None
 
 
-def build(statistics: Statistics, config: Config) -> Tables:
-    """All tables of one cell. Raises UsageError for a grouping that the model's geometry does not allow."""
+def build(statistics: Statistics, config: Config, grouped: Statistics | None = None) -> Tables:
+    """All tables of one cell; grouped: statistics of its groups, where it takes them (see `collect`).
+
+    Raises UsageError for a grouping that the model's geometry does not allow."""
     method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
     clusters = config.grouping
-    split, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
-    found: dict[Key, Reading] = {
-        key: reading.of_maxima(site, split[key], format)
-        if key in split
-        else reading.of_histograms([(WHOLE, site)], method, alpha, format)
-        for key, site in statistics.sites.items()
-    }
+    splits, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
+    found: dict[Key, Reading] = {}
+    for key, site in statistics.sites.items():
+        split = splits.get(key)
+        if split and not grouped:
+            found[key] = reading.of_maxima(site, split, format)
+            continue
+        observed = [(WHOLE, site)]
+        if split and grouped:
+            layer, name = key
+            observed = [(place, grouped.sites[layer, parts.name(name, place)]) for place, _ in split]
+        found[key] = reading.of_histograms(observed, method, alpha, format)
     cell = {
         "model": config.model.name,
         "method": config.method,
@@ -188,21 +195,24 @@ def _convergence(
     Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
     count = len(site.folds)
     upto = np.tri(count, dtype=bool)
-    first = site.histogram.pick(upto)
+    some = [upto[k - 1] & ~np.eye(count, dtype=bool)[:k] for k in range(2, count)]
+    members = upto if method.searches else np.concatenate([upto, *some])
+    picked = site.histogram.pick(members)
+    scale = reading.clips_of(site, members, picked, method, alpha, format).scale
     errors = np.full(count, np.nan)
     if not method.searches:
+        first = count
         for k in range(2, count):
-            some = upto[k - 1] & ~np.eye(count, dtype=bool)[:k]
-            rest = reading.clips_of(site, some, site.histogram.pick(some), method, alpha, format)
-            errors[k - 1] = scales.jackknife_error(rest.scale)
+            errors[k - 1] = scales.jackknife_error(scale[first : first + k])
+            first += k
     errors[-1] = final
     return {
         "layer": key[0],
         "site": key[1],
         "folds": np.arange(1, count + 1),
         "samples": np.cumsum(site.samples),
-        "n": first.n,
-        "scale": reading.clips_of(site, upto, first, method, alpha, format).scale,
+        "n": picked.n[:count],
+        "scale": scale[:count],
         "scale_se": errors,
     }
 

@@ -9,8 +9,10 @@ from sweep.compare.convergence import Convergence, convergence
 from sweep.compare.evidence import digests
 from sweep.compare.query import Comparison
 from sweep.compare.recommend import Advice, recommend
+from sweep.compare.seed import replies
+from sweep.compare.seed.reply import Reply
 from sweep.compare.silu import Silu, silu
-from sweep.compare.tables import METRICS, main_site, pick
+from sweep.compare.tables import METRICS, main_site, one_per_model, pick
 from sweep.compare.verdicts import Verdict, verdicts
 from sweep.errors import allowed
 
@@ -20,7 +22,8 @@ FEW = 500  # cells up to which every table is made
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """shown: numbers of the cells that per-cell tables and charts show; all of them unless there are many."""
+    """shown: numbers of the cells that per-cell tables and charts show; all of them unless there are many.
+    seed: answers to the questions of the study this project grew from, where the cells are such a study."""
 
     runs: Comparison
     site: str
@@ -31,6 +34,7 @@ class Answer:
     silu: list[Silu]
     convergence: list[Convergence]
     notes: list[str]
+    seed: list[Reply]
 
 
 def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale") -> Answer:
@@ -44,16 +48,18 @@ def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale")
     if len(everything) > len(shown):
         notes.append(f"per-cell tables and charts show {len(shown)} of {len(everything)} cells; filter to see others")
     prints = digests(runs)
+    advice, gains = recommend(runs, prints), silu(runs, few)
     return Answer(
         runs,
         main_site(runs),
         metric,
         shown,
         verdicts(runs, baseline, prints),
-        recommend(runs, prints),
-        silu(runs, few),
+        advice,
+        gains,
         convergence(runs, shown),
         notes,
+        replies(runs, advice, gains, one_per_model(runs), prints) if few is everything else [],
     )
 
 

@@ -58,6 +58,11 @@ class Evidence:
     means: Differences
 
     @property
+    def blind(self) -> int:
+        """Places whose scale differs while an SQNR is not known: minmax of groups is read off channel maxima."""
+        return int(((self.rows.scale != 0) & np.isnan(self.rows.sqnr)).sum())
+
+    @property
     def overall(self) -> tuple[float, float]:
         """Mean SQNR difference over layers and deployed sites, dB, and its standard error; NaN if unknown."""
         if not len(self.means.site) or self.means.site[0] != "all":

@@ -22,6 +22,12 @@ def markdown(a: Answer, tables: list[Table]) -> str:
             for v in a.verdicts
         )
     ]
+    parts += [
+        "\n".join(
+            f"{n}. **{_plain(r.question)}** The study: {_plain(r.said)} → **{r.verdict}**. {_plain(r.text)}"
+            for n, r in enumerate(a.seed, 1)
+        )
+    ]
     for table in tables:
         head = "| " + " | ".join(_cell(c.name) for c in table.columns) + " |"
         rule = "|" + "|".join("---:" if c.right else ":---" for c in table.columns) + "|"
@@ -60,7 +66,7 @@ def latex(a: Answer, tables: list[Table]) -> str:
 
 
 def json_(a: Answer, tables: list[Table]) -> str:
-    """{warnings, problems, headlines, verdicts, tables: {name: [{column: raw value}]}}; NaN is null."""
+    """{warnings, problems, headlines, verdicts, questions, tables: {name: [{column: raw value}]}}; NaN is null."""
     grouped: dict[str, list[object]] = {}
     for t in tables:
         names = [c.name for c in t.columns]
@@ -74,6 +80,10 @@ def json_(a: Answer, tables: list[Table]) -> str:
             "verdicts": [
                 {"knob": v.contrast.knob, "context": v.contrast.context, "verdict": v.verdict,
                  "sentence": sentences.verdict(v), "rule": v.rule} for v in a.verdicts
+            ],
+            "questions": [
+                {"question": r.question, "said": r.said, "verdict": r.verdict, "answer": r.text,
+                 "evidence": [*r.evidence, *(t.name for t in r.tables)]} for r in a.seed
             ],
             "tables": grouped,
         },

@@ -11,6 +11,7 @@ from html import escape
 from sweep.compare import sentences
 from sweep.compare.answer import Answer, headlines
 from sweep.compare.charts import Chart
+from sweep.compare.seed.reply import FAILS, HOLDS, OPEN, STILL
 from sweep.compare.table import Table
 from sweep.compare.theme import colours
 from sweep.compare.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
@@ -18,6 +19,7 @@ from sweep.compare.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED,
 TONES = {
     MATTERS: "matters", DEAD: "dead", NEGLIGIBLE: "quiet", NOISE: "quiet", UNRESOLVED: "open", UNEXAMINED: "open",
 }  # fmt: skip
+ASKED = {HOLDS: "matters", FAILS: "dead", OPEN: "open", STILL: "open"}
 WRAPPED = 60  # characters from which a text in a table may break
 LONG = 14  # rows from which a table starts folded
 FOLDED = ("layers", "verdicts")  # tables that say in full what is shown above
@@ -59,6 +61,18 @@ def answer(a: Answer) -> str:
         f'<section id="answer"><h2>The answer</h2><p class="lead">{_numbers(lead)}</p>'
         f'<ul class="also">{bullets}</ul><div class="verdicts">{cards}</div>{rest}{notes}</section>'
     )
+
+
+def seed(a: Answer) -> str:
+    """The questions of the study this project grew from, in its order, with what it said."""
+    if not a.seed:
+        return ""
+    items = "".join(
+        f'<li><h3>{escape(r.question)} <span class="tag {ASKED.get(r.verdict, "")}">{escape(r.verdict)}</span></h3>'
+        f'<p class="context">The study: {escape(r.said)}</p><p>{_numbers(r.text)}</p></li>'
+        for r in a.seed
+    )
+    return f'<section id="seed"><h2>The questions of the study this project grew from</h2><ol>{items}</ol></section>'
 
 
 def _card(v: Verdict) -> str:

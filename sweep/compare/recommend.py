@@ -54,6 +54,7 @@ class Advice:
     layer_loss_db: float
     site_loss_db: float
     by_perplexity: str | None
+    unranked: tuple[str, ...]  # settings whose SQNR is not known at every place where others' is
 
     @property
     def best(self) -> Runner:
@@ -81,15 +82,32 @@ def recommend(runs: Comparison, prints: dict[int, int] | None = None) -> list[Ad
         if earlier is None or runs.listed[earlier].finished <= cell.finished:
             group[cell.setting] = number
     contexts = [sorted(group.values()) for group in groups.values() if len(group) > 1][:CONTEXTS]
+    unknown = dict(runs.sql(UNKNOWN)) if any(c.granularity != "tensor" for c in runs.listed) else {}
+    left = [_ranked(numbers, unknown) for numbers in contexts]
+    unranked = [[n for n in c if n not in chosen] for c, chosen in zip(contexts, left, strict=True)]
+    contexts = left
     if not contexts:
         return []
     members = ", ".join(f"({c}, {n})" for c, numbers in enumerate(contexts) for n in numbers)
     found = runs.arrays(BY_LAYER.format(contexts=members))
     means = [_Means.of(found, c, numbers) for c, numbers in enumerate(contexts)]
+    names = [tuple(runs.listed[n].setting for n in u) for u, m in zip(unranked, means, strict=True) if len(m.layer)]
     means = [m for m in means if len(m.layer)]
     pairs = [(m.ranked[0], n) for m in means for n in m.ranked[1 : 1 + RUNNERS_UP]]
     errors = {(e.baseline, e.other): e.overall[1] for e in evidence(runs, pairs, [True] * len(pairs), prints)}
-    return [_advise(runs, m, errors) for m in means]
+    return [_advise(runs, m, errors, without) for m, without in zip(means, names, strict=True)]
+
+
+def _ranked(numbers: list[int], unknown: dict[int, int]) -> list[int]:
+    """The cells with the fewest places of unknown SQNR if those are several, else all."""
+    least = min(unknown.get(n, 0) for n in numbers)
+    known = [n for n in numbers if unknown.get(n, 0) == least]
+    return known if len(known) > 1 else numbers
+
+
+UNKNOWN = """
+SELECT cell, count(*) FILTER (sqnr_db IS NULL OR isnan(sqnr_db)) FROM points
+WHERE NOT ends_with(site, '_pre') GROUP BY cell"""
 
 
 # Only rows that are finite in every cell of a context count, lest a setting be judged by other layers.
@@ -132,7 +150,7 @@ class _Means:
         return [self.cells[i] for i in np.argsort(-self.means, kind="stable")]
 
 
-def _advise(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float]) -> Advice:
+def _advise(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float], unranked: tuple[str, ...]) -> Advice:
     best = m.cells.index(m.ranked[0])
     top = m.table.argmax(0)
     here = np.arange(len(m.layer))
@@ -149,6 +167,7 @@ def _advise(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float]) -
         float(np.average(loss, weights=m.weight)),
         float(np.average(m.best - m.table[best], weights=m.weight)),
         _by_perplexity(runs, m.cells),
+        unranked,
     )
 
 

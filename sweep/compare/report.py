@@ -13,7 +13,7 @@ from typing import Any
 
 from sweep.compare.answer import Answer
 from sweep.compare.charts import charts, shared
-from sweep.compare.markup import answer, definitions, header, section, title, toolbar, warnings
+from sweep.compare.markup import answer, definitions, header, section, seed, title, toolbar, warnings
 from sweep.compare.summaries import tables as every
 from sweep.compare.table import Table
 from sweep.compare.theme import CONFIG, variables
@@ -24,10 +24,11 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 # heading, what it shows: names of charts and tables
 SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("settings", "Which setting?", ("sqnr-alpha", "settings", "choices")),
+    ("settings", "Which setting?", ("sqnr-alpha", "settings", "formats", "choices")),
     ("scales", "What happens to the scales?", ("scales", "difference-scale", "difference-sqnr", "alpha", "layers")),
-    ("range", "What does SiLU do, and what is clipped?", ("gain", "silu", "ratio", "histogram", "minmax")),
+    ("range", "What does SiLU do, and what is clipped?", ("gain", "silu", "ratio", "histogram", "tail", "minmax")),
     ("data", "Does more data help?", ("samples", "data")),
+    ("models", "Does the size of the model matter?", ("sizes",)),
     ("groups", "What does a scale's shape mean?", ("groups", "structure")),
     ("sensitivity", "Which layers are sensitive?", ("sensitivity",)),
     ("cells", "Cells", ("cells", "problems", "verdicts")),
@@ -55,6 +56,7 @@ def page(a: Answer) -> str:
         header(a),
         warnings(a),
         answer(a),
+        seed(a),
         toolbar(a) if drawn else "",
         *(f'<section id="{key}"><h2>{escape(heading)}</h2>{body}</section>' for key, heading, body in sections if body),
         definitions(),

@@ -77,12 +77,14 @@ def verdict(v: Verdict) -> str:
             text.append(f"A mean effect above {v.bound:.2f} dB is excluded at every site (95 %).")
     elif v.folds < 2:
         text.append("There is a difference, and no replicates to tell an error from.")
-    else:
+    elif not any(e.blind for e in v.evidence):
         text.append(f"The data leaves room for effects of up to {v.bound:.2f} dB at a site (95 %).")
     if v.silent:
         acting = sorted({str(s) for e in v.evidence for s in e.rows.site} - set(v.silent))
         few = len(v.silent) <= len(acting)
         text.append(f"Exactly no change at {', '.join(v.silent)}." if few else f"It acts only at {', '.join(acting)}.")
+    if blind := max((e.blind for e in v.evidence), default=0):
+        text.append(f"At {blind} places scales differ and nothing is known of the SQNR (minmax of groups has none).")
     if not v.paired:
         text.append("Errors taken as independent: the cells do not share a calibration.")
     text += [_perplexity(v, base)] if v.perplexity else []
@@ -119,6 +121,8 @@ def advice(a: Advice) -> str:
     best, second = a.best, a.runners[1]
     ties = [r.setting for r in a.runners[1:] if r.tied]
     text = [f"Take {best.setting} for {a.context}: mean SQNR {best.sqnr_db:.2f} dB."]
+    if a.unranked:
+        text.append(f"Not ranked, since its SQNR is not known everywhere: {', '.join(a.unranked)}.")
     if ties:
         text.append(
             f"{', '.join(ties)} {'is' if len(ties) == 1 else 'are'} as good within error or {NEGLIGIBLE_DB} dB."

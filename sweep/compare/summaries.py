@@ -7,19 +7,20 @@ import math
 from sweep.compare.answer import SHOWN, Answer
 from sweep.compare.query import Comparison
 from sweep.compare.table import Table, Value, columns
-from sweep.compare.tables import alpha_table, layer_table, minmax_table, ratio_table, structure_table
+from sweep.compare.tables import alpha_table, layer_table, minmax_table, one_per_model, ratio_table, structure_table
 
 
 def tables(a: Answer) -> list[Table]:
     """Every table that applies, verdicts first."""
     runs, site = a.runs, a.site
-    found = [verdict_table(a), advice_table(a), choice_table(a)]
+    found = [verdict_table(a), advice_table(a), *format_tables(a), choice_table(a)]
     found += [alpha_table(runs, v.contrast, site) for v in a.verdicts if v.contrast.knob == "alpha"][:6]
     found += [minmax_table(runs, *pair, site) for pair in _minmax_pairs(runs)[:6]]
-    with_x = [n for n in _one_per_model(runs) if runs.listed[n].granularity == "tensor"]
+    with_x = [n for n in one_per_model(runs) if runs.listed[n].granularity == "tensor"]
     found += [ratio_table(runs, with_x)] if with_x else []
     found += [silu_table(a), structure_table(runs), convergence_table(a)]
     found += [layer_table(runs, a.metric, site, a.shown), cell_table(a), problem_table(a)]
+    found += [table for reply in a.seed for table in reply.tables]
     return [table for table in found if table.rows]
 
 
@@ -85,6 +86,29 @@ def advice_table(a: Answer) -> Table:
         columns("context | rank:count | setting | mean SQNR dB:db | against best dB:gain | ±:db | verdict"),
         tuple(rows),
     )
+
+
+def format_tables(a: Answer) -> list[Table]:
+    """Settings x formats, one table per model and granularity that has several formats."""
+    found = []
+    grids: dict[tuple[str, str], dict[str, dict[str, Value]]] = {}
+    for runner in (r for one in a.advice for r in one.runners):
+        cell = a.runs.listed[runner.cell]
+        grid = grids.setdefault((cell.model, cell.granularity), {})
+        grid.setdefault(runner.setting, {})[cell.format] = runner.sqnr_db
+    for (model, granularity), grid in grids.items():
+        formats = sorted({name for row in grid.values() for name in row})
+        if len(formats) > 1:
+            found.append(
+                Table(
+                    "formats",
+                    f"Settings and formats: {model}, {granularity}",
+                    "Mean SQNR, dB, over layers and the sites a deployment quantizes.",
+                    columns(" | ".join(["setting", *(f"{name}:db" for name in formats)])),
+                    tuple((setting, *(row.get(name) for name in formats)) for setting, row in sorted(grid.items())),
+                )
+            )
+    return found
 
 
 def choice_table(a: Answer) -> Table:
@@ -199,16 +223,6 @@ def problem_table(a: Answer) -> Table:
         columns("path | kind | reason"),
         tuple((str(p.path), p.kind, p.reason) for p in a.runs.problems),
     )
-
-
-def _one_per_model(runs: Comparison) -> list[int]:
-    """The cell of every model nearest to the common default: percentile 0.9995, one scale per tensor."""
-    best: dict[str, tuple[tuple[bool, bool, float], int]] = {}
-    for n, c in enumerate(runs.listed):
-        key = (c.granularity != "tensor", c.method != "percentile", abs((c.alpha or 2.0) - 0.9995))
-        if c.model not in best or key < best[c.model][0]:
-            best[c.model] = (key, n)
-    return [n for _, n in best.values()]
 
 
 def _minmax_pairs(runs: Comparison) -> list[tuple[int, int]]:

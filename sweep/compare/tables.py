@@ -91,7 +91,9 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
     rows = []
     for layer in sorted({layer for cell, layer in at if cell == minmax and (percentile, layer) in at}):
         (s0, q0, _), (s1, q1, clipped) = at[minmax, layer], at[percentile, layer]
-        rows.append((layer, s0, s1, s0 / s1 - 1 if s1 else None, q0, q1, q1 - q0, clipped))
+        rows.append(
+            (layer, s0, s1, s0 / s1 - 1 if s1 else None, q0, q1, None if None in (q0, q1) else q1 - q0, clipped)
+        )
     return Table(
         "minmax",
         f"MinMax against {name}: {site}",
@@ -152,3 +154,13 @@ def pick(indices: Sequence[int], most: int) -> list[int]:
     if len(indices) <= most:
         return list(indices)
     return [indices[i] for i in np.linspace(0, len(indices) - 1, most).astype(int)]
+
+
+def one_per_model(runs: Comparison) -> list[int]:
+    """The cell of every model nearest to the common default: percentile 0.9995, one scale per tensor."""
+    best: dict[str, tuple[tuple[bool, bool, float], int]] = {}
+    for n, c in enumerate(runs.listed):
+        key = (c.granularity != "tensor", c.method != "percentile", abs((c.alpha or 2.0) - 0.9995))
+        if c.model not in best or key < best[c.model][0]:
+            best[c.model] = (key, n)
+    return [n for _, n in best.values()]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sweep.compare import sentences
 from sweep.compare.answer import Answer, headlines
+from sweep.compare.seed.reply import FAILS, HOLDS, OPEN, STILL
 from sweep.compare.summaries import problem_table
 from sweep.compare.table import Table
 from sweep.compare.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
@@ -35,6 +36,7 @@ def show(a: Answer, console: Console) -> None:
     console.print()
     for text in headlines(a):
         console.print(Padding(Text(f"→ {text}"), (0, 0, 0, 0)))
+    _seed(a, console)
     if runs.problems:
         console.print()
         _print(problem_table(a), console, MOST)
@@ -63,6 +65,17 @@ def _verdicts(a: Answer, console: Console) -> None:
         kinds = {kind: sum(v.verdict == kind for v in a.verdicts) for kind in MARKS}
         counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items() if n)
         console.print(f"[dim]{len(a.verdicts):,} verdicts in all: {counts}[/]")
+
+
+def _seed(a: Answer, console: Console) -> None:
+    if not a.seed:
+        return
+    console.print("\n[bold]The questions of the study this project grew from[/]")
+    for number, reply in enumerate(a.seed, 1):
+        style = {HOLDS: "green", FAILS: "bold red", OPEN: "yellow", STILL: "yellow"}.get(reply.verdict, "cyan")
+        console.print(Text.assemble(f"\n{number}. {reply.question}  ", (reply.verdict, style)))
+        console.print(Padding(Text(f"The study: {reply.said}", "dim"), (0, 0, 0, 3)))
+        console.print(Padding(Text(reply.text), (0, 0, 0, 3)))
 
 
 def show_table(table: Table, console: Console) -> None:

@@ -162,6 +162,8 @@ def _judge(
         verdict = UNRESOLVED
     elif averages + counted:
         verdict = MATTERS
+    elif any(e.blind for e in found):
+        verdict = UNRESOLVED
     elif any((p <= FAMILY).any() for p in scales):
         verdict = NEGLIGIBLE if bound < NEGLIGIBLE_DB else UNRESOLVED
     else:

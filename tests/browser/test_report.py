@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import require
 from synthetic import mamba
 from synthetic import write as write_cell
 
 from sweep.compare import load
 from sweep.compare.answer import answer
 from sweep.compare.report import write
+from tests.harness import require
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import families
 import pyarrow.parquet as pq
-from conftest import Run
+
+from tests.harness import Run
 
 SMALL = ("calibration.samples=4", "calibration.seqlen=32")
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small
-from conftest import Run, command
 
 from sweep.reproduce import main
+from tests.harness import Run, command
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from sweep import config, table, tokens
 from sweep.calibrate import calibrate
 from sweep.collect import Collect
 from sweep.models import load
+from sweep.models.kernels import kernels
 from sweep.observer import text_quantiles
 from sweep.statistics import Statistics
 from sweep.taps import taps
@@ -30,7 +31,8 @@ def observed() -> tuple[Statistics, Texts]:
     texts: Texts = defaultdict(list)
     with (
         torch.inference_mode(),
-        taps(model.mixers, lambda layer, site, x: texts[layer, site].append(x.double().numpy()), ssm_state=True),
+        kernels(model.mixers, model.device) as convolve,
+        taps(model.mixers, lambda layer, site, x: texts[layer, site].append(x.double().numpy()), convolve, True),
     ):
         for window in windows.windows:
             model.backbone(torch.from_numpy(np.asarray(window))[None])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweep import config, table, tokens
+from sweep import collect, config, formats, table, tokens
 from sweep.calibrate import calibrate
 from sweep.models import load
 from sweep.models.kernels import kernels
@@ -120,6 +120,53 @@ def test_group_scales_are_those_of_quambas_observer(
     # what Quamba2 keeps at one scale stays so, with everything a histogram tells
     whole = [r for r in found if r["site"] in ("in_proj_in", "x_conv_in", "out_proj_in")]
     assert all(r["ssd_group"] is None and r["sqnr_db"] is not None for r in whole)
+
+
+@pytest.mark.parametrize(
+    ("method", "format"), [("percentile", "int8"), ("mse", "int4"), ("minmax", "int8_asym"), ("percentile_ema", "int8")]
+)
+def test_other_methods_take_histograms_of_the_groups(
+    observed: tuple[Statistics, Dump, dict[str, Any]], method: str, format: str
+) -> None:
+    first, dump, _ = observed
+    cell = config.Config(
+        TINY, config.Data("stdlib"), CALIBRATION, method=method, alpha=0.99, format=format, granularity="group"
+    )
+    wanted = collect.second_pass(cell, first)
+    assert wanted is not None
+    model = load.load(TINY, "cpu", "float32")
+    windows = tokens.load(cell.data, load.encoder(TINY), CALIBRATION)
+    if method == "percentile_ema":  # the sites of one scale need their texts' quantiles too
+        first, _ = calibrate(model, windows, CALIBRATION, lambda done, total: None, collect=collect.of(cell))
+    grouped, _ = calibrate(model, windows, CALIBRATION, lambda done, total: None, collect=wanted)
+    built = table.build(first, cell, grouped)
+    assert built.grouping is not None
+    channels = {row["layer"]: np.array(row["channels"]) for row in built.grouping.to_pylist()}
+    seen = 0
+    for row in built.scales.to_pylist():
+        if row["site"] != "x_conv_out":
+            continue
+        group = wanted.groups[row["layer"], "x_conv_out"][
+            "x_conv_out[{ssd_group},{head_group},{dim_group}]".format(**row)
+        ]
+        assert set(group) <= set(channels[row["layer"]])
+        x = dump[row["layer"], "x_conv_out"][..., group].double().numpy()
+        assert (row["n"], row["min"], row["max"]) == (x.size, x.min(), x.max())
+        if method == "percentile":
+            assert row["clip"] == pytest.approx(np.quantile(np.abs(x), 0.99), rel=2**-10)
+        elif method == "minmax":
+            assert (row["clip_low"], row["clip"]) == (min(x.min(), 0), max(x.max(), 0))
+        elif method == "percentile_ema":
+            w = np.quantile(np.abs(x[0]), 0.99)
+            for text in x[1:]:
+                w += 0.01 * (np.quantile(np.abs(text), 0.99) - w)
+            assert row["clip"] == pytest.approx(w, rel=1e-6)
+        quantized = formats.named(format).place(row["clip_low"] or 0.0, row["clip"]).quantize(x.ravel())
+        assert row["mse"] == pytest.approx(np.square(x.ravel() - quantized).mean(), rel=0.02)
+        assert row["silu_gain"] is not None
+        seen += 1
+    assert seen == 7 * 2 * 16
+    assert collect.second_pass(config.Config(TINY, cell.data, method="minmax", granularity="group"), first) is None
 
 
 @pytest.mark.parametrize("granularity", ["channel", "group"])

@@ -48,7 +48,7 @@ def test_members_of_a_stack_are_measured_one_by_one(dtype: torch.dtype) -> None:
         alone = measure(histogram(part), quantizer)
         for key, value in vars(alone).items():
             # the middle of the outermost float32 bins is kept within the extremes, which a stack shares
-            near = 1e-4 if dtype is torch.float32 else 1e-6
+            near = 1e-3 if dtype is torch.float32 else 1e-6
             assert getattr(together, key)[k] == pytest.approx(value[0], rel=near), key
 
 

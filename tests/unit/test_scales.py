@@ -14,6 +14,7 @@ from sweep.metrics import measure
 from sweep.scales import Method
 
 FORMATS = list(formats.FORMATS.values())
+POOLED = [m for m in Method if m is not Method.PERCENTILE_EMA]  # what a histogram tells; the other: test_ema.py
 CANDIDATES = 20_000
 
 
@@ -121,7 +122,7 @@ def test_mse_of_few_known_values() -> None:
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_equal_values_are_clipped_at_themselves(format: Format) -> None:
-    for method in Method:
+    for method in POOLED:
         clips = scales.clip(histogram(torch.full((100,), 0.7)), method, 0.99, format)
         assert clips.high[0] == pytest.approx(0.7, rel=2**-10), method
 
@@ -168,7 +169,7 @@ def divergences(values: np.ndarray, format: Format) -> tuple[np.ndarray, list[tu
 def test_entropy_minimizes_the_divergence_as_defined(
     name: str, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(divergence, "STRIDE", 64)  # an eighth of the candidates is enough for a bin-by-bin oracle
+    monkeypatch.setattr(divergence, "STRIDE", 64)  # a quarter of the candidates is enough for a bin-by-bin oracle
     divergence._cells.cache_clear()
     x = tensor(name, torch.bfloat16)[:5000]
     low, high = divergence.clip(histogram(x), format)
@@ -190,7 +191,7 @@ def test_entropy_clips_outliers_and_keeps_a_uniform_range() -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", POOLED)
 def test_nothing_and_zeros_have_defined_answers(method: Method, format: Format) -> None:
     clips = scales.clip(histogram(torch.zeros(0), torch.zeros(7)), method, 0.999, format)
     assert np.isnan([clips.low[0], clips.high[0], clips.scale[0]]).all()
@@ -200,7 +201,7 @@ def test_nothing_and_zeros_have_defined_answers(method: Method, format: Format) 
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", POOLED)
 def test_same_counts_same_clip(method: Method, format: Format) -> None:
     """No randomness, and no dependence on the order of the values."""
     x = tensor("student")
