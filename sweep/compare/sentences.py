@@ -100,9 +100,12 @@ def place(e: Effect) -> str:
 def _perplexity(v: Verdict, base: str) -> str:
     others = [p for p in v.perplexity if p.value != base]
     worst = max(others, key=lambda p: abs(p.difference))
-    t = quantile(0.95, max(v.folds - 1, 1))
+    t = quantile(0.95, max((worst.texts or v.folds) - 1, 1))
     sure = "beyond" if abs(worst.difference) > t * worst.se else "within"
-    return f"Perplexity against {base}: {plus(worst.difference, worst.se)} with {worst.value}, {sure} its error."
+    digits = max(2, 1 - int(np.floor(np.log10(worst.se)))) if worst.se > 0 else 2  # two of the error
+    known = "" if worst.texts else " (taken as independent: the scores text by text are not at hand)"
+    size = plus(worst.difference, worst.se, digits)
+    return f"Perplexity against {base}: {size} with {worst.value}, {sure} its error{known}."
 
 
 def measured(runs: Comparison) -> str:

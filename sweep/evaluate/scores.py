@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,11 @@ class Scores:
         table = pq.read_table(path)
         if table.schema != COLUMNS:
             raise ValueError(f"{path}: no scores of this version")
+        return cls.of(table)
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Scores:
+        """From the rows that `table` gave. Raises KeyError where a column is missing."""
         return cls(**{field.name: table[field.name].to_numpy() for field in fields(cls)})
 
     def summary(self) -> dict[str, float | None]:
@@ -77,6 +82,15 @@ class Scores:
             "delta_bits_per_byte": _ratio(nll - nll0, bits),
         }
         return _flat(found)
+
+    def against(self, other: Scores) -> dict[str, float | None]:
+        """`summary` with delta_… the difference to another quantized network, and the errors of that.
+
+        Raises ValueError where they did not read the same texts."""
+        if not np.array_equal(self.tokens, other.tokens) or not np.array_equal(self.baseline_nll, other.baseline_nll):
+            raise ValueError("scores of different texts or networks cannot be paired")
+        found = replace(self, baseline_nll=other.nll).summary()
+        return found | _flat({"delta_kl": _ratio(self.kl - other.kl, self.tokens)})
 
     def baseline(self) -> dict[str, float | None]:
         """nll, perplexity and bits per byte of the unquantized network."""

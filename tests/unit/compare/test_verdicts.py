@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from synthetic import World, jackknife, mamba, write
 
@@ -25,6 +27,7 @@ from sweep.compare.verdicts import (
     verdicts,
 )
 from sweep.errors import UsageError
+from sweep.evaluate.scores import Scores
 
 
 def of(runs: Comparison, knob: str, context: str = "") -> Verdict:
@@ -206,6 +209,34 @@ def test_what_was_not_measured_is_said(runs: Comparison, tmp_path: Path) -> None
     assert "measured in every cell" in headlines(a)[-1]
     assert "+1.50 ± 0.14 with 0.9, beyond" in sentences.verdict(a.verdicts[0])
     assert a.advice[0].by_perplexity == "percentile 0.9995"
+
+
+def test_perplexity_is_compared_text_by_text(tmp_path: Path) -> None:
+    world, rng = mamba(layers=1, size=200), np.random.default_rng(0)
+    tokens, hard = np.full(30, 100), rng.normal(150.0, 40.0, 30)  # texts differ far more than the cells do
+
+    def evaluated(alpha: float, loss: float, text: str = "a") -> np.ndarray:
+        nll = hard + rng.normal(loss, 0.1, 30)
+        s = Scores(tokens, tokens, nll, hard, np.ones(30), tokens)
+        record = s.summary() | {"tokens": {"sha256": text}}
+        table = s.table().add_column(0, "quantized", pa.array(["all"] * 30))
+        pq.write_table(
+            table, write(tmp_path / str(alpha), world, alpha=alpha, evaluation=record) / "evaluation.parquet"
+        )
+        return nll
+
+    base, other = evaluated(0.9995, 0.0), evaluated(0.9, 1.0)
+    evaluated(0.99, 5.0, text="b")  # on another text: nothing is to be said of it
+    (v,) = answer(load(tmp_path)).verdicts
+    (row,) = [p for p in v.perplexity if p.value == "0.9"]
+    per_text = np.exp(other.sum() / 3000) * other / 100 - np.exp(base.sum() / 3000) * base / 100
+    assert row.se == pytest.approx(per_text.std(ddof=1) / np.sqrt(30), rel=1e-6)
+    assert row.texts == 30
+    assert [p.value for p in v.perplexity] == ["0.9", "0.9995"]
+    assert "beyond its error." in sentences.verdict(v)
+    (tmp_path / "0.9" / "evaluation.parquet").unlink()
+    (v,) = answer(load(tmp_path)).verdicts
+    assert "within its error (taken as independent" in sentences.verdict(v)
 
 
 def test_silu_gain_and_ratio_are_kept_apart(runs: Comparison) -> None:

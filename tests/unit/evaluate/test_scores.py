@@ -81,6 +81,21 @@ def test_one_text_has_no_error_and_what_overflows_is_none() -> None:
     assert wild["nll"] == 1e4
 
 
+def test_two_networks_are_compared_text_by_text() -> None:
+    a, rng = scores(equal=True), np.random.default_rng(5)
+    b = replace(a, nll=a.nll + rng.normal(0.01, 0.02, 400) * 63, kl=a.kl + rng.normal(0.001, 0.002, 400) * 63)
+    found = b.against(a)
+    for name in ("nll", "kl"):
+        apart = (getattr(b, name) - getattr(a, name)) / 63
+        assert found[f"delta_{name}"] == pytest.approx(apart.mean(), rel=1e-9)
+        assert found[f"delta_{name}_se"] == pytest.approx(apart.std(ddof=1) / 20, rel=1e-9)
+    assert found["delta_perplexity"] == pytest.approx(b.summary()["perplexity"] - a.summary()["perplexity"], rel=1e-9)
+    assert found["perplexity"] == b.summary()["perplexity"]
+    for other in (scores(399, equal=True), replace(a, baseline_nll=a.baseline_nll + 1e-9)):
+        with pytest.raises(ValueError, match="cannot be paired"):
+            b.against(other)
+
+
 def test_files(tmp_path: Path) -> None:
     s = scores()
     s.save(tmp_path / "scores.parquet")
