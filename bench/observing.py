@@ -28,7 +28,7 @@ def forward(size: str, dtype: str, batch: int, observed: bool) -> Callable[[], N
         with (
             torch.inference_mode(),
             kernels(found, torch.device("cpu")) as convolve,
-            taps(found, observer, convolve, observer.settle) as fired,
+            taps(found, observer, convolve, settle=observer.settle) as fired,
         ):
             lm.backbone(ids, use_cache=False)
             fired.check(ids.numel())
@@ -39,22 +39,26 @@ def forward(size: str, dtype: str, batch: int, observed: bool) -> Callable[[], N
 
 def main() -> list[dict[str, Any]]:
     rows = []
-    for dtype in ("float32", "bfloat16"):
-        competitors = {
-            name: ("bench.observing:forward", {"size": "130m", "dtype": dtype, "batch": 1, "observed": observed})
-            for name, observed in (("alone", False), ("observed", True))
-        }
-        laps = race(competitors, repeats=9)
+    for dtype, batch in (("float32", 1), ("float32", 8), ("bfloat16", 1), ("bfloat16", 8)):
+        shape = {"size": "130m", "dtype": dtype, "batch": batch}
+        laps = race(
+            {
+                name: ("bench.observing:forward", {**shape, "observed": observed})
+                for name, observed in (("alone", False), ("observed", True))
+            },
+            repeats=7 if batch == 1 else 3,
+        )
         rows.append(
             {
                 "dtype": dtype,
+                "batch": f"{batch} x 512",
                 "forward alone, s": median(laps["alone"]),
                 "forward observed, s": median(laps["observed"]),
                 "observed / alone": ratio(laps["observed"], laps["alone"]),
                 "in processor time": ratio(laps["observed"], laps["alone"], "cpu"),
             }
         )
-    return table("Mamba-2 130m geometry, 1 x 512 tokens, all 11 sites of 24 layers", rows)
+    return table("Mamba-2 130m geometry, all 11 sites of 24 layers", rows)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def calibrate(
                     ids = torch.from_numpy(np.stack([tokens.windows[i] for i in batch])).to(model.device)
                     model.backbone(ids)
                     fired.check(ids.numel())
+                    settle()
                     observer.check(batch)
                     stop = bool(signal)  # one that comes later waits for the next batch
                     if checkpoint and (stop or checkpoint.due()):

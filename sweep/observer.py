@@ -25,18 +25,28 @@ from sweep.errors import UsageError
 from sweep.histogram import BFLOAT16, BINS, FLOAT16, FLOAT32, Histogram
 from sweep.statistics import Key
 
-Task = tuple[Callable[[Tensor], Tensor | None], list[Tensor]]  # of one site, so that no two touch the same counts
+Task = tuple[Callable[[Tensor], Tensor], list[Tensor]]  # of one site, so that no two touch the same counts
+
+BLOCK = 1 << 17  # values; with what is computed of them they stay in a core's own cache
 
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
 
 
 def bin_codes(x: Tensor) -> Tensor:
-    """The bin of every value of a bf16, fp16 or fp32 tensor, int32, flat, in the order that needs no copy."""
-    if x.dtype is torch.float32:
-        x = x.to(torch.float16)
-    if x.ndim == 3 and x.stride(1) == 1:  # order is of no account to a histogram
-        x = x.transpose(1, 2)
-    return x.view(torch.uint16).to(torch.int32).flatten()
+    """The bin of every value of a bf16, fp16 or fp32 tensor, int32, flat, in the order of its indices."""
+    return torch.empty(x.shape, dtype=torch.int32, device=x.device).copy_(_patterns(x)).flatten()
+
+
+def _block(x: Tensor) -> tuple[int, int]:
+    """How many texts and how many tokens of x [batch, seq, channels] to look at together."""
+    if x.device.type != "cpu":
+        return len(x), x.shape[1]
+    rows = max(1, BLOCK // x.shape[2])
+    return max(1, rows // x.shape[1]), min(rows, x.shape[1])
+
+
+def _patterns(x: Tensor) -> Tensor:
+    return (x.to(torch.float16) if x.dtype is torch.float32 else x).view(torch.uint16)
 
 
 def add_counts(counts: Tensor, codes: Tensor) -> None:
@@ -99,15 +109,22 @@ class _Accumulator:
         self.abs_sum = torch.zeros(channels, dtype=torch.float64, device=x.device)
         self.text_mean = torch.zeros(channels, device=x.device)
 
-    def count(self, x: Tensor) -> None:
-        """Observe the values of x [batch, seq, channels]."""
-        add_counts(self.counts, bin_codes(x))
-
-    def measure(self, x: Tensor) -> Tensor:
-        """Observe the channels of x [batch, seq, channels]; returns whether each text was finite, bool [batch]."""
-        x = x.float()
-        low, high = x.amin(1), x.amax(1)  # [batch, channels]; one aminmax would take ten times as long
-        total = x.abs().sum(1)
+    def add(self, x: Tensor) -> Tensor:
+        """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
+        codes = torch.empty(x.shape, dtype=torch.int32, device=x.device)
+        texts, tokens = _block(x)
+        found = []
+        for part, place in zip(torch.split(x, texts), torch.split(codes, texts), strict=True):
+            lows, highs, sums = [], [], []
+            for block, codes_of_block in zip(torch.split(part, tokens, 1), torch.split(place, tokens, 1), strict=True):
+                codes_of_block.copy_(_patterns(block))
+                block = block.float()
+                lows.append(block.amin(1))  # [texts, channels]; one aminmax takes ten times as long as the two
+                highs.append(block.amax(1))
+                sums.append(block.abs().sum(1))
+            found.append(torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0), torch.stack(sums).sum(0)]))
+        add_counts(self.counts, codes.flatten())
+        low, high, total = torch.cat(found, 1).unbind()  # [batch, channels] each
         self.low = torch.minimum(self.low, low.amin(0))
         self.high = torch.maximum(self.high, high.amax(0))
         self.abs_sum += total.double().sum(0)
@@ -150,11 +167,11 @@ class Observer:
         largest_first = sorted(waiting.items(), key=lambda item: -sum(x.numel() for x in item[1]))
         on_cpu = all(x.device.type == "cpu" for tensors in waiting.values() for x in tensors)
         threads = _threads(torch.get_num_threads()) if on_cpu else None
-        tasks: list[Task] = [(self._sites[key].count, tensors) for key, tensors in largest_first]
-        tasks += [(self._sites[key].measure, tensors) for key, tensors in largest_first]
-        found = list((threads.map if threads else map)(_alone, tasks))
-        for (key, _), finite in zip(largest_first, found[len(largest_first) :], strict=True):
-            self._finite += [(key, texts) for texts in finite if texts is not None]
+        tasks: list[Task] = [(self._sites[key].add, tensors) for key, tensors in largest_first]
+        found = (threads.map if threads else map)(_alone, tasks)
+        self._finite += [
+            (key, finite) for (key, _), of_site in zip(largest_first, found, strict=True) for finite in of_site
+        ]
 
     def check(self, samples: Sequence[int]) -> None:
         """Raises UsageError naming layer, site and sample where a NaN or an infinity passed since the last call.
@@ -191,7 +208,7 @@ class Observer:
         return done
 
 
-def _alone(task: Task) -> list[Tensor | None]:
+def _alone(task: Task) -> list[Tensor]:
     function, tensors = task
     with torch.inference_mode():  # which is a state of the thread
         return [function(x) for x in tensors]

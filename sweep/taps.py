@@ -54,8 +54,8 @@ def taps(
     """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
 
     convolve: as the model itself does it (see `Mixer.conv_sites`). ssm_state: whether to compute and observe the
-    last state of every text as well, [batch, d_state, d_inner]. settle: called before the model goes on and may
-    change the values just observed.
+    last state of every text as well, [batch, d_state, d_inner]. settle: called before the model goes on with the
+    sites of a convolution; what enters out_proj stays as it is, and waits for the next call.
     Hooks come off and paths come back whatever happens inside."""
     fired = Fired(mixers)
 
@@ -88,7 +88,6 @@ def taps(
     def before_out_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...]) -> None:
             see(mixer.layer, OUT_PROJ_IN, args[0])
-            settle()
 
         return hook
 

@@ -24,7 +24,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 # heading, what it shows: names of charts and tables
 SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("settings", "Which setting?", ("sqnr-alpha", "settings", "choices")),
+    ("settings", "Which setting?", ("sqnr-alpha", "settings", "formats", "choices")),
     ("scales", "What happens to the scales?", ("scales", "difference-scale", "difference-sqnr", "alpha", "layers")),
     ("range", "What does SiLU do, and what is clipped?", ("gain", "silu", "ratio", "histogram", "tail", "minmax")),
     ("data", "Does more data help?", ("samples", "data")),

@@ -13,7 +13,7 @@ from sweep.compare.tables import alpha_table, layer_table, minmax_table, one_per
 def tables(a: Answer) -> list[Table]:
     """Every table that applies, verdicts first."""
     runs, site = a.runs, a.site
-    found = [verdict_table(a), advice_table(a), choice_table(a)]
+    found = [verdict_table(a), advice_table(a), *format_tables(a), choice_table(a)]
     found += [alpha_table(runs, v.contrast, site) for v in a.verdicts if v.contrast.knob == "alpha"][:6]
     found += [minmax_table(runs, *pair, site) for pair in _minmax_pairs(runs)[:6]]
     with_x = [n for n in one_per_model(runs) if runs.listed[n].granularity == "tensor"]
@@ -86,6 +86,29 @@ def advice_table(a: Answer) -> Table:
         columns("context | rank:count | setting | mean SQNR dB:db | against best dB:gain | ±:db | verdict"),
         tuple(rows),
     )
+
+
+def format_tables(a: Answer) -> list[Table]:
+    """Settings x formats, one table per model and granularity that has several formats."""
+    found = []
+    grids: dict[tuple[str, str], dict[str, dict[str, Value]]] = {}
+    for runner in (r for one in a.advice for r in one.runners):
+        cell = a.runs.listed[runner.cell]
+        grid = grids.setdefault((cell.model, cell.granularity), {})
+        grid.setdefault(runner.setting, {})[cell.format] = runner.sqnr_db
+    for (model, granularity), grid in grids.items():
+        formats = sorted({name for row in grid.values() for name in row})
+        if len(formats) > 1:
+            found.append(
+                Table(
+                    "formats",
+                    f"Settings and formats: {model}, {granularity}",
+                    "Mean SQNR, dB, over layers and the sites a deployment quantizes.",
+                    columns(" | ".join(["setting", *(f"{name}:db" for name in formats)])),
+                    tuple((setting, *(row.get(name) for name in formats)) for setting, row in sorted(grid.items())),
+                )
+            )
+    return found
 
 
 def choice_table(a: Answer) -> Table:

@@ -115,7 +115,7 @@ def fake_quantized(mixers: Sequence[Mixer], roundings: Mapping[Key, Rounding]) -
         {key: Rounder(rounding, devices.get(key[0], torch.device("cpu"))) for key, rounding in roundings.items()},
         ", ".join(sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)),
     )
-    current: list[Mixer] = []  # the mixer that runs: the convolution is not told whose it is
+    current: list[Mixer] = []  # the mixer that was entered last: the convolution is not told whose it is
     with ExitStack() as stack:
         stack.enter_context(unfused(mixers))
         for mixer in mixers:
@@ -149,8 +149,10 @@ def _hooks(mixer: Mixer, quantized: Quantized, current: list[Mixer]) -> Iterator
     def entering(site: str) -> Callable[..., tuple[Any, ...]]:
         return lambda _, args: (quantized(mixer.layer, site, args[0]), *args[1:])
 
-    yield module.register_forward_pre_hook(lambda *_: current.append(mixer))
-    yield module.register_forward_hook(lambda *_: current.clear())
+    def enter(*_: Any) -> None:
+        current[:] = [mixer]
+
+    yield module.register_forward_pre_hook(enter)
     yield (module.in_proj if mixer.calls_in_proj else module).register_forward_pre_hook(entering(IN_PROJ_IN))
     yield module.out_proj.register_forward_pre_hook(entering(OUT_PROJ_IN))
     if getattr(sys.modules[type(module).__module__], CONVOLUTION, None) is None and hasattr(module, "act"):

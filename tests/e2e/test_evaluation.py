@@ -87,7 +87,10 @@ def test_int16_changes_nothing_and_fewer_bits_cost_more(
     assert "64 x 256 held-out tokens of stdlib" in done.stdout
 
 
-def test_the_numbers_are_those_of_a_direct_computation(cell: Any, tmp_path: Path) -> None:
+def test_the_numbers_are_those_of_a_direct_computation(
+    cell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "AT_ONCE", 7 * 264)  # a text takes several bites
     e, _ = cell("a", ON, "format=int4", "method=minmax", "evaluate.sites=[out_proj_in]")
     rows = pq.read_table(tmp_path / "a/scales.parquet").to_pylist()
     scales = {row["layer"]: row["scale"] for row in rows if row["site"] == "out_proj_in"}

@@ -14,6 +14,7 @@ import contextlib
 import os
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,26 @@ from mamba_ssm.ops.selective_scan_interface import selective_scan_ref  # noqa: E
 mamba_simple.selective_scan_fn = selective_scan_ref
 
 from sweep import config  # noqa: E402
+from sweep.evaluate.fakequant import fake_quantized  # noqa: E402
+from sweep.evaluate.rounding import Rounding  # noqa: E402
+from sweep.formats import FORMATS  # noqa: E402
 from sweep.models import load  # noqa: E402
 from sweep.taps import FUSED, taps  # noqa: E402
 
 
+def int4(seen: Mapping[str, np.ndarray]) -> dict[tuple[int, str], Rounding]:
+    """The rounding of every site that can be quantized, its largest value on the largest code."""
+    found = {}
+    for key, values in seen.items():
+        layer, _, site = key.partition(" ")
+        if site in config.QUANTIZED:
+            quantizer = FORMATS["int4"].place(0.0, float(np.abs(values).max()))
+            found[int(layer), site] = Rounding(quantizer.format, np.array([quantizer.scale]), np.zeros(1))
+    return found
+
+
 def observe(checkpoint: Path, tokens: torch.Tensor) -> dict[str, np.ndarray]:
-    """Every site, and the hidden states after the last norm."""
+    """Every site, and the hidden states after the last norm, as they are and with every site in four bits."""
     model = load.load(config.Model("local", str(checkpoint), backend="mamba_ssm"), "cpu", "float32")
     assert type(model.mixers[0].module).__module__.startswith("mamba_ssm.")
     seen: dict[str, np.ndarray] = {}
@@ -59,6 +74,9 @@ def observe(checkpoint: Path, tokens: torch.Tensor) -> dict[str, np.ndarray]:
     with torch.inference_mode(), taps(model.mixers, keep) as fired:
         seen["hidden"] = model.backbone(tokens).numpy()
         fired.check(tokens.numel())
+    with torch.inference_mode(), fake_quantized(model.mixers, int4(seen)) as quantized:
+        seen["hidden, quantized"] = model.backbone(tokens).numpy()
+        quantized.check(tokens.numel())
     assert all(getattr(*switch) for switch in switches), "fused paths did not come back"
     return seen
 

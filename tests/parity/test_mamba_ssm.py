@@ -15,6 +15,9 @@ import pytest
 import torch
 
 from sweep import config
+from sweep.evaluate.fakequant import fake_quantized
+from sweep.evaluate.rounding import Rounding
+from sweep.formats import FORMATS
 from sweep.models import load
 from sweep.taps import taps
 from tests.harness import ROOT, require
@@ -59,7 +62,7 @@ def test_both_back_ends_see_the_same_values_at_every_site(folder: Path, name: st
     with torch.inference_mode(), taps(model.mixers, lambda layer, site, x: mine.update({f"{layer} {site}": x.numpy()})):
         mine["hidden"] = model.backbone(torch.from_numpy(IDS)).numpy()
     theirs = np.load(folder / name / "seen.npz")
-    assert set(theirs) == set(mine)
+    assert set(theirs) == set(mine) | {"hidden, quantized"}
     assert len(mine) == 1 + 2 * (5 if name == "mamba1" else 11)
     for site, own in mine.items():
         other = theirs[site]
@@ -67,3 +70,22 @@ def test_both_back_ends_see_the_same_values_at_every_site(folder: Path, name: st
         error = np.abs(own - other).max() / np.abs(own).max()
         assert error < 2e-6, f"{site}: relative error {error:.1e}"
         np.testing.assert_allclose(scales(other), scales(own), rtol=1e-5, err_msg=site)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_back_ends_are_quantized_alike(folder: Path, name: str) -> None:
+    theirs = dict(np.load(folder / name / "seen.npz"))
+    model = load.load(config.Model("local", str(folder / name)), "cpu", "float32")
+    roundings = {}
+    for layer, site in ((m.layer, site) for m in model.mixers for site in m.sites if site in config.QUANTIZED):
+        quantizer = FORMATS["int4"].place(0.0, float(np.abs(theirs[f"{layer} {site}"]).max()))
+        roundings[layer, site] = Rounding(quantizer.format, np.array([quantizer.scale]), np.zeros(1))
+    assert len(roundings) == 2 * (4 if name == "mamba1" else 8)
+    with torch.inference_mode(), fake_quantized(model.mixers, roundings) as quantized:
+        mine = model.backbone(torch.from_numpy(IDS)).numpy()
+        quantized.check(IDS.size)
+    other, plain = theirs["hidden, quantized"], theirs["hidden"]
+    moved, apart = np.linalg.norm(other - plain), np.linalg.norm(mine - other)
+    assert moved > 0.01 * np.linalg.norm(plain)
+    # rounding in float32 puts a few values on the other side of a border
+    assert apart < 0.05 * moved, f"{apart / moved:.3f}"

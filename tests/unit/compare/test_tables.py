@@ -170,3 +170,18 @@ def test_charts_as_files(compare: Run, demo: Path, tmp_path: Path) -> None:
         svg = (tmp_path / "plots" / f"{chart}.svg").read_text()
         assert "var(--" not in svg
         assert len(re.findall(r"aria-roledescription=\"[^\"]*mark\"|<path ", svg)) > 4
+
+
+def test_settings_and_formats(tmp_path: Path) -> None:
+    world = mamba(layers=2, size=60)
+    cells = {
+        (method, format): write(tmp_path / "s" / f"{method}-{format}", world, method=method, format=format)
+        for method in ("minmax", "percentile")
+        for format in ("int8", "int4")
+    }
+    table = named(answer(load(tmp_path / "s")), "formats").frame().set_index("setting")
+    for (method, format), path in cells.items():
+        rows = pd.read_parquet(path / "scales.parquet")
+        expected = rows[~rows.site.str.endswith("_pre")].sqnr_db.mean()
+        setting = "minmax" if method == "minmax" else "percentile 0.9995"
+        assert table.loc[setting, format] == pytest.approx(expected)

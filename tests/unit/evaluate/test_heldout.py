@@ -80,8 +80,9 @@ def test_another_file(letters: Data, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("0123456789" * 40)
     text = heldout.text(config(letters, other=str(tmp_path / "other.txt")))
     assert set(np.concatenate(text.tokens.windows) - 3) == set(b"0123456789")
-    with pytest.raises(UsageError, match="overlaps"):
-        heldout.text(config(letters, other=str(tmp_path)))
+    for a, b in ((letters.path, str(tmp_path)), (str(tmp_path), letters.path)):
+        with pytest.raises(UsageError, match="overlaps"):
+            heldout.text(config(replace(letters, path=a), other=b))
     # the calibration's own file once more: what follows in it
     c = config(letters, other=letters.path)
     assert not {w.tobytes() for w in heldout.text(c).tokens.windows} & seen(c)
