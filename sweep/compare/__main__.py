@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--html", type=Path, metavar="FILE", help="the report (default: compare.html in the first DIR)")
     p.add_argument("--no-html", action="store_true", help="write no report")
     p.add_argument("--plots", type=Path, metavar="DIR", help="every chart as SVG and PNG")
+    p.add_argument("--log-wandb", action="store_true", help="log tables, answers and charts as one W&B run")
     return p
 
 
@@ -56,6 +57,10 @@ def run(arguments: list[str]) -> None:
 
         print(f"{save(found, options.plots)} charts in {options.plots}", file=sys.stderr)
     _report(found, options)
+    if options.log_wandb:
+        from sweep.compare.logged import log
+
+        print(f"W&B  {log(found, _sweep(options.paths, found))}", file=sys.stderr)
 
 
 def _terminal(found, table: str | None) -> None:  # type: ignore[no-untyped-def]
@@ -100,8 +105,12 @@ def _report(found, options: argparse.Namespace) -> None:  # type: ignore[no-unty
 
 
 def _default(paths: list[str], found) -> Path:  # type: ignore[no-untyped-def]
+    return _sweep(paths, found) / "compare.html"
+
+
+def _sweep(paths: list[str], found) -> Path:  # type: ignore[no-untyped-def]
     first = Path(paths[0]) if paths else found.runs.listed[0].path.parent
-    return (first if first.is_dir() else Path()) / "compare.html"
+    return first if first.is_dir() else Path()
 
 
 def main() -> int:
