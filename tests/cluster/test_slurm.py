@@ -20,6 +20,7 @@ from tests.harness import ROOT, require
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 SLOW = ("calibration.samples=400", "calibration.batch_size=1", "calibration.checkpoint=0.2")
+SLOWER = ("calibration.samples=2400", *SLOW[1:])  # so that a job is still at it when it is cancelled
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def cluster() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = small.files(tmp_path_factory.mktemp("files"))
-    small.text(root / "text.txt", 20_000)
+    small.text(root / "text.txt", 80_000)
     return root
 
 
@@ -135,7 +136,7 @@ def test_preemption_and_requeue(cluster: dict[str, str], files: Path, tmp_path: 
 
 def test_a_cancelled_job_fails_its_own_followers_only(cluster: dict[str, str], files: Path, tmp_path: Path) -> None:
     """Two calibrations; the leader of the first is cancelled, the second one's goes on to its end."""
-    grid = Grid(cluster, tmp_path, files, *SLOW, "calibration.seed=1,2", "alpha=0.99,0.999")
+    grid = Grid(cluster, tmp_path, files, *SLOWER, "calibration.seed=1,2", "alpha=0.99,0.999")
     grid.until(lambda: len(grid.slurm("squeue", "-h", "-t", "R", "-o", "%i").split()) == 2)
     grid.calibrating()
     grid.slurm("scancel", grid.job())
