@@ -157,12 +157,13 @@ def test_a_site_that_a_fused_path_hides_is_an_error_by_name(
     mamba2: Any, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = mixers(mamba2)
-    with fake_quantized(found, roundings(found, {site})) as quantized:
+    # the patch is undone before the functions are put back, or it would put back the rounding one afterwards
+    with fake_quantized(found, roundings(found, {site})) as quantized, monkeypatch.context() as patch:
         if site == "out_proj_in":  # what a fused kernel does: the weight is used, the module is not called
-            monkeypatch.setattr(type(found[1].module.out_proj), "__call__", lambda self, x: self.forward(x))
+            patch.setattr(type(found[1].module.out_proj), "__call__", lambda self, x: self.forward(x))
         else:
             own = modelling(found[0]).causal_conv1d_fn.__wrapped__
-            monkeypatch.setattr(modelling(found[0]), "causal_conv1d_fn", own)
+            patch.setattr(modelling(found[0]), "causal_conv1d_fn", own)
         states(mamba2)
         with pytest.raises(UsageError, match=rf"{site} of layer 0 cannot be reached in .*Mamba2Mixer: 0 values"):
             quantized.check(IDS.numel())
