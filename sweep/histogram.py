@@ -229,8 +229,6 @@ class Histogram:
             source, combine = self._origin
             return combine(source.magnitudes)
         split = int(np.searchsorted(self.bins, SIGN))
-        if split == len(self.bins) and not np.any(self.min < 0):
-            return self
         positive, negative = self.bins[:split], self.bins[split:] - np.int32(SIGN)
         bins, places = _union([positive, negative])
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)

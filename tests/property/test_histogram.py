@@ -169,3 +169,11 @@ def test_an_empty_histogram_has_no_quantile() -> None:
     assert np.isnan(h.absmax)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         h.abs_quantile(1.5)
+
+
+def test_a_quantile_does_not_depend_on_how_its_histogram_came_about() -> None:
+    """A part without negative values knows its least magnitude exactly; the whole must not read it off that."""
+    a, b = histogram(torch.ones(2)), histogram(torch.tensor([1.0, -1.0]))
+    folds = Histogram.stack([a, histogram(torch.ones(1)), b])
+    assert folds.cumulative().abs_quantile(0.9)[1] == (a + histogram(torch.ones(1))).abs_quantile(0.9)
+    assert folds.total().abs_quantile(0.9) == (a + histogram(torch.ones(1)) + b).abs_quantile(0.9)
