@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from sweep import formats, metrics, optimum, scales
 from sweep.formats import Format
-from sweep.histogram import BINS, Histogram
+from sweep.histogram import Histogram
+from sweep.layout import BINS
 from sweep.observer import LAYOUTS, bin_codes, text_quantiles
-from sweep.reading import left_out
 from sweep.scales import Method
+from sweep.sums import folded, signed
 
 LAYERS, FOLDS, VALUES = 24, 8, 10_000
 SITES = ["in_proj_in"] + [f"{part}_conv_{stage}" for part in "xBC" for stage in ("in", "pre", "out")] + ["out_proj_in"]
@@ -23,6 +24,7 @@ ALPHAS = (0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99995, 0.99998, 0
 CELLS = [(Method.MINMAX, None), *((Method.PERCENTILE, a) for a in ALPHAS), (Method.MSE, None), (Method.ENTROPY, None)]
 FOUR = ("int8", "int4", "fp8_e4m3", "fp8_e5m2")
 CANDIDATES = 20_000
+LEFT_OUT = np.concatenate([np.ones((1, FOLDS), bool), ~np.eye(FOLDS, dtype=bool)])
 
 
 def histogram(*parts: torch.Tensor) -> Histogram:
@@ -57,8 +59,8 @@ def read_out() -> list[str]:
     for site, folds in sites():
         bins.append(len(folds.bins))
         begin = time.process_time()
-        observed = folds.pick(left_out(FOLDS))
-        _ = observed.sums, observed.folded_sums, observed.magnitudes
+        observed = folds.pick(LEFT_OUT)
+        signed(observed), folded(observed)
         prepare += time.process_time() - begin
         after_silu: dict[str, float] = {}
         for format in formats.FORMATS.values():
@@ -162,7 +164,7 @@ def optimality() -> list[str]:
                 observed = histogram(draw(name).to(dtype))
                 low, high = optimum.clip(observed, format)
                 mine = metrics.measure(observed, format.place(low[0], high[0])).mse[0] * observed.n[0]
-                floor = optimum.EQUAL * observed.sums.second[0]
+                floor = optimum.EQUAL * signed(observed).second[0]
                 losses.append(10 * np.log10((mine + floor) / (max(brute(observed, format), 0.0) + floor)))
             cells.append(max(losses))
         worst = max(worst, *cells)

@@ -53,7 +53,8 @@ def absmax(texts: list[Tensor]) -> list[float]:
 
 
 def ours(texts: list[Tensor]) -> list[float]:
-    from sweep.histogram import BINS, FLOAT32, Histogram
+    from sweep.histogram import Histogram
+    from sweep.layout import BINS, FLOAT32
     from sweep.observer import add_counts, bin_codes
 
     counts, low, high = torch.zeros(BINS, dtype=torch.int64), np.inf, -np.inf

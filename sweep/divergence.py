@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from sweep.formats import Format, named
 from sweep.histogram import Histogram
+from sweep.sums import folded, signed
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,7 +40,7 @@ EQUAL = 1e-12
 
 def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
-    sums = histogram.folded_sums if format.symmetric else histogram.sums
+    sums = folded(histogram) if format.symmetric else signed(histogram)
     running = np.ascontiguousarray(sums.below[:, 0].T)  # [K, m + 1]
     sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
     ends = np.where(histogram.n > 0, 0.0, np.nan) * np.ones((2, 1))

@@ -21,68 +21,15 @@ Guarantees
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.sums import Sums
-
-BINS = 65_536
-SIGN = 32_768  # bit 15 of a bin code
+from sweep.layout import BINS, SIGN, Floats, Layout
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a value becomes a bin. `name` is the dtype observed; `exact` says whether a bin holds one value only."""
-
-    name: str
-    exact: bool = True
-
-    @cached_property
-    def edges(self) -> Floats:
-        """Magnitudes [32769]: bin i holds [edges[i], edges[i+1]] in float32, exactly edges[i] otherwise.
-
-        The float32 end bins, 0 and `top`, also hold everything below and above the window."""
-        index = np.arange(SIGN + 1, dtype=np.uint32)
-        wide = self.name == "bfloat16"  # the upper half of a float32
-        with np.errstate(invalid="ignore"):  # the patterns of NaN, which no observed value has
-            found = ((index << 16).view(np.float32) if wide else index.astype(np.uint16).view(np.float16)).astype(
-                np.float64
-            )
-        if self.exact:
-            return found
-        found[self.top] = 2.0**16  # where the next value would be: what lies beyond half-way rounds to infinity
-        found[1 : self.top + 1] = (found[: self.top] + found[1 : self.top + 1]) / 2
-        found[self.top + 1 :] = np.inf
-        return found
-
-    @property
-    def top(self) -> int:
-        """The magnitude index of infinity, and in float32 of all that rounds to it."""
-        return 0x7F80 if self.name == "bfloat16" else 0x7C00
-
-    def __str__(self) -> str:
-        return self.name if self.exact else f"{self.name} rounded to float16"
-
-
-BFLOAT16 = Layout("bfloat16")
-FLOAT16 = Layout("float16")
-FLOAT32 = Layout("float32", exact=False)
-
-
-@cache
-def layout(name: str) -> Layout:
-    """The layout written as `str(layout)`. Raises ValueError for any other string."""
-    for known in (BFLOAT16, FLOAT16, FLOAT32):
-        if name == str(known):
-            return known
-    raise ValueError(f"unknown histogram layout {name!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +45,6 @@ class Histogram:
     counts: Ints
     min: Floats
     max: Floats
-    # where a stack was combined from another: |x| of it follows from |x| of that one, which is computed once
-    _origin: tuple[Histogram, Callable[[Histogram], Histogram]] | None = field(default=None, repr=False)
 
     @classmethod
     def from_dense(cls, layout: Layout, dense: Ints, low: float, high: float) -> Histogram:
@@ -130,41 +75,13 @@ class Histogram:
         counts[..., places[1]] += other.counts
         return Histogram(self.layout, bins, counts, np.minimum(self.min, other.min), np.maximum(self.max, other.max))
 
-    # --- stacks -----------------------------------------------------------------------------------
-
     def total(self) -> Histogram:
         """The sum of a stack."""
-        low, high = self.min.min(0), self.max.max(0)
-        return Histogram(self.layout, self.bins, self.counts.sum(0), low, high, (self, Histogram.total))
+        return Histogram(self.layout, self.bins, self.counts.sum(0), self.min.min(0), self.max.max(0))
 
     def pick(self, members: NDArray[np.bool_]) -> Picked:
         """A stack whose s-th member is the sum of those in row s of members [S, K]."""
         return Picked(self, members)
-
-    def leave_one_out(self) -> Histogram:
-        """A stack whose k-th member is the sum of all others but the k-th."""
-        folds = len(self.counts)
-        rest = ~np.eye(folds, dtype=bool)
-        low = np.array([self.min[keep].min(initial=np.inf) for keep in rest])
-        high = np.array([self.max[keep].max(initial=-np.inf) for keep in rest])
-        counts = self.counts.sum(0) - self.counts
-        return Histogram(self.layout, self.bins, counts, low, high, (self, Histogram.leave_one_out))
-
-    def cumulative(self) -> Histogram:
-        """A stack whose k-th member is the sum of the first k+1."""
-        return Histogram(
-            self.layout,
-            self.bins,
-            self.counts.cumsum(0),
-            np.minimum.accumulate(self.min),
-            np.maximum.accumulate(self.max),
-            (self, Histogram.cumulative),
-        )
-
-    def head(self, k: int) -> Histogram:
-        """The stack of the first k."""
-        origin = (self, lambda stack: stack.head(k))
-        return Histogram(self.layout, self.bins, self.counts[:k], self.min[:k], self.max[:k], origin)
 
     # --- what is read off -------------------------------------------------------------------------
 
@@ -189,7 +106,7 @@ class Histogram:
             low = np.where(index == 0, 0.0, low)
             high = np.where(index == 0, 0.0, high)
             top = index == self.layout.top
-            high = np.where(top, np.maximum(low, np.max(self.absmax)), high)
+            high = np.where(top, np.maximum(low, np.maximum(-self.min, self.max).max()), high)
         magnitude = (low + high) / 2
         signed = np.where(self.bins & SIGN, -magnitude, magnitude)
         return np.asarray(np.clip(signed, np.min(self.min), np.max(self.max)))
@@ -199,18 +116,6 @@ class Histogram:
         """The order of the bins by value, [m]: codes of negative values fall as the values rise."""
         split = int(np.searchsorted(self.bins, SIGN))
         return np.concatenate([np.arange(len(self.bins) - 1, split - 1, -1), np.arange(split)])
-
-    @cached_property
-    def sums(self) -> Sums:
-        """Running sums over the values of a stack."""
-        return Sums(self.values[self.ascending], self.counts[:, self.ascending].astype(np.float64))
-
-    @cached_property
-    def folded_sums(self) -> Sums:
-        """Running sums over the magnitudes of the values of a stack."""
-        magnitudes = np.abs(self.values)
-        order = np.argsort(magnitudes, kind="stable")
-        return Sums(magnitudes[order], self.counts[:, order].astype(np.float64))
 
     @property
     def outside(self) -> tuple[Ints, Ints]:
@@ -225,16 +130,15 @@ class Histogram:
     @cached_property
     def magnitudes(self) -> Histogram:
         """The histogram of |x|: the two halves added."""
-        if self._origin is not None:
-            source, combine = self._origin
-            return combine(source.magnitudes)
         split = int(np.searchsorted(self.bins, SIGN))
         positive, negative = self.bins[:split], self.bins[split:] - np.int32(SIGN)
         bins, places = _union([positive, negative])
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
         counts[..., places[0]] += self.counts[..., :split]
         counts[..., places[1]] += self.counts[..., split:]
-        return Histogram(self.layout, bins, counts, np.zeros_like(self.absmax), self.absmax)
+        empty = self.min > self.max
+        low, high = np.where(empty, np.inf, 0.0), np.where(empty, -np.inf, self.absmax)
+        return Histogram(self.layout, bins, counts, low, high)
 
     def abs_quantile(self, alpha: float) -> Floats:
         """The alpha-quantile of |x|, float64 [] or [K]; the convention is the module's. NaN where empty."""
@@ -242,83 +146,123 @@ class Histogram:
 
     def quantile(self, q: float) -> Floats:
         """The q-quantile of the signed values, float64 [] or [K]; the convention is the module's."""
-        if not 0.0 <= q <= 1.0:
-            raise ValueError(f"a quantile lies in [0, 1], not {q}")
-        if q in self._quantiles:
-            return self._quantiles[q]
-        low, high, cumulative = self._cumulative
-        found = np.empty(self.counts.shape[:-1])
-        for k in np.ndindex(found.shape):
-            ends = float(self.min[k]), float(self.max[k])
-            found[k] = _quantile_of(self.layout.exact, cumulative[k], low, high, *ends, q)
-        self._quantiles[q] = found
+        stack = self if self.counts.ndim == 2 else self._alone
+        return stack.pick(np.eye(len(stack.counts), dtype=bool)).quantile(q).reshape(self.min.shape)
+
+    def weigh(self, weights: Floats) -> Floats:
+        """Sum over the values of what each weighs, float64 [] or [K]; weights [m] by `ascending`."""
+        of_bin = np.empty_like(weights)
+        of_bin[self.ascending] = weights
+        return np.asarray(self.counts.astype(np.float64) @ of_bin)
+
+    def between(self, places: NDArray[np.intp]) -> Ints:
+        """How many values lie in the bins places[i] … places[i + 1] - 1 of `ascending`, int64 [K, i]."""
+        return np.diff(self._cumulative[:, places])
+
+    @cached_property
+    def _alone(self) -> Histogram:
+        """A single histogram as a stack of one."""
+        return Histogram(self.layout, self.bins, self.counts[None], self.min[None], self.max[None])
+
+    @cached_property
+    def _ends(self) -> tuple[Floats, Floats]:
+        """Ends of the bins, in ascending order."""
+        bins = self.bins[self.ascending]
+        index = bins & (SIGN - 1)
+        near, far = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
+        return np.where(bins & SIGN, -far, near), np.where(bins & SIGN, -near, far)
+
+    @cached_property
+    def _cumulative(self) -> Ints:
+        """How many values lie below each bin, in ascending order, and in all, int64 [K, m + 1]."""
+        found = np.zeros((len(self.counts), len(self.bins) + 1), np.int64)
+        np.cumsum(self.counts[:, self.ascending], axis=1, out=found[:, 1:])
         return found
+
+
+class Picked(Histogram):
+    """Sums of members of a stack, summed only where whole histograms are asked for: everything else is read off
+    the stack and then added, and a quantile takes a bisection over the running counts of the stack."""
+
+    members: NDArray[np.bool_]  # [S, K]
+    _stack: Histogram
+
+    def __init__(self, stack: Histogram, members: NDArray[np.bool_]) -> None:
+        low = np.where(members, stack.min, np.inf).min(1)
+        high = np.where(members, stack.max, -np.inf).max(1)
+        vars(self).update(layout=stack.layout, bins=stack.bins, min=low, max=high, members=members, _stack=stack)
+
+    @property
+    def counts(self) -> Ints:
+        return (self.members.astype(np.float64) @ self._stack.counts).astype(np.int64)  # exact below 2^53
+
+    @cached_property
+    def n(self) -> Ints:
+        return np.asarray(self.members @ self._stack.n)
+
+    @property
+    def ascending(self) -> NDArray[np.intp]:
+        return self._stack.ascending
+
+    @property
+    def values(self) -> Floats:
+        return self._stack.values
+
+    @cached_property
+    def magnitudes(self) -> Histogram:
+        return self._stack.magnitudes.pick(self.members)
+
+    def weigh(self, weights: Floats) -> Floats:
+        return np.asarray(self.members @ self._stack.weigh(weights))
+
+    def between(self, places: NDArray[np.intp]) -> Ints:
+        return np.asarray(self.members @ self._stack.between(places))
 
     @cached_property
     def _quantiles(self) -> dict[float, Floats]:
         """Those looked up already: every format asks for the same ones."""
         return {}
 
-    @cached_property
-    def _cumulative(self) -> tuple[Floats, Floats, Ints]:
-        """Ends of the bins in ascending order, and the counts up to and including each."""
-        bins = self.bins[self.ascending]
-        index = bins & (SIGN - 1)
-        near, far = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
-        low, high = np.where(bins & SIGN, -far, near), np.where(bins & SIGN, -near, far)
-        return low, high, self.counts[..., self.ascending].cumsum(-1)
-
-
-class Picked(Histogram):
-    """Sums of members of a stack, summed only where a whole histogram is asked for: a quantile of many sums takes
-    a bisection over running sums that the stack keeps, and no sum at all."""
-
-    _stack: Histogram
-    _members: NDArray[np.bool_]
-
-    def __init__(self, stack: Histogram, members: NDArray[np.bool_]) -> None:
-        low = np.where(members, stack.min, np.inf).min(1)
-        high = np.where(members, stack.max, -np.inf).max(1)
-        values = {"layout": stack.layout, "bins": stack.bins, "min": low, "max": high}
-        vars(self).update(values, _origin=(stack, lambda s: s.pick(members)), _stack=stack, _members=members)
-
-    @cached_property
-    def counts(self) -> Ints:
-        return (self._members.astype(np.float64) @ self._stack.counts).astype(np.int64)  # exact below 2^53
-
-    @property
-    def n(self) -> Ints:
-        return np.asarray(self._members @ self._stack.n)
-
     def quantile(self, q: float) -> Floats:
-        """As of any stack, bit for bit."""
         if not 0.0 <= q <= 1.0:
             raise ValueError(f"a quantile lies in [0, 1], not {q}")
-        low, high, cumulative = self._stack._cumulative
-        n, members = self.n, self._members
+        if q not in self._quantiles:
+            self._quantiles[q] = self._quantile(q)
+        return self._quantiles[q]
 
-        def upto(bins: NDArray[np.intp]) -> Ints:
-            """Of each sum, the counts up to and including a bin; 0 before the first."""
-            return np.asarray(np.where(members & (bins >= 0)[:, None], cumulative[:, bins].T, 0).sum(1))
-
-        def order_statistic(rank: Ints) -> Floats:
-            first, last = np.zeros(len(n), np.intp), np.full(len(n), max(cumulative.shape[1] - 1, 0))
-            while np.any(first < last):  # the first bin that more than `rank` values lie in or below
-                middle = (first + last) // 2
-                above = (upto(middle) > rank) | (first == last)
-                first, last = np.where(above, first, middle + 1), np.where(above, middle, last)
-            start, end = np.maximum(low[first], self.min), np.minimum(high[first], self.max)
-            before = upto(first - 1)
-            inside = start + (end - start) * ((rank + 0.5 - before) / (upto(first) - before))
-            return np.where(rank == n - 1, self.max, np.where(rank == 0, start, inside))
-
+    def _quantile(self, q: float) -> Floats:
         if not len(self.bins):
-            return np.full(len(n), np.nan)
-        with np.errstate(invalid="ignore", divide="ignore"):  # an empty sum
-            rank = (n - 1) * q
-            below, above = (order_statistic(bound(rank).astype(np.int64)) for bound in (np.floor, np.ceil))
-            found = above if self.layout.exact else below + (above - below) * (rank - np.floor(rank))
-        return np.where(n > 0, found, np.nan)
+            return np.full(len(self.n), np.nan)
+        rank = np.maximum(self.n - 1, 0) * q
+        if self.layout.exact:
+            found = self._order_statistics(np.ceil(rank).astype(np.int64)[None])[0]
+        else:
+            below = np.floor(rank).astype(np.int64)
+            lower, upper = self._order_statistics(np.stack([below, np.ceil(rank).astype(np.int64)]))
+            with np.errstate(invalid="ignore"):  # an empty member
+                found = lower + (upper - lower) * (rank - below)
+        return np.where(self.n > 0, found, np.nan)
+
+    def _order_statistics(self, rank: Ints) -> Floats:
+        """The values of rank [R, S] of the members, where values are spread evenly over their bins."""
+        running = self._stack._cumulative.T  # [m + 1, K]
+        members = self.members.astype(np.int64)
+
+        def below(bins: NDArray[np.intp]) -> Ints:
+            return np.asarray(np.einsum("rsk,sk->rs", running[bins], members))
+
+        first = np.zeros(rank.shape, np.intp)
+        last = np.full(rank.shape, len(self.bins) - 1)
+        while np.any(first < last):  # the first bin up to whose end more than `rank` values lie
+            middle = (first + last) // 2
+            above = below(middle + 1) > rank
+            first, last = np.where(above | (first == last), first, middle + 1), np.where(above, middle, last)
+        low, high = self._stack._ends
+        start, end = np.maximum(low[first], self.min), np.minimum(high[first], self.max)
+        before = below(first)
+        with np.errstate(invalid="ignore", divide="ignore"):  # an empty member
+            inside = start + (end - start) * ((rank + 0.5 - before) / (below(first + 1) - before))
+        return np.where(rank == self.n - 1, self.max, np.where(rank == 0, start, inside))
 
 
 def _check_layouts(parts: list[Histogram]) -> None:
@@ -334,29 +278,3 @@ def _union(parts: list[NDArray[np.int32]]) -> tuple[NDArray[np.int32], list[NDAr
         occupied[part] = True
     place = np.cumsum(occupied) - 1
     return np.flatnonzero(occupied).astype(np.int32), [place[part] for part in parts]
-
-
-def _quantile_of(
-    exact: bool, cumulative: Ints, low: Floats, high: Floats, bottom: float, top: float, q: float
-) -> float:
-    """Quantile of values spread evenly over bins [low, high) in ascending order, within [bottom, top]."""
-    n = int(cumulative[-1]) if len(cumulative) else 0
-    if n == 0:
-        return float("nan")
-    rank = (n - 1) * q
-
-    def order_statistic(r: int) -> float:
-        if r == n - 1:
-            return top
-        b = int(np.searchsorted(cumulative, r, side="right"))
-        start, end = max(float(low[b]), bottom), min(float(high[b]), top)
-        if r == 0:
-            return start
-        before = int(cumulative[b - 1]) if b else 0
-        return start + (end - start) * ((r + 0.5 - before) / (int(cumulative[b]) - before))
-
-    above = order_statistic(int(np.ceil(rank)))
-    if exact:
-        return above
-    below = order_statistic(int(np.floor(rank)))
-    return below + (above - below) * float(rank - np.floor(rank))

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sweep.errors import UsageError
-from sweep.histogram import BFLOAT16, BINS, FLOAT16, FLOAT32, Histogram
+from sweep.histogram import Histogram
+from sweep.layout import BFLOAT16, BINS, FLOAT16, FLOAT32
 from sweep.statistics import Key
 
 Task = tuple[Callable[[Tensor], Tensor], list[Tensor]]  # of one site, so that no two touch the same counts

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sweep.formats import Format
 from sweep.histogram import Histogram
-from sweep.sums import Sums
+from sweep.sums import Sums, folded, signed
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,9 +44,9 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     if not np.any(high - low > 0):
         return empty, empty
     if format.symmetric:
-        scale = _symmetric(histogram.folded_sums, high, format)
+        scale = _symmetric(folded(histogram), high, format)
         return empty - scale * format.largest, empty + scale * format.largest
-    scale, zero = _shifted(histogram.sums, low, high, format)
+    scale, zero = _shifted(signed(histogram), low, high, format)
     return empty - zero * scale, empty + (format.largest - zero) * scale
 
 

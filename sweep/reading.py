@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sweep import metrics, scales
 from sweep.formats import Format
-from sweep.histogram import Histogram
+from sweep.histogram import Picked
 from sweep.scales import Clips, Method
 from sweep.statistics import SiteStatistics
 
@@ -52,9 +52,8 @@ def of_histograms(
     """One part for each set of statistics, with everything that a histogram tells."""
     rows = []
     for _, site in parts:
-        members = left_out(len(site.folds))
-        observed = site.histogram.pick(members)
-        clips = clips_of(site, members, observed, method, alpha, format)
+        observed = site.replicates
+        clips = clips_of(site, observed, method, alpha, format)
         quantizer = format.place(float(clips.low[0]), float(clips.high[0]))
         cost = metrics.measure(observed, quantizer)
         values = (observed.n, observed.min, observed.max, observed.absmax)
@@ -67,19 +66,12 @@ def of_histograms(
     return Reading(np.array([place for place, _ in parts]), *columns)
 
 
-def clips_of(
-    site: SiteStatistics,
-    members: NDArray[np.bool_],
-    observed: Histogram,
-    method: Method,
-    alpha: float | None,
-    format: Format,
-) -> Clips:
-    """The clips of sets of folds, members [S, K]; observed: the histograms of these sets."""
+def clips_of(site: SiteStatistics, observed: Picked, method: Method, alpha: float | None, format: Format) -> Clips:
+    """The clips of sets of folds of a site."""
     if method is not Method.PERCENTILE_EMA:
         return scales.clip(observed, method, alpha, format)
     (index,) = np.flatnonzero(site.text_alphas == alpha)
-    return scales.moving_average(site.folds, [q[:, index] for q in site.text_quantiles], members, format)
+    return scales.moving_average(site.folds, [q[:, index] for q in site.text_quantiles], observed.members, format)
 
 
 def of_maxima(site: SiteStatistics, parts: Sequence[tuple[Place, Ints]], format: Format) -> Reading:
@@ -87,7 +79,7 @@ def of_maxima(site: SiteStatistics, parts: Sequence[tuple[Place, Ints]], format:
     clipped values, which is none. Raises ValueError for formats that need both extremes."""
     if not format.symmetric:
         raise ValueError(f"{format} needs the extremes of both signs, channel maxima have none")
-    members = left_out(len(site.folds))
+    members = site.replicates.members
     absmax = np.stack([site.channel_absmax[:, channels].max(1) for _, channels in parts])  # [P, K]
     high = np.where(members, absmax[:, None].astype(np.float64), 0.0).max(-1)  # [P, 1 + K]
     if len(site.folds) == 1:
@@ -110,8 +102,3 @@ def of_maxima(site: SiteStatistics, parts: Sequence[tuple[Place, Ints]], format:
         mse=unknown,
         code_entropy_bits=unknown,
     )
-
-
-def left_out(folds: int) -> NDArray[np.bool_]:
-    """Members [1 + K, K]: all folds, then all but the first, all but the second, …"""
-    return np.concatenate([np.ones((1, folds), bool), ~np.eye(folds, dtype=bool)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sweep.histogram import Histogram, layout
+from sweep.histogram import Histogram, Picked
+from sweep.layout import layout
 
 SCHEMA = 2
 Key = tuple[int, str]  # layer, site
@@ -75,6 +77,24 @@ class SiteStatistics:
     weight_absmax: float | None
     text_alphas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     text_quantiles: tuple[NDArray[np.float64], ...] = ()
+
+    @cached_property
+    def replicates(self) -> Picked:
+        """All folds, then all but the first, all but the second, … (what a jackknife takes), a stack of 1 + K."""
+        folds = len(self.folds)
+        return self.histogram.pick(np.concatenate([np.ones((1, folds), bool), ~np.eye(folds, dtype=bool)]))
+
+    @cached_property
+    def growing(self) -> Picked:
+        """The first 1, 2, … K folds, a stack of K."""
+        return self.histogram.pick(np.tri(len(self.folds), dtype=bool))
+
+    @cached_property
+    def growing_replicates(self) -> Picked:
+        """The first k folds but one, for each of them in turn, k = 2 … K - 1, one below the other."""
+        folds = len(self.folds)
+        upto, each = np.tri(folds, dtype=bool), np.eye(folds, dtype=bool)
+        return self.histogram.pick(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
 
     def __add__(self, other: SiteStatistics) -> SiteStatistics:
         """The folds of both, in ascending order.

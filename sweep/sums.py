@@ -13,8 +13,12 @@ Rounding of the running sums leaves an error of about 1e-14 of sum x^2.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
+
+from sweep.histogram import Histogram
 
 Floats = NDArray[np.float64]
 
@@ -99,6 +103,19 @@ class Sums:
         """below[rows, moment] of each member's own rows [P, R, …]."""
         member = np.arange(self.members)[:, None]
         return np.asarray(self.below[rows, moment, member])
+
+
+@lru_cache(maxsize=2)
+def signed(histogram: Histogram) -> Sums:
+    """Running sums over the values of a stack. Those of the last few are kept: methods and formats share them."""
+    order = histogram.ascending
+    return Sums(histogram.values[order], histogram.counts[:, order].astype(np.float64))
+
+
+@lru_cache(maxsize=2)
+def folded(histogram: Histogram) -> Sums:
+    """Running sums over the magnitudes of the values of a stack."""
+    return signed.__wrapped__(histogram.magnitudes)
 
 
 def _parts(candidates: int, borders: int) -> list[slice]:

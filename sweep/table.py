@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,69 +16,13 @@ from sweep.formats import Format
 from sweep.grouping import Grouping
 from sweep.reading import NOWHERE, WHOLE, Reading
 from sweep.scales import Method
+from sweep.schemas import CONVERGENCE, GROUPING, HISTOGRAMS, REPLICATES, SCALES
 from sweep.statistics import Key, SiteStatistics, Statistics
 
 Floats = NDArray[np.float64]
 Columns = dict[str, Any]
 
 WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127, as Quamba's wx_scale
-
-_PLACE = [
-    ("layer", pa.int32()),
-    ("site", pa.string()),
-    ("ssd_group", pa.int32()),
-    ("head_group", pa.int32()),
-    ("dim_group", pa.int32()),
-]
-_REALS = ["min", "max", "absmax", "clip", "scale", "scale_se", "clip_low"]
-_COSTS = ["clip_fraction", "mse", "sqnr_db", "code_entropy_bits", "weight_scale", "ratio", "silu_gain"]
-SCALES = pa.schema(
-    [
-        ("model", pa.string()),
-        ("method", pa.string()),
-        ("alpha", pa.float64()),
-        ("format", pa.string()),
-        ("granularity", pa.string()),
-        *_PLACE,
-        ("n", pa.int64()),
-        *[(name, pa.float64()) for name in _REALS],
-        ("zero_point", pa.int32()),
-        *[(name, pa.float64()) for name in _COSTS],
-    ]
-)
-REPLICATES = pa.schema(
-    [
-        *_PLACE,
-        ("fold", pa.int32()),
-        *[(name, pa.float64()) for name in ("scale", "sqnr_db", "silu_gain", "ratio")],
-    ]
-)
-CONVERGENCE = pa.schema(
-    [
-        ("layer", pa.int32()),
-        ("site", pa.string()),
-        ("folds", pa.int32()),
-        ("samples", pa.int64()),
-        ("n", pa.int64()),
-        ("scale", pa.float64()),
-        ("scale_se", pa.float64()),
-    ]
-)
-GROUPING = pa.schema(
-    [
-        ("layer", pa.int32()),
-        *[(name, pa.int32()) for name in ("ssd_groups", "head_groups", "dim_groups")],
-        *[(name, pa.list_(pa.int32())) for name in ("channels", "heads", "head_ends", "dim_ends")],
-    ]
-)
-HISTOGRAMS = pa.schema(
-    [
-        ("layer", pa.int32()),
-        ("site", pa.string()),
-        ("edges", pa.list_(pa.float64())),
-        ("counts", pa.list_(pa.int64())),
-    ]
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +70,7 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     for key, site in statistics.sites.items():
         relative = _relative(key, site, found)
         rows.append(cell | _row(key, found[key], relative, format))
-        replicates += _replicates(key, site, found[key], relative)
+        replicates.append(_replicates(key, site, found[key], relative))
         if config.granularity == "tensor":
             convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
     return Tables(
@@ -168,18 +113,15 @@ def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
     }
 
 
-def _replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> list[Columns]:
-    return [
-        {
-            **_place(key, read),
-            "fold": int(fold),
-            "scale": read.scale[:, column],
-            "sqnr_db": read.sqnr_db[:, column],
-            "silu_gain": relative["silu_gain"][:, column],
-            "ratio": relative["ratio"][:, column],
-        }
-        for column, fold in enumerate(site.folds, start=1)
-    ]
+def _replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> Columns:
+    """Columns of REPLICATES: all parts without the first fold, all without the second, …"""
+    folds = len(site.folds)
+    numbers = {"scale": read.scale, "sqnr_db": read.sqnr_db, **{n: relative[n] for n in ("silu_gain", "ratio")}}
+    return {
+        **{name: np.tile(v, folds) if isinstance(v, np.ndarray) else v for name, v in _place(key, read).items()},
+        "fold": np.repeat(site.folds, len(read.place)),
+        **{name: both[:, 1:].T.ravel() for name, both in numbers.items()},
+    }
 
 
 def _place(key: Key, read: Reading) -> Columns:
@@ -194,25 +136,20 @@ def _convergence(
 
     Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
     count = len(site.folds)
-    upto = np.tri(count, dtype=bool)
-    some = [upto[k - 1] & ~np.eye(count, dtype=bool)[:k] for k in range(2, count)]
-    members = upto if method.searches else np.concatenate([upto, *some])
-    picked = site.histogram.pick(members)
-    scale = reading.clips_of(site, members, picked, method, alpha, format).scale
+    scale = reading.clips_of(site, site.growing, method, alpha, format).scale
     errors = np.full(count, np.nan)
-    if not method.searches:
-        first = count
-        for k in range(2, count):
-            errors[k - 1] = scales.jackknife_error(scale[first : first + k])
-            first += k
+    if not method.searches and count > 2:
+        replicates = reading.clips_of(site, site.growing_replicates, method, alpha, format).scale
+        groups = np.split(replicates, np.cumsum(np.arange(2, count - 1)))
+        errors[1:-1] = [scales.jackknife_error(group) for group in groups]
     errors[-1] = final
     return {
         "layer": key[0],
         "site": key[1],
         "folds": np.arange(1, count + 1),
         "samples": np.cumsum(site.samples),
-        "n": picked.n[:count],
-        "scale": scale[:count],
+        "n": site.growing.n,
+        "scale": scale,
         "scale_se": errors,
     }
 
@@ -245,25 +182,22 @@ def assemble(blocks: list[Columns], schema: pa.Schema) -> pa.Table:
     """Blocks of columns, each a value for the whole block or one for each of its rows, one below the other.
 
     NaN, which stands for undefined here, becomes null; so does the number of a group that is none."""
+    if not blocks:
+        return schema.empty_table()
     lengths = [max(len(v) if isinstance(v, np.ndarray | list) else 1 for v in block.values()) for block in blocks]
 
-    def column(field: pa.Field) -> pa.ChunkedArray:
-        chunks = []
-        for block, length in zip(blocks, lengths, strict=True):
-            value = block.get(field.name)
-            if isinstance(value, list):
-                chunks.append(pa.array(value, field.type))
-                continue
-            values = np.asarray(value) if isinstance(value, np.ndarray) else np.full(length, value)
-            if field.name.endswith("_group"):
-                chunks.append(pa.array(values, field.type, mask=values == NOWHERE))
-            elif value is None:
-                chunks.append(pa.nulls(length, field.type))
-            else:
-                empty = np.isnan(values) if values.dtype.kind == "f" else np.zeros(length, bool)
-                if pa.types.is_integer(field.type):
-                    values = np.where(empty, 0, values).astype(np.int64)
-                chunks.append(pa.array(values, field.type, mask=empty))
-        return pa.chunked_array(chunks, field.type)
+    def column(field: pa.Field) -> pa.Array:
+        values: list[Any] = [block.get(field.name, np.nan) for block in blocks]
+        if isinstance(values[0], list):
+            return pa.array(itertools.chain.from_iterable(values), field.type)
+        if isinstance(values[0], str):
+            return pa.array(np.repeat(values, lengths), field.type)
+        rows = np.concatenate(
+            [np.full(n, v, np.float64 if v is None else None) for n, v in zip(lengths, values, strict=True)]
+        )
+        empty = rows == NOWHERE if field.name.endswith("_group") else np.isnan(rows)
+        if pa.types.is_integer(field.type):
+            rows = np.where(np.isnan(rows), 0, rows).astype(np.int64)
+        return pa.array(rows, field.type, mask=empty)
 
-    return pa.table([column(field) for field in schema], schema).combine_chunks()
+    return pa.table([column(field) for field in schema], schema)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep import runs, table
+from sweep import runs
 from sweep.config import Config, Data, Model
 
 SITES = ("x_conv_in", "x_conv_pre", "x_conv_out", "out_proj_in")
@@ -29,8 +29,8 @@ def finished(directory: Path, layers: int = 4, groups: int = 1, seed: int = 0, *
         counts[200:360] = rng.integers(1, 2**40, 160)
         histograms.append({"layer": layer, "site": "x_conv_out", "edges": edges, "counts": counts})
     directory.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, table.SCALES), directory / "scales.parquet")
-    pq.write_table(pa.Table.from_pylist(histograms, table.HISTOGRAMS), directory / "histograms.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schemas.SCALES), directory / "scales.parquet")
+    pq.write_table(pa.Table.from_pylist(histograms, schemas.HISTOGRAMS), directory / "histograms.parquet")
     runs.write_json(directory / "run.json", RECORD | {"sweep": directory.parent.name, "seed": seed} | record)
     return directory
 

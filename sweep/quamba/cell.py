@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep import provenance, runs, table
+from sweep import provenance, runs, schemas, table
 from sweep.quamba.checkpoint import Saved, Values
 from sweep.reading import NOWHERE, WHOLE
 
@@ -18,15 +18,15 @@ METHOD = "quamba"  # minmax for all but x without groups, which is percentile_em
 def write(saved: Saved, directory: Path) -> dict[str, Any]:
     """Writes the cell; returns its record."""
     record = runs.start(directory, _record(saved))
-    runs.write_table(directory / "scales.parquet", table.assemble(_rows(saved), table.SCALES))
+    runs.write_table(directory / "scales.parquet", table.assemble(_rows(saved), schemas.SCALES))
     for name, schema in (
-        ("replicates", table.REPLICATES),
-        ("convergence", table.CONVERGENCE),
-        ("histograms", table.HISTOGRAMS),
+        ("replicates", schemas.REPLICATES),
+        ("convergence", schemas.CONVERGENCE),
+        ("histograms", schemas.HISTOGRAMS),
     ):
         runs.write_table(directory / f"{name}.parquet", schema.empty_table())
     if saved.grouped:
-        runs.write_table(directory / "grouping.parquet", table.assemble(_groupings(saved), table.GROUPING))
+        runs.write_table(directory / "grouping.parquet", table.assemble(_groupings(saved), schemas.GROUPING))
     return runs.finish(directory, record)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sweep.histogram import BINS, Histogram
+from sweep.histogram import Histogram
+from sweep.layout import BINS
 from sweep.observer import LAYOUTS, bin_codes
 
 SIZE = 40_000

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sweep.errors import UsageError
-from sweep.histogram import BINS
+from sweep.layout import BINS
 from sweep.observer import Observer, SiteFold, bin_codes, scatter_counts
 from sweep.statistics import Key
 

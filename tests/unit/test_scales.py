@@ -12,6 +12,7 @@ from sweep.formats import Format
 from sweep.histogram import Histogram
 from sweep.metrics import measure
 from sweep.scales import Method
+from sweep.sums import signed
 
 FORMATS = list(formats.FORMATS.values())
 POOLED = [m for m in Method if m is not Method.PERCENTILE_EMA]  # what a histogram tells; the other: test_ema.py
@@ -50,7 +51,7 @@ def test_percentile_of_16_bit_values_is_an_order_statistic(name: str, alpha: flo
 def loss_db(histogram: Histogram, format: Format, low: float, high: float, reference: float) -> float:
     """How far the optimum found is from the reference, an error sum; what is below -110 dB counts as nothing."""
     got = float(measure(histogram, format.place(low, high)).mse[0] * histogram.n[0])
-    floor = 1e-11 * float(histogram.sums.second[0])
+    floor = 1e-11 * float(signed(histogram).second[0])
     return float(10 * np.log10((got + floor) / (max(reference, 0.0) + floor)))
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from sweep.errors import UsageError
-from sweep.histogram import FLOAT32, Histogram
+from sweep.histogram import Histogram
+from sweep.layout import FLOAT32
 from sweep.statistics import SiteStatistics, Statistics
 from sweep.store import MANIFEST, STATISTICS, Damaged, Key, Store, differences, verify
 

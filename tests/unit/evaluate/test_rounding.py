@@ -11,7 +11,7 @@ from sweep import formats
 from sweep.evaluate.fakequant import Rounder
 from sweep.evaluate.rounding import Rounding, of_table
 from sweep.formats import FORMATS, Format, Quantizer
-from sweep.table import SCALES
+from sweep.schemas import SCALES
 
 INT16 = formats._integers("int16", 16)
 EVERY = [*FORMATS.values(), INT16]

@@ -1,0 +1,62 @@
+"""The columns of the tables that a cell writes; docs/definitions.md says what each means."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_PLACE = [
+    ("layer", pa.int32()),
+    ("site", pa.string()),
+    ("ssd_group", pa.int32()),
+    ("head_group", pa.int32()),
+    ("dim_group", pa.int32()),
+]
+_REALS = ["min", "max", "absmax", "clip", "scale", "scale_se", "clip_low"]
+_COSTS = ["clip_fraction", "mse", "sqnr_db", "code_entropy_bits", "weight_scale", "ratio", "silu_gain"]
+SCALES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("method", pa.string()),
+        ("alpha", pa.float64()),
+        ("format", pa.string()),
+        ("granularity", pa.string()),
+        *_PLACE,
+        ("n", pa.int64()),
+        *[(name, pa.float64()) for name in _REALS],
+        ("zero_point", pa.int32()),
+        *[(name, pa.float64()) for name in _COSTS],
+    ]
+)
+REPLICATES = pa.schema(
+    [
+        *_PLACE,
+        ("fold", pa.int32()),
+        *[(name, pa.float64()) for name in ("scale", "sqnr_db", "silu_gain", "ratio")],
+    ]
+)
+CONVERGENCE = pa.schema(
+    [
+        ("layer", pa.int32()),
+        ("site", pa.string()),
+        ("folds", pa.int32()),
+        ("samples", pa.int64()),
+        ("n", pa.int64()),
+        ("scale", pa.float64()),
+        ("scale_se", pa.float64()),
+    ]
+)
+GROUPING = pa.schema(
+    [
+        ("layer", pa.int32()),
+        *[(name, pa.int32()) for name in ("ssd_groups", "head_groups", "dim_groups")],
+        *[(name, pa.list_(pa.int32())) for name in ("channels", "heads", "head_ends", "dim_ends")],
+    ]
+)
+HISTOGRAMS = pa.schema(
+    [
+        ("layer", pa.int32()),
+        ("site", pa.string()),
+        ("edges", pa.list_(pa.float64())),
+        ("counts", pa.list_(pa.int64())),
+    ]
+)
