@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep import runs
+from sweep import runs, schemas
 from sweep.config import Config, Data, Model
 
 SITES = ("x_conv_in", "x_conv_pre", "x_conv_out", "out_proj_in")
