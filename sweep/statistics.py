@@ -184,7 +184,7 @@ class Statistics:
     @classmethod
     def load(cls, path: Path) -> Statistics:
         """Read what `save` wrote. Raises ValueError for another schema, OSError for a damaged file."""
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # pq.read_table imports a query engine first
         meta = json.loads((table.schema.metadata or {}).get(b"sweep", b"{}"))
         if (found := meta.pop("schema", None)) != SCHEMA:
             raise ValueError(f"{path}: statistics of schema {found}, this version reads {SCHEMA}")

@@ -33,7 +33,7 @@ from sweep.statistics import Statistics
 
 MANIFEST, STATISTICS = "manifest.json", "statistics.parquet"
 _ENTRY = re.compile(r"[^.].*-[0-9a-f]{16}")  # neither work areas nor what was set aside
-_last: tuple[object, Statistics] | None = None  # what was read last: the cells of a grid ask for it in turn
+_last: tuple[object, Statistics] | None = None  # last read or written: the cells of a grid ask for it in turn
 
 
 class Damaged(Exception):
@@ -81,8 +81,7 @@ class Store:
         global _last
         entry = self.path(key)
         with suppress(FileNotFoundError):  # which `find` reports
-            files = map(os.stat, (entry / MANIFEST, entry / STATISTICS))
-            stamp = [(entry, s.st_ino, s.st_size, s.st_mtime_ns) for s in files]
+            stamp = key.preimage, _stamp(entry)
             if _last and _last[0] == stamp:
                 return _last[1]
         if self.find(key) is None:
@@ -96,7 +95,10 @@ class Store:
 
     def write(self, key: Key, statistics: Statistics) -> Path:
         """`put` of the statistics alone."""
-        return self.put(key, lambda draft: statistics.save(draft / STATISTICS))
+        global _last
+        entry = self.put(key, lambda draft: statistics.save(draft / STATISTICS))
+        _last = (key.preimage, _stamp(entry)), statistics
+        return entry
 
     def find(self, key: Key) -> Path | None:
         """The directory of a key's entry, every byte of its files checked; None if there is no entry.
@@ -190,6 +192,12 @@ class Store:
                         best or (len(found) + 1, ""), (len(found), f"{entry.name} differs in {'; '.join(found)}")
                     )
         return best[1] if best else None
+
+
+def _stamp(entry: Path) -> list[tuple[object, ...]]:
+    """Changes whenever the files of an entry do. Raises FileNotFoundError where there are none."""
+    files = map(os.stat, (entry / MANIFEST, entry / STATISTICS))
+    return [(entry, s.st_ino, s.st_size, s.st_mtime_ns) for s in files]
 
 
 def verify(entry: Path) -> dict[str, Any]:
