@@ -36,12 +36,13 @@ Ints = NDArray[np.int64]
 BINS = 2048
 STRIDE = 16
 EQUAL = 1e-12
+AT_ONCE = 16  # candidates: what is computed of them stays in a core's own cache
 
 
 def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
     sums = folded(histogram) if format.symmetric else signed(histogram)
-    running = np.ascontiguousarray(sums.below[:, 0].T)  # [K, m + 1]
+    running = sums.below[:, 0]  # [m + 1, K]
     sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
     ends = np.where(histogram.n > 0, 0.0, np.nan) * np.ones((2, 1))
     for size in np.unique(sizes[sizes > 0]):  # most replicates have the same extreme, hence the same bins
@@ -49,16 +50,17 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
         edges = np.arange(0 if format.symmetric else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
         below = np.searchsorted(sums.x, edges)
         below[0] = 0
-        binned = np.diff(running[of[:, None], below], append=sums.count[of, None])  # the largest |x|: in the last bin
+        upto = np.concatenate([running[below][:, of], sums.count[None, of]])  # the largest |x|: in the last bin
+        binned = np.diff(upto, axis=0)  # [B, K]
         tops = candidates(format) / BINS * size
         if format.symmetric:
             low, high = np.broadcast_to([[-tops], [tops]], (2, len(of), len(tops)))
-            found = divergence(binned, _cells(format.name))
+            found = divergence(binned, _cells(format.name)).T
         else:
             low = np.maximum(histogram.min[of, None], -tops)
             high = np.minimum(histogram.max[of, None], tops)
             cells = [_signed_cells(format, a, b, size / BINS) for a, b in zip(low, high, strict=True)]
-            found = np.concatenate([divergence(h[None], c) for h, c in zip(binned, cells, strict=True)])
+            found = np.stack([divergence(binned[:, [i]], c)[:, 0] for i, c in enumerate(cells)])
         good = found <= found.min(1, keepdims=True) + EQUAL
         best = good.shape[1] - 1 - good[:, ::-1].argmax(1)
         ends[:, of] = low[np.arange(len(of)), best], high[np.arange(len(of)), best]
@@ -72,36 +74,44 @@ def candidates(format: Format) -> Ints:
 
 
 def divergence(counts: Floats, cells: Ints) -> Floats:
-    """sum P ln(P / Q), float64 [K, C], of the bins counts [K, B]; infinite where no bin that is kept is occupied.
+    """sum P ln(P / Q), float64 [C, K], of the bins counts [B, K]; infinite where no bin that is kept is occupied.
 
     cells: int64 [C, J + 1], ascending: code j of candidate c holds the bins cells[c, j] … cells[c, j + 1] - 1."""
-    start, stop, bins = cells[:, 0], cells[:, -1], counts.shape[1]
+    start, stop = cells[:, 0], cells[:, -1]
     occupied = counts > 0
     below, number, own = (_running(t) for t in (counts, occupied, _xlogx(counts)))
-    mass, wide = np.diff(below[:, cells]), np.diff(number[:, cells])  # [K, C, J]
-    even = np.divide(mass, wide, out=np.ones_like(mass), where=wide > 0)
-    kept = below[:, stop] - below[:, start]
-    within = own[:, stop] - own[:, start] - np.einsum("kcj,kcj->kc", mass, np.log(even))
+    kept, total = below[stop] - below[start], below[-1]
+    within = own[stop] - own[start]
 
-    index = np.arange(bins)
-    last = np.maximum.accumulate(np.where(occupied, index, -1), 1)[:, stop - 1]
-    first = np.minimum.accumulate(np.where(occupied, index, bins)[:, ::-1], 1)[:, ::-1][:, start]
-    filled = wide > 0
-    ends = filled.shape[2] - 1 - filled[..., ::-1].argmax(2), filled.argmax(2)  # the cells of the last and the first
-    above, under = below[:, -1:] - below[:, stop], below[:, start]
+    index = np.arange(len(counts))[:, None]
+    last = np.maximum.accumulate(np.where(occupied, index, -1), 0)[stop - 1]
+    first = np.minimum.accumulate(np.where(occupied, index, len(counts))[::-1], 0)[::-1][start]
+    above, under = total - below[stop], below[start]
     one = first == last
-    above, under = np.where(one, above + under, above), np.where(one, 0.0, under)
-    total = below[:, -1:]
+    cell = np.empty((2, *kept.shape), np.int64)  # those of the first and the last bin that is kept and occupied
+    for i in range(0, len(cells), AT_ONCE):
+        part = slice(i, i + AT_ONCE)
+        mass, wide = (np.diff(running.take(cells[part], 0), axis=1) for running in (below, number))  # [C, J, K]
+        filled = wide > 0
+        even = mass / np.maximum(wide, 1)
+        even[~filled] = 1
+        within[part] -= np.einsum("cjk,cjk->ck", mass, np.log(even))
+        cell[:, part] = filled.argmax(1), filled.shape[1] - 1 - filled[:, ::-1].argmax(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for bin, cell, extra in ((last, ends[0], above), (first, ends[1], under)):
-            held = np.take_along_axis(counts, np.clip(bin, 0, bins - 1), 1)
-            mean = np.take_along_axis(even, cell[..., None], 2)[..., 0]
-            within = within + _xlogx(held + extra) - _xlogx(held) - extra * np.log(mean)
+        for bin, which, more in (
+            (first, cell[0], np.where(one, 0.0, under)),
+            (last, cell[1], np.where(one, above + under, above)),
+        ):
+            held = np.take_along_axis(counts, np.clip(bin, 0, len(counts) - 1), 0)
+            begin, end = (np.take_along_axis(cells, which + side, 1) for side in (0, 1))
+            inside, wide = (np.take_along_axis(r, end, 0) - np.take_along_axis(r, begin, 0) for r in (below, number))
+            mean = inside / wide
+            within = within + _xlogx(held + more) - _xlogx(held) - more * np.log(mean)
         return np.where(kept > 0, within / total + np.log(kept / total), np.inf)
 
 
 def _running(x: NDArray[np.generic]) -> Floats:
-    return np.concatenate([np.zeros((len(x), 1)), np.cumsum(x, axis=1, dtype=np.float64)], 1)
+    return np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0, dtype=np.float64)])
 
 
 def _xlogx(x: Floats) -> Floats:

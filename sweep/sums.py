@@ -22,26 +22,27 @@ from sweep.histogram import Histogram
 
 Floats = NDArray[np.float64]
 
-_AT_ONCE = 1 << 14  # rows looked up at a time
+_AT_ONCE = 1 << 11  # rows looked up at a time: they stay in a core's own cache
 
 
 class Sums:
     """x: float64 [m], the values, ascending, of a stack of R histograms.
 
-    below: float64 [m + 1, 3, R]; row i holds, over the i smallest values, the sums of 1, x and x^2.
+    below: float64 [m + 1, 2, R]; row i holds, over the i smallest values, the sums of 1 and x.
+    squares: float64 [m + 1, R], the same of x^2.
     count, first, second: float64 [R], the same over all values."""
 
     def __init__(self, x: Floats, counts: Floats) -> None:
         """x [m], ascending; counts [R, m]."""
         self.x = x
         self.members = len(counts)
-        self.below = np.zeros((len(x) + 1, 3, self.members))
+        self.below = np.zeros((len(x) + 1, 2, self.members))
+        self.squares = np.zeros((len(x) + 1, self.members))
         terms = np.ascontiguousarray(counts.T)
-        for power in range(3):
-            self.below[1:, power] = terms
-            terms = terms * x[:, None]
-        np.cumsum(self.below, axis=0, out=self.below)
-        self.count, self.first, self.second = self.below[-1]
+        for running in (self.below[:, 0], self.below[:, 1], self.squares):
+            np.cumsum(terms, axis=0, out=running[1:])
+            terms *= x[:, None]
+        (self.count, self.first), self.second = self.below[-1], self.squares[-1]
 
     def cost(self, scales: Floats, codes: Floats) -> Floats:
         """Sum of squared errors [C, R] for scales [C]."""
@@ -50,7 +51,7 @@ class Sums:
         found = np.empty((len(scales), self.members))
         for part in _parts(len(scales), len(middles)):
             s = scales[part, None]
-            rows = self._pairs[np.searchsorted(self.x, s * middles)]  # [C, borders, 2R]
+            rows = self._pairs.take(np.searchsorted(self.x, s * middles), 0)  # [C, borders, 2R]
             both = weights @ rows
             found[part] = s * both[:, 0, : self.members] - both[:, 1, self.members :]
         s = scales[:, None]
@@ -63,7 +64,7 @@ class Sums:
         found = np.empty((len(scales), len(zero), self.members))
         for part in _parts(len(scales), len(number)):
             borders = scales[part, None] * (number - 0.5)
-            rows = self._pairs[np.searchsorted(self.x, borders)]
+            rows = self._pairs.take(np.searchsorted(self.x, borders), 0)
             f = borders[..., None] * rows[..., : self.members] - rows[..., self.members :]
             upto = np.concatenate([np.zeros_like(f[:, :1]), f.cumsum(1)], 1)
             # the window of zero point z holds the borders 1 - z … codes - 1 - z
@@ -88,7 +89,9 @@ class Sums:
 
     def beyond(self, ends: Floats) -> Floats:
         """What clipping to at most `ends` [C] costs by itself, sum over x > end of (x - end)^2, [C, R]."""
-        count, first, second = (self.below[-1] - self.below[np.searchsorted(self.x, ends)]).transpose(1, 0, 2)
+        rows = np.searchsorted(self.x, ends)
+        count, first = (self.below[-1] - self.below[rows]).transpose(1, 0, 2)
+        second = self.second - self.squares[rows]
         c = ends[:, None]
         return np.asarray(second - 2 * c * first + np.square(c) * count)
 
@@ -97,7 +100,7 @@ class Sums:
 
     @property
     def _pairs(self) -> Floats:
-        return self.below.reshape(len(self.below), -1)[:, : 2 * self.members]
+        return self.below.reshape(len(self.below), -1)
 
     def _own(self, rows: NDArray[np.intp], moment: int) -> Floats:
         """below[rows, moment] of each member's own rows [P, R, …]."""
