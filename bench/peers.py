@@ -53,16 +53,20 @@ def absmax(texts: list[Tensor]) -> list[float]:
 
 
 def ours(texts: list[Tensor]) -> list[float]:
+    """One thread; what a site is observed with, channels and all."""
     from sweep.histogram import Histogram
     from sweep.layout import BINS, FLOAT32
-    from sweep.observer import add_counts, bin_codes
+    from sweep.tally import tally
 
-    counts, low, high = torch.zeros(BINS, dtype=torch.int64), np.inf, -np.inf
+    counts, low, high = (
+        torch.zeros(BINS, dtype=torch.int64),
+        torch.full((CHANNELS,), np.inf),
+        torch.full((CHANNELS,), -np.inf),
+    )
+    abs_sum, text_mean = torch.zeros(CHANNELS, dtype=torch.float64), torch.zeros(CHANNELS)
     for x in texts:
-        add_counts(counts, bin_codes(x))
-        least, most = torch.aminmax(x)
-        low, high = min(low, float(least)), max(high, float(most))
-    histogram = Histogram.from_dense(FLOAT32, counts.numpy(), low, high)
+        tally(x, counts, low, high, abs_sum, text_mean)
+    histogram = Histogram.from_dense(FLOAT32, counts.numpy(), float(low.min()), float(high.max()))
     return [float(histogram.abs_quantile(alpha)) for alpha in ALPHAS]
 
 

@@ -3,8 +3,8 @@
 One fold accumulates at a time (512 KiB a site); a finished one is kept sparse. Nothing here waits for the
 device: what has to be known on the host is asked for once a batch (`check`) and once a fold (`finish`).
 
-On a CPU the sites of one hook are shared out among threads, each running torch on one: counting, the longest
-step, is sequential within a tensor.
+On a CPU the sites of one hook are shared out among threads, each running `sweep.tally` on one: counting is
+sequential within a tensor. Other devices take the same steps by operations of torch.
 """
 
 from __future__ import annotations
@@ -25,42 +25,30 @@ from sweep.errors import UsageError
 from sweep.histogram import Histogram
 from sweep.layout import BFLOAT16, BINS, FLOAT16, FLOAT32
 from sweep.statistics import Key
+from sweep.tally import tally as tally_on_cpu
 
 Task = tuple[Callable[[Tensor], Tensor], list[Tensor]]  # of one site, so that no two touch the same counts
-
-BLOCK = 1 << 17  # values; with what is computed of them they stay in a core's own cache
 
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
 
 
 def bin_codes(x: Tensor) -> Tensor:
     """The bin of every value of a bf16, fp16 or fp32 tensor, int32, flat, in the order of its indices."""
-    return torch.empty(x.shape, dtype=torch.int32, device=x.device).copy_(_patterns(x)).flatten()
+    pattern = (x.to(torch.float16) if x.dtype is torch.float32 else x).view(torch.uint16)
+    return torch.empty(x.shape, dtype=torch.int32, device=x.device).copy_(pattern).flatten()
 
 
-def _block(x: Tensor) -> tuple[int, int]:
-    """How many texts and how many tokens of x [batch, seq, channels] to look at together."""
-    if x.device.type != "cpu":
-        return len(x), x.shape[1]
-    rows = max(1, BLOCK // x.shape[2])
-    return max(1, rows // x.shape[1]), min(rows, x.shape[1])
-
-
-def _patterns(x: Tensor) -> Tensor:
-    return (x.to(torch.float16) if x.dtype is torch.float32 else x).view(torch.uint16)
-
-
-def add_counts(counts: Tensor, codes: Tensor) -> None:
-    """Count each code, int32 [n] in [0, 65536), into counts, int64 [65536]."""
-    if codes.device.type == "cpu":
-        counts += torch.bincount(codes, minlength=BINS)
-    else:
-        scatter_counts(counts, codes)
-
-
-def scatter_counts(counts: Tensor, codes: Tensor) -> None:
-    """The same without `bincount`, which waits for the device to learn its largest code."""
-    counts.scatter_add_(0, codes.long(), counts.new_ones(1).expand(codes.shape))
+def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor, text_mean: Tensor) -> Tensor:
+    """`sweep.tally.tally` on any device, by operations of torch that do not wait for it."""
+    codes = bin_codes(x).long()  # bincount would wait for its largest code
+    counts.scatter_add_(0, codes, counts.new_ones(1).expand(codes.shape))
+    values = x.float()
+    torch.minimum(low, values.amin((0, 1)), out=low)
+    torch.maximum(high, values.amax((0, 1)), out=high)
+    total = values.abs().sum(1)  # [texts, channels]
+    abs_sum += total.double().sum(0)
+    torch.maximum(text_mean, total.amax(0) / x.shape[1], out=text_mean)
+    return total.isfinite().all(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,27 +100,10 @@ class _Accumulator:
 
     def add(self, x: Tensor) -> Tensor:
         """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
-        codes = torch.empty(x.shape, dtype=torch.int32, device=x.device)
-        texts, tokens = _block(x)
-        found = []
-        for part, place in zip(torch.split(x, texts), torch.split(codes, texts), strict=True):
-            lows, highs, sums = [], [], []
-            for block, codes_of_block in zip(torch.split(part, tokens, 1), torch.split(place, tokens, 1), strict=True):
-                codes_of_block.copy_(_patterns(block))
-                block = block.float()
-                lows.append(block.amin(1))  # [texts, channels]; one aminmax takes ten times as long as the two
-                highs.append(block.amax(1))
-                sums.append(block.abs().sum(1))
-            found.append(torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0), torch.stack(sums).sum(0)]))
-        add_counts(self.counts, codes.flatten())
-        low, high, total = torch.cat(found, 1).unbind()  # [batch, channels] each
-        self.low = torch.minimum(self.low, low.amin(0))
-        self.high = torch.maximum(self.high, high.amax(0))
-        self.abs_sum += total.double().sum(0)
-        self.text_mean = torch.maximum(self.text_mean, total.amax(0) / x.shape[1])
         if self.alphas:
             self.quantiles.append(text_quantiles(x, self.alphas))
-        return (low.isfinite() & high.isfinite()).all(-1)
+        add = tally_on_cpu if x.device.type == "cpu" else tally
+        return add(x, self.counts, self.low, self.high, self.abs_sum, self.text_mean)
 
     def finish(self) -> SiteFold:
         histogram = Histogram.from_dense(

@@ -25,7 +25,7 @@ MALLOPT = {
     "mmap threshold": (-3, 1 << 30),
     "arenas": (-8, 1),
 }
-VERSION = 2  # to be raised with any change of rounding
+VERSION = 3  # to be raised with any change of rounding
 
 
 @contextmanager

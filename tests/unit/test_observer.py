@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from sweep import tally
 from sweep.errors import UsageError
 from sweep.layout import BINS
-from sweep.observer import Observer, SiteFold, bin_codes, scatter_counts
+from sweep.observer import LAYOUTS, Observer, SiteFold, bin_codes
+from sweep.observer import tally as tally_on_device
 from sweep.statistics import Key
 
 
@@ -60,11 +62,50 @@ def test_memory_order_makes_no_difference() -> None:
         assert np.array_equal(other.channel_absmax, plain.channel_absmax)
 
 
-def test_counting_by_scatter_is_counting() -> None:
-    codes = bin_codes(torch.randn(5000))
-    counts = torch.ones(BINS, dtype=torch.int64)
-    scatter_counts(counts, codes)
-    assert torch.equal(counts, torch.bincount(codes, minlength=BINS) + 1)
+ORDERS = {
+    "plain": lambda x: x,
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "a slice of something wider": lambda x: torch.cat([x, x, x, x, x], -1)[..., 3 : 3 + x.shape[-1]],
+    "every other channel": lambda x: torch.stack([x, x], -1).flatten(-2)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("channels", [1, 37, tally.WIDTH, 2 * tally.WIDTH + 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_compiled_and_device_paths_agree(dtype: torch.dtype, channels: int, order: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 20, channels) * torch.logspace(-9, 4, 20)[:, None]
+    x[0, 0, 0], x[1, 1, -1] = 0.0, -0.0
+    x = ORDERS[order](x.to(dtype))
+
+    def observe(by: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        counts, low, high = torch.ones(BINS, dtype=torch.int64), torch.zeros(channels), torch.zeros(channels)
+        sums, means = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels)
+        return by(x, counts, low, high, sums, means), counts, low, high, sums, means
+
+    compiled, device = observe(tally.tally), observe(tally_on_device)
+    for one, other in zip(compiled[:4], device[:4], strict=True):
+        assert torch.equal(one, other)
+    codes = bin_codes(x)
+    assert torch.equal(compiled[1], torch.bincount(codes, minlength=BINS) + 1)
+    for one, other in zip(compiled[4:], device[4:], strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=0)  # 20 terms, added in another order
+
+
+@pytest.mark.parametrize("by", [tally.tally, tally_on_device])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_texts_that_are_not_finite_are_told(bad: float, by: Callable[..., Tensor]) -> None:
+    for dtype in LAYOUTS:
+        x = torch.ones(3, 4, 5, dtype=dtype)
+        x[1, 3, 4] = bad
+        kept = (
+            torch.zeros(BINS, dtype=torch.int64),
+            *torch.zeros(2, 5),
+            torch.zeros(5, dtype=torch.float64),
+            torch.zeros(5),
+        )
+        assert by(x, *kept).tolist() == [True, False, True]
 
 
 def test_the_first_bad_site_in_the_order_of_the_data_is_named() -> None:
