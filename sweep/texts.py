@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,13 +76,17 @@ def standard_library(split: str, root: Path | None = None) -> list[Path]:
     A file is held out if the SHA-256 of its relative name is 0 modulo 20, whatever the other files are."""
     root = root or Path(sysconfig.get_paths()["stdlib"])
     found = []
-    for path in root.rglob("*.py"):
-        name = path.relative_to(root)
-        if not _NOT_LIBRARY.intersection(name.parts):
-            heldout = int(hashlib.sha256(name.as_posix().encode()).hexdigest(), 16) % 20 == 0
-            if heldout == (split == "heldout"):
+    for directory, below, files in os.walk(root):
+        below[:] = set(below) - _NOT_LIBRARY  # site-packages may hold far more than the library
+        for file in files:
+            name = (Path(directory) / file).relative_to(root)
+            if name.suffix == ".py" and _is_heldout(name) == (split == "heldout"):
                 found.append(name)
     return [root / name for name in sorted(found, key=lambda n: n.as_posix())]
+
+
+def _is_heldout(name: Path) -> bool:
+    return int(hashlib.sha256(name.as_posix().encode()).hexdigest(), 16) % 20 == 0
 
 
 def _kind(file: Path) -> str:

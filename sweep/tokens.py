@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from sweep.config import Calibration, Data
 from sweep.errors import UsageError
 from sweep.texts import texts
 
-Encode = Callable[[str], NDArray[np.int64]]  # text to token ids
+Encode = Callable[[str], NDArray[np.integer[Any]]]  # text to token ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def load(data: Data, encode: Encode, calibration: Calibration) -> Tokens:
 def _windows(data: Data, encode: Encode, calibration: Calibration) -> tuple[NDArray[np.int64], ...]:
     """Windows of the joined texts that do not overlap; the seed shuffles them and the first ones are taken."""
     if data.separator is None:
-        ids = np.concatenate([encode(text) for text in texts(data)] or [np.zeros(0, np.int64)])
+        ids = np.concatenate([encode(text) for text in texts(data)] or [np.zeros(0, np.int32)])
     else:
         ids = encode(data.separator.join(texts(data)))
     length, wanted = calibration.seqlen, calibration.samples
@@ -64,7 +65,7 @@ def _windows(data: Data, encode: Encode, calibration: Calibration) -> tuple[NDAr
             f"calibration.samples={wanted} were asked for; use calibration.samples={count} or give more text"
         )
     order = np.random.default_rng(calibration.seed).permutation(count)[:wanted]
-    return tuple(ids[i * length : (i + 1) * length] for i in order)
+    return tuple(ids[i * length : (i + 1) * length].astype(np.int64) for i in order)
 
 
 def _texts(data: Data, encode: Encode, calibration: Calibration) -> tuple[NDArray[np.int64], ...]:
@@ -72,7 +73,7 @@ def _texts(data: Data, encode: Encode, calibration: Calibration) -> tuple[NDArra
     samples: list[NDArray[np.int64]] = []
     for text in texts(data):
         if len(ids := encode(text)[: calibration.seqlen]):
-            samples.append(ids)
+            samples.append(ids.astype(np.int64))
         if len(samples) == calibration.samples:
             return tuple(samples)
     raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from sweep import hub
 from sweep.errors import UsageError, first_line
 
-Ids = NDArray[np.int64]
+Ids = NDArray[np.integer[Any]]  # 32 bits wide where there are many
 Encode = Callable[[str], Ids]
 Count = Callable[[Ids], int]  # bytes of the text that token ids stand for
 
@@ -53,13 +54,14 @@ def _open(source: str | Path, revision: str) -> tuple[Encode, Count]:
 
 def byte_encoder(vocabulary: int) -> Encode:
     """Bytes as tokens, for random weights, which know no words: byte + 3, as ByT5 has it, modulo the vocabulary."""
-    return lambda text: (np.frombuffer(text.encode(), np.uint8).astype(np.int64) + _LARGEST_SPECIAL) % vocabulary
+    token = ((np.arange(256) + _LARGEST_SPECIAL) % vocabulary).astype(np.int32)
+    return lambda text: token[np.frombuffer(text.encode(), np.uint8)]
 
 
 def checked(encode: Encode, vocabulary: int, what: str) -> Encode:
     """`encode`, with a UsageError for a token that the model has no embedding for."""
 
-    def within(text: str) -> NDArray[np.int64]:
+    def within(text: str) -> Ids:
         ids = encode(text)
         if len(ids) and (largest := int(ids.max())) >= vocabulary:
             raise UsageError(
@@ -89,7 +91,7 @@ def _tokenizers(file: Path) -> tuple[Encode, Count]:
         transformers.utils.logging.set_verbosity_error()
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent)
         return (
-            lambda text: np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64),
+            lambda text: np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32),
             lambda ids: len(tokenizer.decode(ids, clean_up_tokenization_spaces=False).encode()),
         )
     import tokenizers
@@ -97,7 +99,7 @@ def _tokenizers(file: Path) -> tuple[Encode, Count]:
     plain = tokenizers.Tokenizer.from_file(str(file))
     plain.no_truncation()
     return (
-        lambda text: np.asarray(plain.encode(text, add_special_tokens=False).ids, np.int64),
+        lambda text: np.asarray(plain.encode(text, add_special_tokens=False).ids, np.int32),
         lambda ids: len(plain.decode(ids.tolist(), skip_special_tokens=False).encode()),
     )
 
@@ -108,4 +110,4 @@ def _sentencepiece(file: Path) -> tuple[Encode, Count]:
     except ImportError:
         raise UsageError(f"{file} is a SentencePiece model: pip install sentencepiece") from None
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    return lambda text: np.asarray(pieces.encode(text), np.int64), lambda ids: len(pieces.decode(ids.tolist()).encode())
+    return lambda text: np.asarray(pieces.encode(text), np.int32), lambda ids: len(pieces.decode(ids.tolist()).encode())
