@@ -25,7 +25,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup
+bench:
+	$(MAKE) setup EXTRAS=dev,bench
 	$(BIN)/python -m bench $(ARGS)
 
 clean:

@@ -16,13 +16,15 @@ from bench.race import median, race, ratio, table
 from sweep.models.kernels import kernels
 from sweep.sites import mixers
 
-CASES = (  # family, size, dtype, layers timed: a layer costs what any other costs
-    ("mamba2", "130m", "float32", 24),
-    ("mamba2", "370m", "float32", 16),
-    ("mamba2", "1.3b", "float32", 6),
-    ("mamba2", "130m", "bfloat16", 24),
-    ("mamba1", "130m", "float32", 24),
-    ("mamba1", "130m", "bfloat16", 24),
+# family, size, dtype, layers timed (a layer costs what any other costs), and what is asked for
+LIMIT, AGAINST = "ours / products", "transformers / ours"
+CASES: tuple[tuple[str, str, str, int, str], ...] = (
+    ("mamba2", "130m", "float32", 24, f"{LIMIT} <= 1.5"),
+    ("mamba2", "370m", "float32", 16, f"{LIMIT} <= 1.5"),
+    ("mamba2", "1.3b", "float32", 6, "growth <= 1.1"),
+    ("mamba2", "130m", "bfloat16", 24, f"{AGAINST} >= 3"),
+    ("mamba1", "130m", "float32", 24, f"{LIMIT} <= 2.5"),
+    ("mamba1", "130m", "bfloat16", 24, ""),
 )
 
 
@@ -55,7 +57,8 @@ def products(family: str, size: str, dtype: str, layers: int, batch: int = 1) ->
 
 def main() -> list[dict[str, Any]]:
     rows = []
-    for family, size, dtype, layers in CASES:
+    per_product: dict[str, float] = {}  # seconds of a layer per multiplication in its products
+    for family, size, dtype, layers, asked in CASES:
         shape = {"family": family, "size": size, "dtype": dtype, "layers": layers}
         laps = race(
             {
@@ -65,6 +68,8 @@ def main() -> list[dict[str, Any]]:
             },
             repeats=5,
         )
+        if (family, dtype) == ("mamba2", "float32"):
+            per_product[size] = median(laps["own"]) / layers / multiplications(size)
         rows.append(
             {
                 "model": f"{family} {size}, {layers} layers",
@@ -72,12 +77,25 @@ def main() -> list[dict[str, Any]]:
                 "products alone, s": median(laps["limit"]),
                 "ours, s": median(laps["own"]),
                 "transformers, s": median(laps["transformers"]),
-                "ours / products": ratio(laps["own"], laps["limit"]),
-                "transformers / ours": ratio(laps["transformers"], laps["own"]),
+                LIMIT: ratio(laps["own"], laps["limit"]),
+                AGAINST: ratio(laps["transformers"], laps["own"]),
+                "asked for": asked,
                 "ours / products, processor time": ratio(laps["own"], laps["limit"], "cpu"),
             }
         )
-    return table("Backbone of 1 x 512 tokens, random weights", rows)
+    table("Backbone of 1 x 512 tokens, random weights", rows)
+    growth = per_product["1.3b"] / per_product["130m"]
+    print(
+        f"Growth of the cost per token from 130m to 1.3b / growth of the products' FLOPs: **{growth:.2f}** (<= 1.1)\n"
+    )
+    return rows
+
+
+def multiplications(size: str) -> int:
+    """Of the linear projections of one Mamba-2 layer, per token: in_proj to [z, x, B, C, dt], and out_proj."""
+    hidden = geometry.SIZES[size][0]
+    inner = 2 * hidden
+    return hidden * (2 * inner + 2 * 128 + inner // 64) + inner * hidden
 
 
 if __name__ == "__main__":

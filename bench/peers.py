@@ -53,7 +53,7 @@ def absmax(texts: list[Tensor]) -> list[float]:
 
 
 def ours(texts: list[Tensor]) -> list[float]:
-    """One thread; what a site is observed with, channels and all."""
+    """What a site is observed with, channels and all, on one thread."""
     from sweep.histogram import Histogram
     from sweep.layout import BINS, FLOAT32
     from sweep.tally import tally

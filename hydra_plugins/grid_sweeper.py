@@ -98,6 +98,7 @@ class GridSweeper(BasicSweeper):
         shards = [
             [
                 *leader.overrides,
+                f"dtype={leader.config.dtype}",
                 f"calibration.shard={shard}",
                 _override("hydra.sweep.subdir", f"shards/{leader.number}-{shard}"),
             ]
@@ -114,6 +115,7 @@ class GridSweeper(BasicSweeper):
         pattern = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
         return [
             *cell.overrides,
+            f"dtype={cell.config.dtype}",  # `auto` may mean another one where the job runs
             _override("hydra.sweep.subdir", str(pattern).replace("${hydra.job.num}", str(cell.number))),
         ]
 

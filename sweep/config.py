@@ -14,11 +14,11 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweep import formats
+from sweep import formats, native
 from sweep.errors import UsageError, allowed
 from sweep.scales import Method
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
 GRANULARITIES = ("tensor", "channel", "group")
@@ -203,6 +203,8 @@ class Config:
         _one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
+        if self.dtype == "auto":  # what was chosen is what is recorded, and what a calibration is known by
+            object.__setattr__(self, "dtype", native.dtype(self.device))
         if self.model.stream and self.calibration.shards > 1:
             raise UsageError(
                 f"model.stream=true takes layer after layer; calibration.shards={self.calibration.shards} must be 1"

@@ -151,9 +151,9 @@ class Histogram:
 
     def weigh(self, weights: Floats) -> Floats:
         """Sums over the values of what each weighs, float64 [W, K]; weights [W, m] by `ascending`."""
-        of_bin = np.empty_like(weights)
-        of_bin[:, self.ascending] = weights
-        return np.asarray(of_bin @ self.counts.T.astype(np.float64))
+        split = int(np.searchsorted(self.bins, SIGN))
+        ordered = np.concatenate([self.counts[:, split:][:, ::-1], self.counts[:, :split]], 1, dtype=np.float64)
+        return np.asarray(weights @ ordered.T)
 
     def between(self, places: NDArray[np.intp]) -> Ints:
         """How many values lie in the bins places[i] … places[i + 1] - 1 of `ascending`, int64 [K, i]."""
