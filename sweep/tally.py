@@ -7,7 +7,6 @@ loops that LLVM turns into vector instructions; each touches few arrays, since L
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,85 +22,64 @@ _HALF, _FLOAT, _WORD, _SHORT = ir.HalfType(), ir.FloatType(), ir.IntType(32), ir
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _rounded(typing: Any, x: Any) -> Any:
-    """The bit pattern of the float16 that a float32 rounds to."""
+def _code(typing: Any, x: Any) -> Any:
+    """The bin: the bit pattern of the float16 that a float32 rounds to, of a 16-bit float its own."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], _HALF), _SHORT)
+        (given,) = arguments
+        return builder.bitcast(builder.fptrunc(given, _HALF), _SHORT) if x is types.float32 else given
 
-    return types.uint16(types.float32), generate
+    return types.uint16(x), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _of_half(typing: Any, pattern: Any) -> Any:
-    """The float16 of a bit pattern, as float32."""
+def _value(typing: Any, x: Any) -> Any:
+    """As float32: a float32 itself, a float16 whose bits come as int16, a bfloat16 whose bits come as uint16."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fpext(builder.bitcast(arguments[0], _HALF), _FLOAT)
+        (given,) = arguments
+        if x is types.float32:
+            return given
+        if x is types.int16:
+            return builder.fpext(builder.bitcast(given, _HALF), _FLOAT)
+        return builder.bitcast(builder.shl(builder.zext(given, _WORD), ir.Constant(_WORD, 16)), _FLOAT)
 
-    return types.float32(types.uint16), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _of_bfloat(typing: Any, pattern: Any) -> Any:
-    """The bfloat16 of a bit pattern, the upper half of a float32, as float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        upper = builder.shl(builder.zext(arguments[0], _WORD), ir.Constant(_WORD, 16))
-        return builder.bitcast(upper, _FLOAT)
-
-    return types.float32(types.uint16), generate
+    return types.float32(x), generate
 
 
-@njit  # type: ignore[untyped-decorator]
-def _same(x: Any) -> Any:
-    return x
-
-
-def _compiled(code: Any, value: Any) -> Any:
-    """The loops for one dtype; code: from an element to its bin, value: to its float32."""
-
-    @njit(nogil=True, cache=True, error_model="numpy")
-    def run(flat, shape, strides, counts, low, high, abs_sum, text_mean, finite):  # type: ignore[no-untyped-def]
-        texts, tokens, channels = shape
-        hot = np.zeros(len(counts), np.uint32)
-        codes = np.empty(min(WIDTH, channels), np.uint16)
-        total = np.empty(len(codes), np.float32)
-        for text in range(texts):
-            for begin in range(0, channels, WIDTH):
-                end = min(begin + WIDTH, channels)
-                least, most = low[begin:end], high[begin:end]
-                total[:] = 0
-                for token in range(tokens):
-                    start = text * strides[0] + token * strides[1]
-                    row = flat[start + begin : start + end]
-                    for i in range(len(row)):
-                        codes[i] = code(row[i])
-                    for i in range(len(row)):
-                        x = value(row[i])
-                        least[i] = x if x < least[i] else least[i]
-                        most[i] = x if x > most[i] else most[i]
-                    for i in range(len(row)):
-                        total[i] += abs(value(row[i]))
-                    for i in range(len(row)):
-                        hot[codes[i]] += np.uint32(1)
-                for i in range(end - begin):
-                    abs_sum[begin + i] += total[i]
-                    text_mean[begin + i] = max(text_mean[begin + i], total[i] / np.float32(tokens))
-                    finite[text] &= np.isfinite(total[i])
-        for begin in range(0, len(counts), LINE):
-            if hot[begin : begin + LINE].any():
-                for i in range(begin, begin + LINE):
-                    counts[i] += hot[i]
-
-    return run
-
-
-_RUN: dict[torch.dtype, Callable[..., None]] = {
-    torch.float32: _compiled(_rounded, _same),
-    torch.bfloat16: _compiled(_same, _of_bfloat),
-    torch.float16: _compiled(_same, _of_half),
-}
+# nothing but the types of the arguments tells the dtypes apart: what a closure holds would be in the cache's key
+@njit(nogil=True, cache=True, error_model="numpy")
+def _run(flat, shape, strides, counts, low, high, abs_sum, text_mean, finite):  # type: ignore[no-untyped-def]
+    texts, tokens, channels = shape
+    hot = np.zeros(len(counts), np.uint32)
+    codes = np.empty(min(WIDTH, channels), np.uint16)
+    total = np.empty(len(codes), np.float32)
+    for text in range(texts):
+        for begin in range(0, channels, WIDTH):
+            end = min(begin + WIDTH, channels)
+            least, most = low[begin:end], high[begin:end]
+            total[:] = 0
+            for token in range(tokens):
+                start = text * strides[0] + token * strides[1]
+                row = flat[start + begin : start + end]
+                for i in range(len(row)):
+                    codes[i] = _code(row[i])
+                for i in range(len(row)):
+                    x = _value(row[i])
+                    least[i] = x if x < least[i] else least[i]
+                    most[i] = x if x > most[i] else most[i]
+                for i in range(len(row)):
+                    total[i] += abs(_value(row[i]))
+                for i in range(len(row)):
+                    hot[codes[i]] += np.uint32(1)
+            for i in range(end - begin):
+                abs_sum[begin + i] += total[i]
+                text_mean[begin + i] = max(text_mean[begin + i], total[i] / np.float32(tokens))
+                finite[text] &= np.isfinite(total[i])
+    for begin in range(0, len(counts), LINE):
+        if hot[begin : begin + LINE].any():
+            for i in range(begin, begin + LINE):
+                counts[i] += hot[i]
 
 
 def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor, text_mean: Tensor) -> Tensor:
@@ -115,8 +93,8 @@ def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor,
     span = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
     flat = x.as_strided((span,), (1,))
     if x.dtype is not torch.float32:
-        flat = flat.view(torch.uint16)
+        flat = flat.view(torch.int16 if x.dtype is torch.float16 else torch.uint16)
     finite = torch.ones(len(x), dtype=torch.bool)
     arrays = (t.numpy() for t in (counts, low, high, abs_sum, text_mean, finite))
-    _RUN[x.dtype](flat.numpy(), tuple(x.shape), x.stride(), *arrays)
+    _run(flat.numpy(), tuple(x.shape), x.stride(), *arrays)
     return finite

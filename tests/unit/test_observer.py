@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,6 +17,7 @@ from sweep.layout import BINS
 from sweep.observer import LAYOUTS, Observer, SiteFold, bin_codes
 from sweep.observer import tally as tally_on_device
 from sweep.statistics import Key
+from tests.harness import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +119,19 @@ def test_the_first_bad_site_in_the_order_of_the_data_is_named() -> None:
     observer(0, "large", bad)
     with pytest.raises(UsageError, match="layer 0, site small, in sample 12"):
         observer.check([10, 11, 12])
+
+
+def test_the_next_process_need_not_compile() -> None:
+    """What numba keeps on disk is found again; a key that holds an address would differ in every process."""
+    program = (
+        "import torch; from sweep import tally\n"
+        "for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
+        "    kept = torch.zeros(65536, dtype=torch.int64), *torch.zeros(2, 5), torch.zeros(5).double(), torch.zeros(5)\n"
+        "    tally.tally(torch.ones(3, 4, 5, dtype=dtype), *kept)\n"
+        "print(len(tally._run.stats.cache_misses), len(tally._run.stats.cache_hits))"
+    )
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=240
+        )
+    assert done.stdout.split() == ["0", "3"]
