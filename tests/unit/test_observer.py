@@ -126,7 +126,8 @@ def test_the_next_process_need_not_compile() -> None:
     program = (
         "import torch; from sweep import tally\n"
         "for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
-        "    kept = torch.zeros(65536, dtype=torch.int64), *torch.zeros(2, 5), torch.zeros(5).double(), torch.zeros(5)\n"
+        "    low, high, mean = torch.zeros(3, 5)\n"
+        "    kept = torch.zeros(65536, dtype=torch.int64), low, high, torch.zeros(5).double(), mean\n"
         "    tally.tally(torch.ones(3, 4, 5, dtype=dtype), *kept)\n"
         "print(len(tally._run.stats.cache_misses), len(tally._run.stats.cache_hits))"
     )
