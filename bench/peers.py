@@ -25,7 +25,6 @@ TEXTS, SEQ, CHANNELS = 16, 512, 1536
 PEERS = {  # name → module it needs, None for those that are here
     "absmax, the limit": None,
     "ours": None,
-    "ours, whole: channels too": None,
     "moving average (Quamba's)": None,
     "ModelOpt max": "modelopt",
     "ModelOpt histogram": "modelopt",
@@ -53,24 +52,7 @@ def absmax(texts: list[Tensor]) -> list[float]:
 
 
 def ours(texts: list[Tensor]) -> list[float]:
-    """What a site is observed with, channels and all, on one thread."""
-    from sweep.histogram import Histogram
-    from sweep.layout import BINS, FLOAT32
-    from sweep.tally import tally
-
-    counts, low, high = (
-        torch.zeros(BINS, dtype=torch.int64),
-        torch.full((CHANNELS,), np.inf),
-        torch.full((CHANNELS,), -np.inf),
-    )
-    abs_sum, text_mean = torch.zeros(CHANNELS, dtype=torch.float64), torch.zeros(CHANNELS)
-    for x in texts:
-        tally(x, counts, low, high, abs_sum, text_mean)
-    histogram = Histogram.from_dense(FLOAT32, counts.numpy(), float(low.min()), float(high.max()))
-    return [float(histogram.abs_quantile(alpha)) for alpha in ALPHAS]
-
-
-def ours_whole(texts: list[Tensor]) -> list[float]:
+    """As a site is observed, channels and all; one site is observed on one thread."""
     from sweep.observer import Observer
 
     observer = Observer()
@@ -133,7 +115,7 @@ def brevitas(texts: list[Tensor]) -> list[float]:
 FUNCTIONS: dict[str, Callable[[list[Tensor]], list[float]]] = dict(
     zip(
         PEERS,
-        (absmax, ours, ours_whole, moving_average, modelopt_max, modelopt_histogram, torch_ao, brevitas),
+        (absmax, ours, moving_average, modelopt_max, modelopt_histogram, torch_ao, brevitas),
         strict=True,
     )
 )
@@ -155,7 +137,7 @@ def competitor(name: str) -> Callable[[], dict[str, float]]:
         errors |= {f"{a}{label}": 100 * (c / t - 1) for a, c, t in zip(ALPHAS, clips, exact(drift), strict=True)}
 
     def step() -> dict[str, float]:
-        with torch.inference_mode(name.startswith(("ours", "absmax"))):
+        with torch.inference_mode(name in ("ours", "absmax, the limit")):
             function(texts)
         return errors
 

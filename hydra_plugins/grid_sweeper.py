@@ -97,8 +97,7 @@ class GridSweeper(BasicSweeper):
         """Shards, leaders, followers. Returns what went wrong, a line each."""
         shards = [
             [
-                *leader.overrides,
-                f"dtype={leader.config.dtype}",
+                *_asked(leader),
                 f"calibration.shard={shard}",
                 _override("hydra.sweep.subdir", f"shards/{leader.number}-{shard}"),
             ]
@@ -114,8 +113,7 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         pattern = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
         return [
-            *cell.overrides,
-            f"dtype={cell.config.dtype}",  # `auto` may mean another one where the job runs
+            *_asked(cell),
             _override("hydra.sweep.subdir", str(pattern).replace("${hydra.job.num}", str(cell.number))),
         ]
 
@@ -130,6 +128,11 @@ class GridSweeper(BasicSweeper):
             except Exception as error:  # the launcher itself: no sbatch, a job cancelled, a worker killed
                 found += [error] * len(batch)
         return found
+
+
+def _asked(cell: Cell) -> list[str]:
+    """A cell's overrides with dtype as the plan has it: `auto` may mean another one where the job runs."""
+    return [*cell.overrides, f"dtype={cell.config.dtype}"]
 
 
 def _override(key: str, value: str) -> str:

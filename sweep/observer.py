@@ -48,7 +48,7 @@ def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor,
     total = values.abs().sum(1)  # [texts, channels]
     abs_sum += total.double().sum(0)
     torch.maximum(text_mean, total.amax(0) / x.shape[1], out=text_mean)
-    return total.isfinite().all(-1)
+    return values.isfinite().flatten(1).all(1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,10 @@ def _run(flat, shape, strides, counts, low, high, abs_sum, text_mean, finite):  
             for i in range(end - begin):
                 abs_sum[begin + i] += total[i]
                 text_mean[begin + i] = max(text_mean[begin + i], total[i] / np.float32(tokens))
-                finite[text] &= np.isfinite(total[i])
+                if not np.isfinite(total[i]):  # by a value, or because the sum of finite ones has overflowed
+                    for token in range(tokens):
+                        start = text * strides[0] + token * strides[1]
+                        finite[text] &= np.isfinite(_value(flat[start + begin + i]))
     for begin in range(0, len(counts), LINE):
         if hot[begin : begin + LINE].any():
             for i in range(begin, begin + LINE):
