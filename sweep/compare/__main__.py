@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from pathlib import Path
@@ -114,6 +115,7 @@ def _sweep(paths: list[str], found) -> Path:  # type: ignore[no-untyped-def]
 
 
 def main() -> int:
+    gc.disable()  # a huge comparison makes millions of objects without a cycle; looking for one takes half a second
     try:
         run(sys.argv[1:])
     except UsageError as error:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,12 @@ class Cell:
     evaluation: dict[str, Any] | None = field(default=None, hash=False)
     geometry: dict[str, Any] = field(default_factory=dict, hash=False)
 
-    @property
+    @cached_property
     def calibration(self) -> tuple[str, ...]:
         """What has to agree before two cells may be compared."""
         return (self.identity, self.tokens, self.dtype, self.sizes)
 
-    @property
+    @cached_property
     def setting(self) -> str:
         """How the clip is chosen: `percentile 0.9995`, `minmax`."""
         return self.method if self.alpha is None else f"{self.method} {self.alpha:.10g}"

@@ -12,6 +12,7 @@ from sweep.compare.cells import Cell
 from sweep.errors import UsageError
 
 KNOBS = ("alpha", "method", "format", "granularity", "data", "repeat")
+FREE: dict[str, tuple[str, ...]] = {"method": ("method", "alpha"), "repeat": ()}  # of a knob not here: itself
 REFERENCE = {"alpha": 0.9995, "method": "minmax", "format": "int8", "granularity": "tensor"}
 
 
@@ -49,18 +50,18 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
     chosen = _baseline(cells, baseline)
     several = len({(c.tokens, c.sizes) for c in cells}) > 1
     found: list[Contrast] = []
+    columns = _columns(cells)
     for knob in KNOBS:
-        groups: dict[tuple[Any, ...], dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for number, cell in enumerate(cells):
-            if knob == "alpha" and cell.asked_alpha is None:
-                continue
-            groups[_fixed(cell, knob)][_value(cell, knob)].append(number)
+        if knob in columns and len(set(columns[knob])) < 2:
+            continue
+        fixed = zip(*(values for name, values in columns.items() if name not in FREE.get(knob, (knob,))), strict=True)
+        groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for number, agreed in enumerate(fixed):
+            groups[agreed].append(number)
         for group in groups.values():
-            if knob == "repeat":
-                group = {i: [n] for i, n in enumerate(next(iter(group.values())))}
-            if len(group) < 2 or (knob == "method" and len({cells[n[0]].method for n in group.values()}) < 2):
+            newest = _newest(cells, group, knob) if len(group) > 1 else {}
+            if len(newest) < 2 or (knob == "method" and len({cells[n].method for n in newest.values()}) < 2):
                 continue
-            newest = {value: max(numbers, key=lambda n: cells[n].finished) for value, numbers in group.items()}
             values = sorted(newest, key=_order)
             numbers = tuple(newest[value] for value in values)
             found.append(
@@ -75,6 +76,21 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
     return found
 
 
+def _newest(cells: Sequence[Cell], group: Sequence[int], knob: str) -> dict[Any, int]:
+    """Value of the knob → the latest cell that has it; for `repeat` every cell is one of its own."""
+    if knob == "repeat":
+        return dict(enumerate(group))
+    newest: dict[Any, int] = {}
+    for number in group:
+        cell = cells[number]
+        value = _value(cell, knob)
+        if knob == "alpha" and value is None:
+            continue
+        if value not in newest or cell.finished > cells[newest[value]].finished:
+            newest[value] = number
+    return newest
+
+
 def _value(cell: Cell, knob: str) -> Any:
     if knob == "alpha":
         return cell.asked_alpha
@@ -82,16 +98,19 @@ def _value(cell: Cell, knob: str) -> Any:
         return (cell.method, cell.alpha or 0.0)
     if knob == "data":
         return (cell.data, cell.sizes, cell.tokens)
-    return None if knob == "repeat" else getattr(cell, knob)
+    return getattr(cell, knob)
 
 
-def _fixed(cell: Cell, knob: str) -> tuple[Any, ...]:
-    """Everything that has to agree while the knob varies."""
-    calibration = (cell.model, cell.identity, cell.dtype)
-    fixed = {"alpha": cell.asked_alpha, "method": cell.method, "format": cell.format, "granularity": cell.granularity,
-             "data": (cell.tokens, cell.sizes)}  # fmt: skip
-    free = {"method": ("method", "alpha"), "repeat": ()}.get(knob, (knob,))
-    return (*calibration, *(value for key, value in fixed.items() if key not in free))
+def _columns(cells: Sequence[Cell]) -> dict[str, list[Any]]:
+    """What has to agree while a knob varies, but for what that knob leaves free: a value per cell, by name."""
+    return {
+        "calibration": [(c.model, c.identity, c.dtype) for c in cells],
+        "alpha": [c.asked_alpha for c in cells],
+        "method": [c.method for c in cells],
+        "format": [c.format for c in cells],
+        "granularity": [c.granularity for c in cells],
+        "data": [(c.tokens, c.sizes) for c in cells],
+    }
 
 
 def _context(cell: Cell, knob: str, several: bool) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import duckdb
+import numpy as np
 
 from sweep.compare.cells import Cell, Problem
 from sweep.compare.filters import Filters
@@ -51,14 +51,14 @@ def ordered(cells: list[Cell]) -> list[Cell]:
 def open_cells(
     database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters
 ) -> tuple[list[Cell], list[Problem]]:
-    """Create `scales` and `rows` from the cells that can be read; the others come back as problems."""
+    """Create `scales()` and `rows` from the cells that can be read; the others come back as problems."""
     problems: list[Problem] = []
     while True:
         try:
-            database.execute(
-                f"CREATE OR REPLACE VIEW scales AS SELECT * FROM {scan(cells, SCALES)} WHERE {filters.rows}"
-            )
-            database.execute(f"CREATE OR REPLACE TABLE rows AS {_rows(cells, filters)}")
+            _store(database, cells, filters)
+            # a macro looks into no file before it is asked
+            every = f"SELECT * FROM {scan(cells, SCALES)} WHERE {filters.rows}"
+            database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {every}")
             return cells, problems
         except duckdb.Error:
             bad = dict(_damaged(database, cells))
@@ -70,16 +70,21 @@ def open_cells(
                 raise UsageError(f"no cell can be read; the first: {problems[0]}") from None
 
 
-def _rows(cells: list[Cell], filters: Filters) -> str:
-    """Half of the time of a huge comparison goes into reading columns: one-scale tables lack groups anyway."""
+def _store(database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters) -> None:
+    """Create `rows`. Most of a huge comparison is reading columns, so tables of one scale a site give none of groups,
+    and where there are no others nothing is stored for them."""
+    grouped = [i for i, cell in enumerate(cells) if cell.granularity != "tensor"]
+    plain = [i for i, cell in enumerate(cells) if cell.granularity == "tensor"]
+    none = ", ".join(f"NULL::INT AS {g}" for g in GROUPS)
     parts = []
-    for grouped in (False, True):
-        numbers = [i for i, cell in enumerate(cells) if (cell.granularity != "tensor") is grouped]
+    for numbers, groups in ((plain, none if grouped else ""), (grouped, ", ".join(GROUPS))):
         if numbers:
-            groups = ", ".join(g if grouped else f"NULL::INT AS {g}" for g in GROUPS)
             table = scan([cells[i] for i in numbers], SCALES, numbers)
-            parts.append(f"SELECT cell, layer, site, {groups}, scale, sqnr_db FROM {table} WHERE {filters.rows}")
-    return " UNION ALL ".join(parts)
+            columns = ", ".join(filter(None, ("cell, layer, site", groups, "scale, sqnr_db")))
+            parts.append(f"SELECT {columns} FROM {table} WHERE {filters.rows}")
+    database.execute(f"CREATE OR REPLACE TABLE stored AS {' UNION ALL '.join(parts)}")
+    groups = ", ".join(GROUPS) if grouped else none
+    database.execute(f"CREATE OR REPLACE VIEW rows AS SELECT cell, layer, site, {groups}, scale, sqnr_db FROM stored")
 
 
 def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tuple[Cell, str]]:
@@ -96,7 +101,7 @@ def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tup
 
 def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None) -> str:
     """SQL for the rows of a file of every cell, with the cell's number (its position unless given)."""
-    files = ", ".join(_quoted(cell.path / name) for cell in cells)
+    files = ", ".join(_quoted(f"{cell.path}/{name}") for cell in cells)
     if numbers is None or list(numbers) == list(range(len(cells))):
         number = "file_index::INT"
     else:
@@ -106,21 +111,17 @@ def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None)
 
 
 def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters) -> None:
-    import pyarrow as pa
-
-    letters = calibrations(cells)
+    texts = {"label": names, "calibration": calibrations(cells), "path": [str(c.path) for c in cells]}
+    texts |= {name: [getattr(c, name) for c in cells] for name in TEXTS}
     columns = {
-        "cell": pa.array(range(len(cells)), pa.int32()),
-        "label": pa.array(names, pa.string()),
-        "calibration": pa.array(letters, pa.string()),
-        "path": pa.array([str(c.path) for c in cells], pa.string()),
-        **{name: pa.array([getattr(c, name) for c in cells], pa.string()) for name in TEXTS},
-        "alpha": pa.array([c.alpha for c in cells], pa.float64()),
-        "folds": pa.array([c.folds for c in cells], pa.int32()),
-        "finished": pa.array([c.finished for c in cells], pa.string()),
+        "cell": np.arange(len(cells), dtype=np.int32),
+        **{name: np.array(values, object) for name, values in texts.items()},
+        "alpha": np.array([c.alpha for c in cells], np.float64),
+        "folds": np.array([c.folds for c in cells], np.int32),
+        "finished": np.array([c.finished for c in cells], object),
     }
-    database.register("described", pa.table(columns))
-    database.execute("CREATE TABLE cells AS FROM described")
+    database.register("described", columns)
+    database.execute("CREATE TABLE cells AS SELECT * REPLACE (nullif(alpha, 'NaN'::DOUBLE) AS alpha) FROM described")
     grouped = [i for i, cell in enumerate(cells) if cell.granularity != "tensor"]
     if not grouped:
         database.execute("CREATE VIEW points AS SELECT cell, layer, site, scale, sqnr_db FROM rows")
@@ -130,7 +131,7 @@ def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list
     database.execute(POOLED)
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: str) -> str:
     """An SQL string that names this very file: DuckDB reads * ? [ in a path as a pattern, even in a list."""
-    text = re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", str(path))
+    text = re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", path)
     return "'" + text.replace("'", "''") + "'"

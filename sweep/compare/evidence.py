@@ -105,7 +105,8 @@ def _compare(
 ) -> Evidence:
     first, second = cells[a], cells[b]
     codes, i, j = np.intersect1d(first.codes, second.codes, assume_unique=True, return_indices=True)
-    layer, site = codes // len(sites), np.array(sites, object)[codes % len(sites)]
+    layer, which = np.divmod(codes, len(sites))
+    site = np.array(sites, object)[which]
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.log(second.scale[j]) - np.log(first.scale[i])
     scale[second.scale[j] == first.scale[i]] = 0.0
@@ -115,10 +116,11 @@ def _compare(
     sqnr[same] = 0.0  # both lossless, or both all zeros
     scale_k, sqnr_k, folds = _errors(first, second, i, j, paired)
     rows = _tests(layer, site, scale, sqnr, scale_k, sqnr_k, folds, decide)
-    names = np.unique(site.astype(str)).astype(object)
-    deployed = np.array([not str(name).endswith("_pre") for name in site], bool)
-    members = [deployed, *(site == name for name in names)]
-    means = _means(np.array(["all", *names], object), members, scale, sqnr, scale_k, sqnr_k, folds, decide)
+    present = np.unique(which)
+    deployed = np.array([not name.endswith("_pre") for name in sites], bool)
+    members = [deployed[which], *(which == number for number in present)]
+    names = np.array(["all", *(sites[number] for number in present)], object)
+    means = _means(names, members, scale, sqnr, scale_k, sqnr_k, folds, decide)
     return Evidence(a, b, paired, folds, exact, rows, means)
 
 

@@ -5,6 +5,18 @@
   const views = new Map();
   const tip = document.body.appendChild(Object.assign(document.createElement("div"), { id: "tip", hidden: true }));
 
+  // The file holds columns, with words numbered; Vega wants rows.
+  function rows({ columns, length }) {
+    const cells = Object.entries(columns).map(([name, c]) => [name, c.words ? (i) => c.words[c.at[i]] : (i) => c.numbers[i]]);
+    return Array.from({ length }, (_, i) => Object.fromEntries(cells.map(([name, at]) => [name, at(i)])));
+  }
+
+  function unpacked(spec) {
+    if (Array.isArray(spec)) return spec.map(unpacked);
+    if (!spec || typeof spec !== "object") return spec;
+    return Object.fromEntries(Object.entries(spec).map(([key, part]) => [key, key === "data" ? { values: rows(part) } : unpacked(part)]));
+  }
+
   // What runs are called is shown as text and never as markup.
   function tooltip(_, event, __, value) {
     tip.hidden = value === null || value === undefined || value === "";
@@ -26,7 +38,7 @@
     const own = Object.entries(chart.selects).map(([name, value]) => ({ name, value }));
     const narrow = innerWidth < 640;
     const spec = {
-      ...chart.spec, params: [...data.params, ...own], width: "container", padding: { left: 0, right: 4, top: 4, bottom: 4 },
+      ...unpacked(chart.spec), params: [...data.params, ...own], width: "container", padding: { left: 0, right: 4, top: 4, bottom: 4 },
       autosize: { type: "fit-x", contains: "padding" },
       config: narrow ? { ...data.config, legend: { ...data.config.legend, columns: 4 } } : data.config,
     };

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from sweep.compare.contrasts import Contrast
 from sweep.compare.query import Comparison
-from sweep.evaluate.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,10 @@ def _text(evaluation: dict[str, Any]) -> str | None:
 
 def _paired(cell: Path, base: Path) -> tuple[float, int] | None:
     """The error of the difference between two cells and how many texts it is over; None if that is unknown."""
+    import pyarrow.parquet as pq  # here: most comparisons have no evaluated cell and need not wait for it
+
+    from sweep.evaluate.scores import Scores
+
     scores = []
     for directory in (cell, base):
         if not (file := directory / "evaluation.parquet").is_file():

@@ -40,7 +40,7 @@ Arrays = dict[str, NDArray[Any]]
 class Comparison:
     """Cells of any number of sweeps, open for questions. `listed[i]` is the cell with number i.
 
-    Tables of the database: `cells`; `scales` (every column, read from disk on demand); `rows` (cell, layer,
+    Tables of the database: `cells`; `scales()` (every column, read from disk on demand); `rows` (cell, layer,
     site, groups, scale, sqnr_db, in memory); `points` (the same with groups pooled: one row per site).
     """
 
@@ -71,7 +71,7 @@ class Comparison:
 
     def scales(self) -> pd.DataFrame:
         """The rows of every scales.parquet with the number and label of its cell, filters applied."""
-        return self.frame("SELECT label, s.* FROM scales s JOIN cells USING (cell) ORDER BY ALL")
+        return self.frame("SELECT label, s.* FROM scales() s JOIN cells USING (cell) ORDER BY ALL")
 
     def source(self, name: str, cells: Sequence[int] | None = None) -> str | None:
         """SQL for the rows of a file of `cells` (default all) with the cell's number; None if no cell has it.

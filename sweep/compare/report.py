@@ -65,7 +65,11 @@ def page(a: Answer) -> str:
         "config": CONFIG,
         "params": shared(a),
         "charts": {
-            c.name: {"spec": c.spec, "selects": {k: v[2] for k, v in c.selects.items()}} for c in drawn.values()
+            c.name: {
+                "spec": _packed(c.spec),
+                "selects": {k: v[2] for k, v in c.selects.items()},
+            }
+            for c in drawn.values()
         },
     }
     bundle = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;", vl_version="6.4")
@@ -88,6 +92,28 @@ def _variables(values: dict[str, tuple[str, str]]) -> str:
         f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}color-scheme:dark}}}}"
         f"@media screen{{:root[data-theme=dark]{{{dark}color-scheme:dark}}}}\n"
     )
+
+
+def _packed(spec: Any) -> Any:
+    """A chart whose rows are columns, words numbered: a fifth of the size. page.js makes rows of them again."""
+    if isinstance(spec, list):
+        return [_packed(part) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {key: _columns(part["values"]) if key == "data" else _packed(part) for key, part in spec.items()}
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for name in rows[0] if rows else ():
+        column = [row[name] for row in rows]
+        words = list(dict.fromkeys(column))
+        if all(isinstance(word, str) for word in words):
+            number = {word: i for i, word in enumerate(words)}
+            columns[name] = {"words": words, "at": [number[word] for word in column]}
+        else:
+            columns[name] = {"numbers": column}
+    return {"columns": columns, "length": len(rows)}
 
 
 def _asset(name: str) -> str:

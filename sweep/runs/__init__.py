@@ -89,7 +89,9 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def write_table(path: Path, table: pa.Table) -> None:
     """One Parquet file, zstd, atomically."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, draft, compression="zstd")
+    # measured numbers hardly repeat: a dictionary of them makes the file a quarter larger and slower to read
+    words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    pq.write_table(table, draft, compression="zstd", use_dictionary=words)
     draft.replace(path)
 
 
