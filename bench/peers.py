@@ -1,5 +1,8 @@
 """Our observer against those of other projects, on the same tensors: time per value, and how far off their clips are.
 
+The tensors are a layer's: several sites at a time, text after text, as a forward pass hands them over. A peer has an
+observer for each site; ours takes the sites of a layer together, which is how it comes to use more than one thread.
+
 Peers are extras (`pip install -e '.[bench]'`); one that is not installed is named in the table as missing.
 The moving average is an implementation of our own, with torch's operations, of what Quamba documents: the clip
 moves by a hundredth towards each text's quantile. A peer that must know alpha beforehand is run once for each.
@@ -10,7 +13,6 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,11 @@ from bench.percentile import _order_statistic
 from bench.race import median, race, ratio, table
 
 ALPHAS = (0.99, 0.9995, 0.99999)
-TEXTS, SEQ, CHANNELS = 16, 512, 1536
+SITES, TEXTS, SEQ, CHANNELS = 4, 16, 512, 1536
 PEERS = {  # name → module it needs, None for those that are here
     "absmax, the limit": None,
     "ours": None,
+    "ours, nothing read off": None,
     "moving average (Quamba's)": None,
     "ModelOpt max": "modelopt",
     "ModelOpt histogram": "modelopt",
@@ -33,112 +36,129 @@ PEERS = {  # name → module it needs, None for those that are here
 }
 
 
-def data(drift: bool) -> list[Tensor]:
-    """16 texts [1, 512, 1536], heavy-tailed; with a gain that grows 25-fold, if wanted."""
+Layer = list[list[Tensor]]  # [texts][sites], each [1, 512, 1536]
+Clips = list[list[float]]  # [sites][alphas]
+
+
+def data(drift: bool) -> Layer:
+    """Heavy-tailed values, with a gain that grows 25-fold over the texts, if wanted."""
     generator = torch.Generator().manual_seed(0)
     spread = torch.randn(CHANNELS, generator=generator).exp()
-    texts = []
-    for gain in torch.linspace(0.2, 5, TEXTS) if drift else torch.ones(TEXTS):
+
+    def values(gain: Tensor) -> Tensor:
         x = torch.randn(1, SEQ, CHANNELS, generator=generator)
-        texts.append(gain * spread * x * (1 + 0.1 * x * x))
-    return texts
+        return gain * spread * x * (1 + 0.1 * x * x)
+
+    gains = torch.linspace(0.2, 5, TEXTS) if drift else torch.ones(TEXTS)
+    return [[values(gain) for _ in range(SITES)] for gain in gains]
 
 
-def absmax(texts: list[Tensor]) -> list[float]:
-    largest = torch.zeros(())
-    for x in texts:
-        largest = torch.maximum(largest, torch.stack(torch.aminmax(x)).abs().max())
-    return [float(largest)] * len(ALPHAS)
+def absmax(layer: Layer) -> Clips:
+    largest = [torch.zeros(())] * SITES
+    for text in layer:
+        for s, x in enumerate(text):
+            largest[s] = torch.maximum(largest[s], torch.stack(torch.aminmax(x)).abs().max())
+    return [[float(found)] * len(ALPHAS) for found in largest]
 
 
-def ours(texts: list[Tensor]) -> list[float]:
-    """As a site is observed, channels and all; one site is observed on one thread."""
+def observed(layer: Layer) -> Any:
+    """As a layer is observed, channels and all."""
     from sweep.observer import Observer
 
     observer = Observer()
-    for i, x in enumerate(texts):
-        observer(0, "x", x)
+    for i, text in enumerate(layer):
+        for s, x in enumerate(text):
+            observer(0, str(s), x)
         observer.check([i])
-    histogram = observer.finish()[0, "x"].histogram
-    return [float(histogram.abs_quantile(alpha)) for alpha in ALPHAS]
+    return observer
 
 
-def moving_average(texts: list[Tensor]) -> list[float]:
-    clips = []
-    for alpha in ALPHAS:
-        clip = None
-        for x in texts:
-            q = float(torch.quantile(x.abs().flatten(), alpha))
-            clip = q if clip is None else clip + 0.01 * (q - clip)
-        clips.append(float(clip or 0))
-    return clips
+def ours(layer: Layer) -> Clips:
+    found = observed(layer).finish()
+    return [[float(found[0, str(s)].histogram.abs_quantile(alpha)) for alpha in ALPHAS] for s in range(SITES)]
 
 
-def modelopt_max(texts: list[Tensor]) -> list[float]:
-    from modelopt.torch.quantization.calib import MaxCalibrator
-
-    calibrator = MaxCalibrator()
-    for x in texts:
-        calibrator.collect(x)
-    return [float(calibrator.compute_amax())] * len(ALPHAS)
-
-
-def modelopt_histogram(texts: list[Tensor]) -> list[float]:
-    from modelopt.torch.quantization.calib import HistogramCalibrator
-
-    calibrator = HistogramCalibrator()
-    for x in texts:
-        calibrator.collect(x)
-    return [float(calibrator.compute_amax("percentile", percentile=100 * alpha)) for alpha in ALPHAS]
-
-
-def torch_ao(texts: list[Tensor]) -> list[float]:
-    from torch.ao.quantization.observer import HistogramObserver
-
-    observer = HistogramObserver(qscheme=torch.per_tensor_symmetric, dtype=torch.qint8)
-    for x in texts:
-        observer(x)
-    scale, _ = observer.calculate_qparams()  # it minimizes an error of its own; there is no percentile
-    return [float(scale) * 127.5] * len(ALPHAS)
-
-
-def brevitas(texts: list[Tensor]) -> list[float]:
-    from brevitas.core.stats import AbsPercentile
-
+def moving_average(layer: Layer) -> Clips:
     found = []
-    for alpha in ALPHAS:  # the mean over batches is what its calibration keeps
-        peer = AbsPercentile(100 * alpha, None)
-        found.append(float(np.mean([float(peer(x)) for x in texts])))
+    for s in range(SITES):
+        found.append(clips := [0.0] * len(ALPHAS))
+        for i, text in enumerate(layer):
+            magnitudes = text[s].abs().flatten()
+            for a, alpha in enumerate(ALPHAS):
+                q = float(torch.quantile(magnitudes, alpha))
+                clips[a] = clips[a] + 0.01 * (q - clips[a]) if i else q
     return found
 
 
-FUNCTIONS: dict[str, Callable[[list[Tensor]], list[float]]] = dict(
+def modelopt_max(layer: Layer) -> Clips:
+    from modelopt.torch.quantization.calib import MaxCalibrator
+
+    calibrators = _collected([MaxCalibrator() for _ in range(SITES)], layer)
+    return [[float(c.compute_amax())] * len(ALPHAS) for c in calibrators]
+
+
+def modelopt_histogram(layer: Layer) -> Clips:
+    from modelopt.torch.quantization.calib import HistogramCalibrator
+
+    calibrators = _collected([HistogramCalibrator() for _ in range(SITES)], layer)
+    return [[float(c.compute_amax("percentile", percentile=100 * a)) for a in ALPHAS] for c in calibrators]
+
+
+def _collected(calibrators: list[Any], layer: Layer) -> list[Any]:
+    for text in layer:
+        for calibrator, x in zip(calibrators, text, strict=True):
+            calibrator.collect(x)
+    return calibrators
+
+
+def torch_ao(layer: Layer) -> Clips:
+    from torch.ao.quantization.observer import HistogramObserver
+
+    observers = [HistogramObserver(qscheme=torch.per_tensor_symmetric, dtype=torch.qint8) for _ in range(SITES)]
+    for text in layer:
+        for observer, x in zip(observers, text, strict=True):
+            observer(x)
+    # it minimizes an error of its own; there is no percentile
+    return [[float(observer.calculate_qparams()[0]) * 127.5] * len(ALPHAS) for observer in observers]
+
+
+def brevitas(layer: Layer) -> Clips:
+    from brevitas.core.stats import AbsPercentile
+
+    # the mean over batches is what its calibration keeps
+    peers = [AbsPercentile(100 * alpha, None) for alpha in ALPHAS]
+    return [[float(np.mean([float(peer(text[s])) for text in layer])) for peer in peers] for s in range(SITES)]
+
+
+FUNCTIONS: dict[str, Callable[[Layer], Any]] = dict(
     zip(
         PEERS,
-        (absmax, ours, moving_average, modelopt_max, modelopt_histogram, torch_ao, brevitas),
+        (absmax, ours, observed, moving_average, modelopt_max, modelopt_histogram, torch_ao, brevitas),
         strict=True,
     )
 )
 
 
-@cache
-def exact(drift: bool) -> list[float]:
-    ascending = np.sort(torch.cat(data(drift)).abs().flatten().numpy())
+def exact(layer: Layer) -> list[float]:
+    """Percentiles of the first site."""
+    ascending = np.sort(torch.cat([text[0] for text in layer]).abs().flatten().numpy())
     return [_order_statistic(ascending, alpha, "linear") for alpha in ALPHAS]
 
 
 def competitor(name: str) -> Callable[[], dict[str, float]]:
-    """Observes all texts and reads off three percentiles; the errors are not part of the time."""
+    """Observes all texts and reads off three percentiles of each site; the errors, the first site's, are not part of
+    the time."""
     warnings.simplefilter("ignore")
-    texts, function = data(drift=False), FUNCTIONS[name]
+    function = FUNCTIONS[name]
     errors = {}
-    for label, drift in (("", False), (" drifting", True)):
-        clips = function(data(drift))
-        errors |= {f"{a}{label}": 100 * (c / t - 1) for a, c, t in zip(ALPHAS, clips, exact(drift), strict=True)}
+    for label, drift in ((" drifting", True), ("", False)):
+        layer = data(drift)
+        found = zip(ALPHAS, (ours if function is observed else function)(layer)[0], exact(layer), strict=True)
+        errors |= {f"{alpha}{label}": 100 * (clip / truth - 1) for alpha, clip, truth in found}
 
     def step() -> dict[str, float]:
-        with torch.inference_mode(name in ("ours", "absmax, the limit")):
-            function(texts)
+        with torch.inference_mode(function in (absmax, ours, observed)):
+            function(layer)
         return errors
 
     return step
@@ -147,7 +167,7 @@ def competitor(name: str) -> Callable[[], dict[str, float]]:
 def main() -> list[dict[str, Any]]:
     here = [name for name, module in PEERS.items() if module is None or importlib.util.find_spec(module)]
     laps = race({name: ("bench.peers:competitor", {"name": name}) for name in here}, repeats=5)
-    values = TEXTS * SEQ * CHANNELS
+    values = SITES * TEXTS * SEQ * CHANNELS
     rows = []
     for name in PEERS:
         if name not in laps:
@@ -163,7 +183,7 @@ def main() -> list[dict[str, Any]]:
                 **{f"error % at {key}": value for key, value in errors.items()},
             }
         )
-    return table(f"Observing {values:,} float32 values and reading three percentiles", rows)
+    return table(f"Observing {values:,} float32 values of {SITES} sites, and reading three percentiles of each", rows)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ from sweep.statistics import Statistics
 from sweep.store import sha256, sync
 
 _FOLD = re.compile(r"fold-(\d+)-([0-9a-f]{64})\.parquet")
-_RUNNING = re.compile(r"running-(\d+)-(\d+)-([0-9a-f]{64})\.pt\.zst")
+_RUNNING = re.compile(
+    r"running-(\d+)-(\d+)-([0-9a-f]{64})\.v2\.pt\.zst"
+)  # v2: the second layout of an observer's state
 
 
 class Checkpoint:
@@ -70,7 +72,7 @@ class Checkpoint:
             torch.save(state, raw)
             packed = len(raw.getbuffer()).to_bytes(8, "little") + pa.compress(raw.getbuffer(), "zstd", asbytes=True)
             older = [path for path, m in self._files(_RUNNING) if int(m[1]) in {fold, *finished}]
-            new = self._put(f"running-{fold:04}-{batches:06}-{{}}.pt.zst", lambda p: p.write_bytes(packed))
+            new = self._put(f"running-{fold:04}-{batches:06}-{{}}.v2.pt.zst", lambda p: p.write_bytes(packed))
             for path in older:
                 if path != new:
                     path.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from sweep.tally import tally as tally_on_cpu
 
 Task = tuple[Callable[[Tensor], Tensor], list[Tensor]]  # of one site, so that no two touch the same counts
 
+MOST = 2**31 - 1  # values that 32-bit counts hold in any case
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
 
 
@@ -93,6 +94,8 @@ class _Accumulator:
         channels = x.shape[-1]
         self.dtype = x.dtype
         self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
+        self.recent = torch.zeros(BINS, dtype=torch.int32)  # on a CPU: not yet in `counts`; half as much to keep warm
+        self.held = 0  # values in `recent`
         self.low = torch.full((channels,), torch.inf, device=x.device)
         self.high = torch.full((channels,), -torch.inf, device=x.device)
         self.abs_sum = torch.zeros(channels, dtype=torch.float64, device=x.device)
@@ -100,12 +103,25 @@ class _Accumulator:
 
     def add(self, x: Tensor) -> Tensor:
         """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
+        if x.numel() > MOST and len(x) > 1:
+            return torch.cat([self.add(text) for text in torch.split(x, 1)])
         if self.alphas:
             self.quantiles.append(text_quantiles(x, self.alphas))
-        add = tally_on_cpu if x.device.type == "cpu" else tally
-        return add(x, self.counts, self.low, self.high, self.abs_sum, self.text_mean)
+        others = self.low, self.high, self.abs_sum, self.text_mean
+        if x.device.type != "cpu":
+            return tally(x, self.counts, *others)
+        if self.held + x.numel() > MOST:
+            self._carry()
+        self.held += x.numel()
+        return tally_on_cpu(x, self.recent, *others)
+
+    def _carry(self) -> None:
+        self.counts += self.recent.to(self.counts.device)
+        self.recent.zero_()
+        self.held = 0
 
     def finish(self) -> SiteFold:
+        self._carry()
         histogram = Histogram.from_dense(
             LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
         )

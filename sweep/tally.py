@@ -17,7 +17,6 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 WIDTH = 2048  # channels that pass together; with what is kept of each they fill the innermost cache
-LINE = 64  # bins looked at together when the counts of one tensor are added to those of all before it
 _HALF, _FLOAT, _WORD, _SHORT = ir.HalfType(), ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
 
@@ -51,7 +50,6 @@ def _value(typing: Any, x: Any) -> Any:
 @njit(nogil=True, cache=True, error_model="numpy")
 def _run(flat, shape, strides, counts, low, high, abs_sum, text_mean, finite):  # type: ignore[no-untyped-def]
     texts, tokens, channels = shape
-    hot = np.zeros(len(counts), np.uint32)
     codes = np.empty(min(WIDTH, channels), np.uint16)
     total = np.empty(len(codes), np.float32)
     for text in range(texts):
@@ -71,7 +69,7 @@ def _run(flat, shape, strides, counts, low, high, abs_sum, text_mean, finite):  
                 for i in range(len(row)):
                     total[i] += abs(_value(row[i]))
                 for i in range(len(row)):
-                    hot[codes[i]] += np.uint32(1)
+                    counts[codes[i]] += np.int32(1)
             for i in range(end - begin):
                 abs_sum[begin + i] += total[i]
                 text_mean[begin + i] = max(text_mean[begin + i], total[i] / np.float32(tokens))
@@ -79,16 +77,12 @@ def _run(flat, shape, strides, counts, low, high, abs_sum, text_mean, finite):  
                     for token in range(tokens):
                         start = text * strides[0] + token * strides[1]
                         finite[text] &= np.isfinite(_value(flat[start + begin + i]))
-    for begin in range(0, len(counts), LINE):
-        if hot[begin : begin + LINE].any():
-            for i in range(begin, begin + LINE):
-                counts[i] += hot[i]
 
 
 def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor, text_mean: Tensor) -> Tensor:
     """Add what x holds to the other arguments, in place; returns which texts were all finite, bool [texts].
 
-    x: bf16, fp16 or fp32 [texts, tokens, channels]. counts: int64 [65536], of every bin. low, high: float32
+    x: bf16, fp16 or fp32 [texts, tokens, channels]. counts: int32 or int64 [65536], of every bin. low, high: float32
     [channels], the extremes so far. abs_sum: float64 [channels], of |x|. text_mean: float32 [channels], the largest
     mean |x| of a text. Everything lies on the CPU. The lock of the interpreter is not held."""
     if x.stride(2) != 1:

@@ -56,6 +56,25 @@ def test_threads_and_moments_make_no_difference(dtype: torch.dtype) -> None:
             assert np.array_equal(found[key].text_quantiles, site.text_quantiles)
 
 
+def test_short_counts_move_on_before_they_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    batches = [{"a": torch.randn(3, 40, 8)} for _ in range(9)]  # 320 values a text
+    reference = observe(batches, 1, True)[0, "a"].histogram
+    held = []
+    real = tally.tally
+
+    def watched(x: Tensor, counts: Tensor, *others: Tensor) -> Tensor:
+        finite = real(x, counts, *others)
+        held.append(int(counts.sum()))
+        return finite
+
+    monkeypatch.setattr("sweep.observer.tally_on_cpu", watched)
+    monkeypatch.setattr("sweep.observer.MOST", 700)
+    found = observe(batches, 1, True)[0, "a"].histogram
+    assert max(held) == 640
+    assert np.array_equal(found.counts, reference.counts)
+
+
 def test_memory_order_makes_no_difference() -> None:
     x = torch.randn(2, 30, 16)
     batches = [[{"a": y}] for y in (x, x.mT.contiguous().mT, torch.cat([x, x], -1)[..., :16])]
