@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep import provenance, runs, table, track
+from sweep import garbage, provenance, runs, table, track
 from sweep.config import Config
 from sweep.errors import UsageError, out_of_memory
 from sweep.progress import progress
@@ -42,6 +42,7 @@ def run(config: Config, directory: Path, group: str) -> Cell:
     tracker = track.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
+        garbage.resume()
         grouped = _second_pass(config, statistics, calibration, tracker.progress)
         begin = time.perf_counter()
         tables = table.build(statistics, config, grouped)
@@ -184,6 +185,7 @@ def _observe(
         else:
             begin = time.perf_counter()
             model = load.load(config.model, config.device, config.dtype)
+            garbage.resume()
             timings["load_s"] = time.perf_counter() - begin
             checkpoint = Checkpoint(work, config.calibration.checkpoint)
             statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, asked.wanted)

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sweep import garbage
 from sweep.config import Config, from_hydra
 from sweep.errors import UsageError
 from sweep.interrupt import Interrupted
@@ -21,6 +22,14 @@ from sweep.wording import refuse
 
 def job(composed: DictConfig) -> None:
     """What Hydra calls, in this process or, through a launcher, in another one."""
+    garbage.pause()  # a cell resumes when it has loaded what it needs
+    try:
+        _job(composed)
+    finally:
+        garbage.resume()
+
+
+def _job(composed: DictConfig) -> None:
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     if hydra.mode is not RunMode.MULTIRUN:

@@ -25,7 +25,6 @@ from sweep.errors import UsageError
 from sweep.histogram import Histogram
 from sweep.layout import BFLOAT16, BINS, FLOAT16, FLOAT32
 from sweep.statistics import Key
-from sweep.tally import tally as tally_on_cpu
 
 Task = tuple[Callable[[Tensor], Tensor], list[Tensor]]  # of one site, so that no two touch the same counts
 
@@ -110,6 +109,8 @@ class _Accumulator:
         others = self.low, self.high, self.abs_sum, self.text_mean
         if x.device.type != "cpu":
             return tally(x, self.counts, *others)
+        from sweep.tally import tally as tally_on_cpu  # here: other devices need no compiler
+
         if self.held + x.numel() > MOST:
             self._carry()
         self.held += x.numel()

@@ -68,7 +68,7 @@ def test_short_counts_move_on_before_they_overflow(monkeypatch: pytest.MonkeyPat
         held.append(int(counts.sum()))
         return finite
 
-    monkeypatch.setattr("sweep.observer.tally_on_cpu", watched)
+    monkeypatch.setattr(tally, "tally", watched)
     monkeypatch.setattr("sweep.observer.MOST", 700)
     found = observe(batches, 1, True)[0, "a"].histogram
     assert max(held) == 640

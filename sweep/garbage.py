@@ -1,0 +1,21 @@
+"""Python's garbage collector, kept out of a job's start.
+
+Importing torch and transformers and loading a network makes a million objects that stay, and the collector goes
+through all of them again and again: that is a second of three.
+"""
+
+from __future__ import annotations
+
+import gc
+
+
+def pause() -> None:
+    """Look for no garbage from now on."""
+    gc.disable()
+
+
+def resume() -> None:
+    """Look for it again, but not among what was made during the pause."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
