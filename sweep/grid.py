@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from sweep import question, runs
 from sweep.errors import UsageError
 from sweep.plan import Cell, Plan, same
+from sweep.runs.fresh import fresh
 
 PLAN = "plan.json"
 
@@ -101,7 +102,7 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool) -> Iterator[Gr
             if found.waiting or chosen:
                 yield Grid(directory, found)
                 return
-    directory = wanted if chosen else _fresh(wanted)
+    directory = wanted if chosen else fresh(wanted)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock"):
@@ -109,19 +110,6 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool) -> Iterator[Gr
             yield Grid(directory, plan)
     except OSError as error:
         raise UsageError(f"sweep directory {directory} cannot be written: {error.strerror or error}") from error
-
-
-def _fresh(wanted: Path) -> Path:
-    """`wanted`, created by this process and no other; -2, -3, … behind its name if need be."""
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        directory = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
-            directory.mkdir()
-            return directory
-        except FileExistsError:
-            number += 1
 
 
 def _read(directory: Path) -> dict[str, Any] | None:

@@ -33,7 +33,8 @@ def _job(composed: DictConfig) -> None:
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     if hydra.mode is not RunMode.MULTIRUN:
-        alone(composed, directory, Path(hydra.run.dir).name)
+        chosen = any(o.startswith("hydra.run.dir=") for o in hydra.overrides.hydra)
+        alone(composed, directory if chosen else own(directory))
         return
     config = from_hydra(composed)
     try:
@@ -53,7 +54,18 @@ def _job(composed: DictConfig) -> None:
         raise
 
 
-def alone(composed: DictConfig, directory: Path, group: str) -> None:
+def own(directory: Path) -> Path:
+    """The directory Hydra made, or a new one beside it where a run that began in the same second has taken that."""
+    try:
+        (directory / ".taken").touch(exist_ok=False)
+    except FileExistsError:
+        from sweep.runs.fresh import fresh
+
+        return fresh(directory)
+    return directory
+
+
+def alone(composed: DictConfig, directory: Path) -> None:
     """A single run, with all that it has to say."""
     try:
         config = from_hydra(composed)
@@ -62,7 +74,7 @@ def alone(composed: DictConfig, directory: Path, group: str) -> None:
         from sweep.cell import run
         from sweep.summary import show
 
-        show(run(config, directory, group), Console())
+        show(run(config, directory, directory.name), Console())
     except UsageError as error:
         shutil.rmtree(directory, ignore_errors=True)  # nothing half-written: it holds no result
         refuse(error)  # here: Hydra would have more to say

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import small
 
+from sweep import grid, native
+from sweep.job import own
 from tests.harness import Run, command
 
 ALPHAS = "alpha=0.99,0.999"
@@ -58,6 +61,32 @@ def test_each_cell_is_what_it_is_alone(sweep: Run, tmp_path: Path, cell: list[st
     (directory,) = sweeps(tmp_path)
     alone, member = (pq.read_table(d / "scales.parquet") for d in (tmp_path / "runs/alone", directory / "1"))
     assert alone.equals(member)
+
+
+def test_auto_means_what_it_meant_to_the_planner(
+    sweep: Run, tmp_path: Path, cell: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grid may run on another machine than the one that planned it."""
+    claimed = grid.claimed
+
+    def elsewhere(*arguments: Any) -> Any:
+        monkeypatch.setattr(native, "dtype", lambda device: "float32")
+        return claimed(*arguments)
+
+    monkeypatch.setattr(native, "dtype", lambda device: "bfloat16")
+    monkeypatch.setattr(grid, "claimed", elsewhere)
+    done = sweep("-m", *(word for word in cell if not word.startswith("dtype=")), ALPHAS, "dtype=auto")
+    assert done.returncode == 0, done.stderr
+    (directory,) = sweeps(tmp_path)
+    assert [r["config"]["dtype"] for r in records(directory).values()] == ["bfloat16"] * 2
+
+
+def test_runs_that_begin_in_the_same_second_have_directories_of_their_own(tmp_path: Path) -> None:
+    (wanted := tmp_path / "2026-01-01_00-00-00").mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: own(wanted), range(8)))
+    assert sorted(found) == [wanted, *(tmp_path / f"{wanted.name}-{n}" for n in range(2, 9))]
+    assert all(path.is_dir() for path in found)
 
 
 def test_a_dry_run_starts_nothing(sweep: Run, tmp_path: Path, cell: list[str]) -> None:
