@@ -105,7 +105,7 @@ def run(arguments: list[str] | None) -> None:
     project = asked.project or config["project"]
     group = config["group"] or cells[0].sweep
     server = None if asked.no_save else _server(cells[0].path)
-    entity = asked.entity or config["entity"] or (_account() if server else "nobody")
+    entity = asked.entity or config["entity"] or (_account(server) if server else "nobody")
     found = sections(views)
     built = workspace(f"Scales of {group}", entity, project, group, found)
     print(f"workspace `{built.name}` of project {project}: runs of group {group}")
@@ -143,23 +143,41 @@ def _cells(directory: Path | None) -> tuple[list[Any], list[View]]:
 
 
 def _server(directory: Path) -> str | None:
+    """The server a key is configured for, which has answered and knows the key; None where there is no key."""
+    import wandb
+
     from sweep.track import connection
 
     if (mode := connection.mode("auto")) in ("offline", "disabled"):  # W&B's own variable
         return None
     try:
-        return connection.server(mode, directory)
+        url = connection.server(mode, directory)
     except connection.Unreachable as error:
         raise UsageError(f"W&B: {error}") from error
+    if url is None:
+        return None
+    try:
+        wandb.Api(timeout=connection.CONNECT)  # asks the server whose key it is
+    except Exception as error:
+        said = connection.first_line(error.__cause__ or error)
+        if "did not respond in time" in said:  # so W&B says of its own process, which asks again and again
+            raise UsageError(f"W&B: {url} does not answer; --no-save builds the workspace without it") from error
+        raise UsageError(f"W&B: {url} does not accept the key: {said}") from error
+    return url
 
 
-def _account() -> str:
+def _account(server: str) -> str:
     import wandb
 
+    from sweep.track import connection
+
     try:
-        return str(wandb.Api(timeout=15).default_entity)
+        entity, why = wandb.Api(timeout=connection.CONNECT).default_entity, "the key has none"
     except Exception as error:
-        raise UsageError(f"W&B does not tell your account ({type(error).__name__}); name it with --entity") from error
+        entity, why = None, connection.first_line(error)
+    if not entity:
+        raise UsageError(f"W&B: {server} does not tell your account ({why}); name it with --entity")
+    return str(entity)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -61,7 +61,8 @@ def run(arguments: list[str]) -> None:
     if options.log_wandb:
         from sweep.compare.logged import log
 
-        print(f"W&B  {log(found, _sweep(options.paths, found))}", file=sys.stderr)
+        named = [path for path in options.paths if Path(path).is_dir()]  # a glob is no place for W&B's files
+        print(f"W&B  {log(found, _sweep(named, found))}", file=sys.stderr)
 
 
 def _terminal(found, table: str | None) -> None:  # type: ignore[no-untyped-def]

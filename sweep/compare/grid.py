@@ -53,9 +53,7 @@ def warnings(cells: Sequence[Cell]) -> list[str]:
     found = []
     random = sorted({c.model for c in cells if c.weights == "random"})
     if random:
-        found.append(
-            f"random weights: {', '.join(random)} was not trained; its numbers say nothing about a trained model"
-        )
+        found.append(f"random weights: {', '.join(random)}; never trained, so this says nothing about a trained model")
     identities: dict[str, set[str]] = {}
     for cell in cells:
         identities.setdefault(cell.model, set()).add(cell.identity)

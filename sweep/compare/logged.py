@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sweep.compare import sentences
@@ -44,10 +45,13 @@ def log(a: Answer, directory: Path, mode: str = "auto") -> str:
         run = _open(connection.mode(mode), settings, directory, identity, config)
         with connection.inside(directory):
             run.notes = text(a)
-            run.log({**_tables(a), **_pictures(a)})
-            run.summary.update(_summary(a))
-            place = Path(run.settings.sync_dir)
-            seen = f"wandb sync {place}" if run.offline else str(run.url)
+            shown, summary = {**_tables(a), **_pictures(a)}, _summary(a)
+            for key in set(run.summary.keys()) - shown.keys() - summary.keys():  # what an earlier logging said
+                if not key.startswith("_"):
+                    del run.summary[key]
+            run.log(shown)
+            run.summary.update(summary)
+            seen = f"wandb sync {quote(run.settings.sync_dir)}" if run.offline else str(run.url)
             run.finish()
         wandb.teardown()
     except Exception as error:  # wandb raises a dozen unrelated types
