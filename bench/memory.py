@@ -14,10 +14,11 @@ from typing import Any
 from bench.race import table
 
 ROOT = Path(__file__).resolve().parent.parent
-# model, layers (null: all of them), samples of 512 tokens in one batch. Memory of the streamed mode does not depend
-# on depth or on further batches, so that a few layers and one full batch show what a whole calibration needs.
-CASES = [("130m", None, 8), ("1.3b", None, 1), ("2.7b", 2, 8), ("2.7b", 4, 8), ("8b", 2, 8)]
-WHOLE = {("130m", None), ("1.3b", None)}  # those that are also held in memory at once
+BATCH = 8  # windows of 512 tokens: calibration.batch_size as it is by default
+WHOLE = (
+    "130m", "370m", "780m", "1.3b", "2.7b", "mamba1-130m", "mamba1-370m", "mamba1-790m", "mamba1-1.4b", "mamba1-2.8b",
+)  # fmt: skip
+STREAMED = ("130m", "1.3b", "2.7b", "8b")
 
 
 def peak() -> int:
@@ -25,7 +26,7 @@ def peak() -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
 
 
-def measure(name: str, layers: int | None, samples: int, stream: bool) -> dict[str, Any]:
+def measure(name: str, stream: bool) -> dict[str, Any]:
     """One calibration in this process; its weights are random, in bfloat16."""
     import numpy as np
     import yaml
@@ -36,10 +37,9 @@ def measure(name: str, layers: int | None, samples: int, stream: bool) -> dict[s
     from sweep.tokens import Tokens
 
     geometry = yaml.safe_load((ROOT / f"conf/model/{name}.yaml").read_text())["geometry"]
-    geometry |= {"n_layer": layers or geometry["n_layer"]}
     model = config.Model(name, geometry=geometry, weights="random", stream=stream)
-    windows = np.random.default_rng(0).integers(0, 50000, (samples, 512))
-    tokens, calibration = Tokens("random", tuple(windows)), config.Calibration(samples, 512, samples, 1)
+    windows = np.random.default_rng(0).integers(0, 50000, (BATCH, 512))
+    tokens, calibration = Tokens("random", tuple(windows)), config.Calibration(BATCH, 512, BATCH, 1)
     load.settings(model)
     before, begin = peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
@@ -50,30 +50,33 @@ def measure(name: str, layers: int | None, samples: int, stream: bool) -> dict[s
         else:
             loaded = load.load(model, "cpu", "bfloat16")
             _, spent = calibrate(loaded, tokens, calibration, lambda *_: None)
+    seconds = spent.forward_s + spent.observe_s
     return {
         "model": name,
         "layers": geometry["n_layer"],
-        "batch": f"{samples} x 512",
         "mode": "streamed" if stream else "whole",
-        "peak, MB": round(peak() / 1e6),
-        "of it before the start": round(before / 1e6),
+        "peak, GB": peak() / 1e9,
+        "of it before the start": before / 1e9,
         "wall clock, s": time.perf_counter() - begin,
-        "forward and observe, s": spent.forward_s + spent.observe_s,
+        "forward and observe, s a sample": seconds / BATCH,
+        "the same, ms a layer": 1000 * seconds / BATCH / geometry["n_layer"],
     }
 
 
 def main() -> list[dict[str, Any]]:
     rows = []
-    for name, layers, samples in CASES:
-        for stream in (False, True) if (name, layers) in WHOLE else (True,):
-            case = json.dumps([name, layers, samples, stream])
-            done = subprocess.run(
-                [sys.executable, "-m", "bench.memory", case], cwd=ROOT, capture_output=True, text=True
-            )
-            if done.returncode:
-                raise RuntimeError(done.stderr)
-            rows.append(json.loads(done.stdout))
-    return table("Random weights in bfloat16 on the CPU; drawing them is part of the wall clock", rows)
+    for case in [*((name, False) for name in WHOLE), *((name, True) for name in STREAMED)]:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.memory", json.dumps(case)], cwd=ROOT, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        rows.append(json.loads(done.stdout))
+        print(rows[-1], file=sys.stderr, flush=True)
+    return table(
+        f"One batch of {BATCH} x 512 tokens, random weights in bfloat16 on the CPU; drawing them is in the wall clock",
+        rows,
+    )
 
 
 if __name__ == "__main__":
