@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,26 +19,6 @@ from sweep.config import Wandb
 from sweep.track import Tracker, connection, start, view
 from sweep.track.__main__ import main
 from sweep.track.connection import Identity
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(shared: Server, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Server:
-    for name in list(os.environ):
-        if name.startswith("WANDB_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    for name, value in shared.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(connection, "_refused", set())
-    return shared
 
 
 def begin(cell: Path, settings: Wandb) -> Tracker:

@@ -158,8 +158,13 @@ class Server:
 
     def history(self, identity: str) -> list[dict[str, Any]]:
         """The steps that arrived; a step that arrived twice is there twice."""
-        (path,) = self._data.glob(f"files/*/*/{identity}/wandb-history.jsonl")
+        path = self.files(identity) / "wandb-history.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+    def files(self, identity: str) -> Path:
+        """The directory of the run's files."""
+        (path,) = self._data.glob(f"files/*/*/{identity}")
+        return path
 
     def assert_has_all(self, cell: Path, identity: str) -> None:
         """The run arrived, with exactly the numbers of the cell's table."""
