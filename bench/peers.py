@@ -23,7 +23,7 @@ from bench.percentile import _order_statistic
 from bench.race import median, race, ratio, table
 
 ALPHAS = (0.99, 0.9995, 0.99999)
-SITES, TEXTS, SEQ, CHANNELS = 4, 16, 512, 1536
+SITES, TEXTS, SEQ, CHANNELS = 2, 32, 512, 1536
 PEERS = {  # name → module it needs, None for those that are here
     "absmax, the limit": None,
     "ours": None,

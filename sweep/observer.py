@@ -3,13 +3,14 @@
 One fold accumulates at a time (512 KiB a site); a finished one is kept sparse. Nothing here waits for the
 device: what has to be known on the host is asked for once a batch (`check`) and once a fold (`finish`).
 
-On a CPU the sites of one hook are shared out among threads, each running `sweep.tally` on one: counting is
-sequential within a tensor. Other devices take the same steps by operations of torch.
+On a CPU the sites of one hook are shared out among threads, this one among them, each running `sweep.tally` on
+one: counting is sequential within a tensor. Other devices take the same steps by operations of torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -25,8 +26,6 @@ from sweep.errors import UsageError
 from sweep.histogram import Histogram
 from sweep.layout import BFLOAT16, BINS, FLOAT16, FLOAT32
 from sweep.statistics import Key
-
-Task = tuple[Callable[[Tensor], Tensor], list[Tensor]]  # of one site, so that no two touch the same counts
 
 MOST = 2**31 - 1  # values that 32-bit counts hold in any case
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
@@ -153,14 +152,29 @@ class Observer:
     def settle(self) -> None:
         """Observe what was handed over since the last call."""
         waiting, self._waiting = self._waiting, {}
-        largest_first = sorted(waiting.items(), key=lambda item: -sum(x.numel() for x in item[1]))
+        if not waiting:
+            return
+        # a site is one thread's, so that no two touch the same counts; the largest go first
+        todo = deque(sorted(waiting, key=lambda key: -sum(x.numel() for x in waiting[key])))
+        found: dict[Key, list[Tensor]] = {}
+
+        def work() -> None:
+            with torch.inference_mode():  # which is a state of the thread
+                while True:
+                    try:
+                        key = todo.popleft()
+                    except IndexError:
+                        return
+                    found[key] = [self._sites[key].add(x) for x in waiting[key]]
+
         on_cpu = all(x.device.type == "cpu" for tensors in waiting.values() for x in tensors)
-        threads = _threads(torch.get_num_threads()) if on_cpu else None
-        tasks: list[Task] = [(self._sites[key].add, tensors) for key, tensors in largest_first]
-        found = (threads.map if threads else map)(_alone, tasks)
-        self._finite += [
-            (key, finite) for (key, _), of_site in zip(largest_first, found, strict=True) for finite in of_site
-        ]
+        others = min(torch.get_num_threads(), len(waiting)) - 1 if on_cpu else 0
+        helpers = [_threads(torch.get_num_threads() - 1).submit(work) for _ in range(others)]
+        work()
+        for helper in helpers:
+            if not helper.cancel():  # nothing is left for one that has not begun
+                helper.result()
+        self._finite += [(key, finite) for key in waiting for finite in found[key]]
 
     def check(self, samples: Sequence[int]) -> None:
         """Raises UsageError naming layer, site and sample where a NaN or an infinity passed since the last call.
@@ -197,18 +211,10 @@ class Observer:
         return done
 
 
-def _alone(task: Task) -> list[Tensor]:
-    function, tensors = task
-    with torch.inference_mode():  # which is a state of the thread
-        return [function(x) for x in tensors]
-
-
 @cache
-def _threads(number: int) -> ThreadPoolExecutor | None:
-    """So many threads that each compute on one, None where one is all there is."""
-    if number == 1:
-        return None
-    started = Barrier(number + 1)
+def _threads(number: int) -> ThreadPoolExecutor:
+    """So many threads that each compute on one."""
+    together, started = torch.get_num_threads(), Barrier(number + 1)
 
     def start() -> None:
         torch.set_num_threads(1)
@@ -218,5 +224,5 @@ def _threads(number: int) -> ThreadPoolExecutor | None:
     for _ in range(number):
         pool.submit(int)
     started.wait()
-    torch.set_num_threads(number)  # part of the setting is the process's and not the thread's
+    torch.set_num_threads(together)  # part of the setting is the process's and not the thread's
     return pool
