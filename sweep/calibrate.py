@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,7 +96,7 @@ def calibrate(
             checkpoint.keep(finished)
         signal.check()
     timings.forward_s = time.perf_counter() - begin - timings.observe_s
-    return functools.reduce(operator.add, (finished[fold] for fold in wanted)), timings
+    return Statistics.merge([finished[fold] for fold in wanted]), timings
 
 
 def _dealt(tokens: Tokens, fold: int, calibration: Calibration) -> range:

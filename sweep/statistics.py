@@ -9,9 +9,10 @@ On disk they are one Parquet file (zstd), a row per layer and site, that any rea
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,38 @@ class SiteStatistics:
         )
 
 
+def _row(key: Key, site: SiteStatistics) -> dict[str, Any]:
+    return {
+        "layer": key[0],
+        "site": key[1],
+        "layout": str(site.histogram.layout),
+        "folds": site.folds,
+        "samples": site.samples,
+        "min": site.histogram.min,
+        "max": site.histogram.max,
+        "bins": site.histogram.bins,
+        "counts": site.histogram.counts.ravel(),
+        "channel_absmax": site.channel_absmax.ravel(),
+        "channel_abs_sum": site.channel_abs_sum.ravel(),
+        "channel_text_mean_max": site.channel_text_mean_max.ravel(),
+        "weight_absmax": site.weight_absmax,
+        "text_alphas": site.text_alphas,
+        "text_quantiles": np.concatenate([q.ravel() for q in (*site.text_quantiles, np.zeros(0))]),
+    }
+
+
+def _parts(sites: dict[Key, SiteStatistics]) -> Iterator[list[Key]]:
+    """The sites in order, so many at a time that they hold about a million counts."""
+    part: list[Key] = []
+    for key in sites:
+        part.append(key)
+        if sum(sites[k].histogram.counts.size for k in part) >= 1 << 20:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
 def _unravel(flat: NDArray[np.float64], samples: NDArray[np.int64], alphas: int) -> tuple[NDArray[np.float64], ...]:
     if not alphas:
         return ()
@@ -151,35 +184,24 @@ class Statistics:
 
     def __add__(self, other: Statistics) -> Statistics:
         """Both sets of folds. Raises ValueError where sites, meta or layouts differ, or folds overlap."""
-        if self.sites.keys() != other.sites.keys() or self.meta != other.meta:
+        return Statistics.merge([self, other])
+
+    @classmethod
+    def merge(cls, parts: Sequence[Statistics]) -> Statistics:
+        """The sum of one or more, site by site, so that no more than a site's is held in between."""
+        first = parts[0]
+        if any(part.sites.keys() != first.sites.keys() or part.meta != first.meta for part in parts):
             raise ValueError("cannot merge statistics of different models or sites")
-        return Statistics({key: site + other.sites[key] for key, site in self.sites.items()}, self.meta)
+        return cls({key: reduce(add, (part.sites[key] for part in parts)) for key in first.sites}, first.meta)
 
     def save(self, path: Path) -> None:
         """Write one Parquet file, the same bytes for the same statistics."""
-        rows = [
-            {
-                "layer": layer,
-                "site": name,
-                "layout": str(site.histogram.layout),
-                "folds": site.folds,
-                "samples": site.samples,
-                "min": site.histogram.min,
-                "max": site.histogram.max,
-                "bins": site.histogram.bins,
-                "counts": site.histogram.counts.ravel(),
-                "channel_absmax": site.channel_absmax.ravel(),
-                "channel_abs_sum": site.channel_abs_sum.ravel(),
-                "channel_text_mean_max": site.channel_text_mean_max.ravel(),
-                "weight_absmax": site.weight_absmax,
-                "text_alphas": site.text_alphas,
-                "text_quantiles": np.concatenate([q.ravel() for q in (*site.text_quantiles, np.zeros(0))]),
-            }
-            for (layer, name), site in self.sites.items()
-        ]
         meta = json.dumps({"schema": SCHEMA, **self.meta}, sort_keys=True)
-        table = pa.Table.from_pylist(rows, _COLUMNS.with_metadata({"sweep": meta}))
-        pq.write_table(table, path, compression="zstd", use_dictionary=False, column_encoding=_ENCODINGS)
+        columns = _COLUMNS.with_metadata({"sweep": meta})
+        writer = pq.ParquetWriter(path, columns, compression="zstd", use_dictionary=False, column_encoding=_ENCODINGS)
+        with writer:  # a few sites at a time, or all counts would be in memory three times
+            for part in _parts(self.sites):
+                writer.write_table(pa.Table.from_pylist([_row(key, self.sites[key]) for key in part], columns))
 
     @classmethod
     def load(cls, path: Path) -> Statistics:
