@@ -15,8 +15,6 @@ from typing import Any
 from bench.race import table
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 REPEATS = 5  # of the growth of memory: from run to run the allocator alone makes a difference of some percent
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pyarrow as pa
 
 from bench.race import table
 from sweep import runs
+from tests.harness import browser
 
 SITES = (
     "in_proj_in", "x_conv_in", "x_conv_pre", "x_conv_out", "B_conv_in", "B_conv_out", "C_conv_in", "C_conv_out",
@@ -111,17 +111,8 @@ def timed(*arguments: str) -> tuple[float, float]:
 
 def opened(page: Path) -> float | None:
     """Seconds until every chart of the report is drawn and answers, in headless Chromium; None where it is missing."""
-    paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if not all(paths):
+    if (driver := browser()) is None:
         return None
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = str(paths[0])
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
-        options.add_argument(flag)
-    driver = Chrome(options=options, service=Service(paths[1]))
     laps = []
     for _ in range(1 + REPEATS):
         started = time.perf_counter()

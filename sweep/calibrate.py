@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sweep import garbage
 from sweep.checkpoint import Checkpoint
 from sweep.collect import Collect
 from sweep.config import Calibration
@@ -64,6 +65,7 @@ def calibrate(
         observer.settle()
         timings.observe_s += time.perf_counter() - start
 
+    garbage.resume()  # a job that started is here once it has loaded a network, or a layer of one
     begin = time.perf_counter()
     with (
         deferred() as signal,

@@ -185,7 +185,6 @@ def _observe(
         else:
             begin = time.perf_counter()
             model = load.load(config.model, config.device, config.dtype)
-            garbage.resume()
             timings["load_s"] = time.perf_counter() - begin
             checkpoint = Checkpoint(work, config.calibration.checkpoint)
             statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, asked.wanted)

@@ -26,9 +26,7 @@ from sweep.statistics import Statistics
 from sweep.store import sha256, sync
 
 _FOLD = re.compile(r"fold-(\d+)-([0-9a-f]{64})\.parquet")
-_RUNNING = re.compile(
-    r"running-(\d+)-(\d+)-([0-9a-f]{64})\.v2\.pt\.zst"
-)  # v2: the second layout of an observer's state
+_RUNNING = re.compile(r"running-(\d+)-(\d+)-([0-9a-f]{64})\.v2\.pt\.zst")  # the observer's second layout
 
 
 class Checkpoint:

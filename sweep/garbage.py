@@ -15,7 +15,9 @@ def pause() -> None:
 
 
 def resume() -> None:
-    """Look for it again, but not among what was made during the pause."""
+    """Look for it again, but not among what a process made during its first pause. Later pauses import nothing, and
+    what they leave has to be looked through: whatever is frozen while it is garbage stays for good."""
     if not gc.isenabled():
-        gc.freeze()
+        if not gc.get_freeze_count():
+            gc.freeze()
         gc.enable()

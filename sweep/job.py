@@ -22,7 +22,7 @@ from sweep.wording import refuse
 
 def job(composed: DictConfig) -> None:
     """What Hydra calls, in this process or, through a launcher, in another one."""
-    garbage.pause()  # a cell resumes when it has loaded what it needs
+    garbage.pause()  # a calibration resumes, and a cell that needs none once it is read from the store
     try:
         _job(composed)
     finally:

@@ -1,6 +1,6 @@
 """The torch side of a histogram: dense accumulators for one fold of all sites.
 
-One fold accumulates at a time (512 KiB a site); a finished one is kept sparse. Nothing here waits for the
+One fold accumulates at a time (768 KiB a site); a finished one is kept sparse. Nothing here waits for the
 device: what has to be known on the host is asked for once a batch (`check`) and once a fold (`finish`).
 
 On a CPU the sites of one hook are shared out among threads, this one among them, each running `sweep.tally` on
@@ -213,8 +213,8 @@ class Observer:
 
 @cache
 def _threads(number: int) -> ThreadPoolExecutor:
-    """So many threads that each compute on one."""
-    together, started = torch.get_num_threads(), Barrier(number + 1)
+    """So many threads that each compute on one, beside the one that calls."""
+    started = Barrier(number + 1)
 
     def start() -> None:
         torch.set_num_threads(1)
@@ -224,5 +224,5 @@ def _threads(number: int) -> ThreadPoolExecutor:
     for _ in range(number):
         pool.submit(int)
     started.wait()
-    torch.set_num_threads(together)  # part of the setting is the process's and not the thread's
+    torch.set_num_threads(number + 1)  # part of the setting is the process's and not the thread's
     return pool

@@ -154,11 +154,13 @@ def _row(key: Key, site: SiteStatistics) -> dict[str, Any]:
 def _parts(sites: dict[Key, SiteStatistics]) -> Iterator[list[Key]]:
     """The sites in order, so many at a time that they hold about a million counts."""
     part: list[Key] = []
-    for key in sites:
+    held = 0
+    for key, site in sites.items():
         part.append(key)
-        if sum(sites[k].histogram.counts.size for k in part) >= 1 << 20:
+        held += site.histogram.counts.size
+        if held >= 1 << 20:
             yield part
-            part = []
+            part, held = [], 0
     if part:
         yield part
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,28 @@ def require(condition: object, reason: str) -> None:
         if os.environ.get("SWEEP_REQUIRE_ALL"):
             pytest.fail(f"must not be skipped here: {reason}")
         pytest.skip(reason)
+
+
+def browser(logs: dict[str, str] | None = None) -> Any:
+    """Headless Chromium driven by selenium, with these logs kept; None where it or its driver is missing."""
+    paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(paths):
+        return None
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = str(paths[0])
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,900",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", logs or {})
+    return Chrome(options=options, service=Service(paths[1]))
 
 
 Done = subprocess.CompletedProcess[str]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 from pathlib import Path
 
+from sweep import garbage
 from sweep.compare.query import load
 from sweep.errors import UsageError
 
@@ -116,7 +116,7 @@ def _sweep(paths: list[str], found) -> Path:  # type: ignore[no-untyped-def]
 
 
 def main() -> int:
-    gc.disable()  # a huge comparison makes millions of objects without a cycle; looking for one takes half a second
+    garbage.pause()  # a huge comparison makes millions of objects without a cycle; looking for one takes half a second
     try:
         run(sys.argv[1:])
     except UsageError as error:
@@ -126,6 +126,8 @@ def main() -> int:
         return 130
     except BrokenPipeError:  # `| head`; what is left in the buffer must not fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        garbage.resume()
     return 0
 
 

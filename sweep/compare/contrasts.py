@@ -52,8 +52,6 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
     found: list[Contrast] = []
     columns = _columns(cells)
     for knob in KNOBS:
-        if knob in columns and len(set(columns[knob])) < 2:
-            continue
         fixed = zip(*(values for name, values in columns.items() if name not in FREE.get(knob, (knob,))), strict=True)
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for number, agreed in enumerate(fixed):

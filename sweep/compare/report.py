@@ -65,11 +65,8 @@ def page(a: Answer) -> str:
         "config": CONFIG,
         "params": shared(a),
         "charts": {
-            c.name: {
-                "spec": _packed(c.spec),
-                "selects": {k: v[2] for k, v in c.selects.items()},
-            }
-            for c in drawn.values()
+            name: {"spec": _packed(c.spec), "selects": {k: v[2] for k, v in c.selects.items()}}
+            for name, c in drawn.items()
         },
     }
     bundle = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;", vl_version="6.4")

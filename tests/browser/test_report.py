@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from synthetic import write as write_cell
 from sweep.compare import load
 from sweep.compare.answer import answer
 from sweep.compare.report import write
-from tests.harness import require
+from tests.harness import browser, require
 
 pytestmark = pytest.mark.browser
 
@@ -33,23 +32,8 @@ HOSTILE = (
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    require(all(paths), "Chromium and its driver: apt-get install chromium chromium-driver")
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = str(paths[0])
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1280,900",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=Service(paths[1]))
+    driver = browser({"browser": "ALL", "performance": "ALL"})
+    require(driver, "Chromium and its driver: apt-get install chromium chromium-driver")
     yield driver
     driver.quit()
 
