@@ -17,6 +17,7 @@ import os
 import pickle
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -156,7 +157,9 @@ def _open(file: Path, key: str | None) -> Any:
             return safe_open(file, framework="pt")
         if key:
             return _megatron(file)[key]
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=_mappable(file))
+        with warnings.catch_warnings():  # of a pickle's protocol: what cannot be read is an error all the same
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=_mappable(file))
     except pickle.UnpicklingError as error:
         raise UsageError(refused_pickle(file)) from error
     except Exception as error:  # torch, zip and safetensors all have their own

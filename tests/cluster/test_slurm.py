@@ -20,7 +20,7 @@ from tests.harness import ROOT, require
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 SLOW = ("calibration.samples=400", "calibration.batch_size=1", "calibration.checkpoint=0.2")
-SLOWER = ("calibration.samples=2400", *SLOW[1:])  # so that a job is still at it when it is cancelled
+SLOWER = ("calibration.samples=9600", *SLOW[1:])  # so that a job is still at it when Slurm kills it, KillWait later
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def cluster() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = small.files(tmp_path_factory.mktemp("files"))
-    small.text(root / "text.txt", 80_000)
+    small.text(root / "text.txt", 320_000)
     return root
 
 
