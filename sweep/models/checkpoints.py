@@ -138,15 +138,31 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
-    def read(self, name: str, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
-        """A copy of one tensor; the file's pages behind it are handed back, so that no weight is held twice."""
+    def read(self, name: str, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+        """A copy of one tensor, in its own dtype if None is given; the file's pages behind it are handed back, so that
+        no weight is held twice."""
         file, key = self._places[name]
         source = self._open[file]
         held: Tensor = source[key] if isinstance(source, dict) else source.get_tensor(key)
-        copy = torch.empty(held.shape, dtype=dtype, device=device).copy_(held)
+        copy = torch.empty(held.shape, dtype=dtype or held.dtype, device=device).copy_(held)
         if _mappable(file):
             _release(held)
         return copy
+
+    def later(self) -> dict[str, Later]:
+        """All tensors, in their own dtype, each read when it is asked for."""
+        return {name: Later(self, name) for name in self}
+
+
+@dataclass(frozen=True)
+class Later:
+    """A tensor not read yet. transformers asks for it as `tensor[...]`."""
+
+    weights: Weights
+    name: str
+
+    def __getitem__(self, _: object) -> Tensor:
+        return self.weights.read(self.name)
 
 
 def _open(file: Path, key: str | None) -> Any:
@@ -161,7 +177,7 @@ def _open(file: Path, key: str | None) -> Any:
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(file, map_location="cpu", weights_only=True, mmap=_mappable(file))
     except pickle.UnpicklingError as error:
-        raise UsageError(refused_pickle(file)) from error
+        raise UsageError(_refused_pickle(file)) from error
     except Exception as error:  # torch, zip and safetensors all have their own
         hint = "it may be cut short: compare its size"
         raise UsageError(f"{file} cannot be loaded: {first_line(error)}; {hint}") from error
@@ -172,7 +188,7 @@ def _mappable(file: Path) -> bool:
     return file.suffix == ".safetensors" or zipfile.is_zipfile(file)
 
 
-def refused_pickle(file: Path) -> str:
+def _refused_pickle(file: Path) -> str:
     return (
         f"{file}: its weights are a pickle that holds more than tensors, which could run code of its own; refused. "
         "Convert them to safetensors where you trust them"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import pickle
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,11 +208,18 @@ def _check(device: str) -> None:
 
 
 def _from_transformers(model: config.Model, shape: Any, dtype: torch.dtype, device: str) -> Any:
-    """Any other causal LM of transformers, by its own loader."""
+    """Any other causal LM of transformers, by its own loader, which takes the tensors one by one from `Weights`: from
+    the files it would hold what it converts twice."""
+    os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # its threads read all tensors before the first is needed
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    network = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None)
+    if network is None:
+        raise UsageError(
+            f"model={model.name}: {shape.model_type} is no causal language model; supported are {FAMILIES}"
+        )
     for key in ("chunk_size", "mamba_chunk_size"):
         if device == "cpu" and hasattr(shape, key):
             setattr(shape, key, assemble.CPU_CHUNK)
@@ -221,27 +228,25 @@ def _from_transformers(model: config.Model, shape: Any, dtype: torch.dtype, devi
             torch.manual_seed(model.seed)
             lm = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype)
             return lm.eval().requires_grad_(False).to(device)
-        path = checkpoint(model).path
+        source = checkpoint(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lm, report = transformers.AutoModelForCausalLM.from_pretrained(
-                path,
+            lm, report = network.from_pretrained(
+                None,
                 config=shape,
+                state_dict=source.weights.later(),
                 dtype=dtype,
-                weights_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are reported, and refused below by name
             )
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, torch.OutOfMemoryError, UsageError):
         raise
-    except pickle.UnpicklingError as error:
-        raise UsageError(checkpoints.refused_pickle(path)) from error
     except Exception as error:  # every library below has errors of its own for a bad file
         raise UsageError(f"model={model.name} cannot be loaded: {first_line(error)}") from error
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if names := sorted(key if isinstance(key, str) else key[0] for key in report.get(what, ())):
             raise UsageError(
-                f"{path}: the weights do not fit config.json: {what.replace('_', ' ')}: "
+                f"{source.path}: the weights do not fit config.json: {what.replace('_', ' ')}: "
                 f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
             )
     return lm.eval().requires_grad_(False).to(device)

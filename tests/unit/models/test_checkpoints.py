@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import families
 import layouts
 import pytest
 import torch
@@ -80,7 +83,7 @@ from pathlib import Path
 from sweep import config
 from sweep.models import assemble, load
 from sweep.models.geometry import to_transformers
-import transformers.models.mamba2.modeling_mamba2
+import transformers.models.bamba.modeling_bamba, transformers.models.mamba2.modeling_mamba2
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -93,12 +96,35 @@ print(peak() - before, sum(p.nbytes for p in lm.parameters()))
 """
 
 
-@pytest.mark.parametrize("layout", [layouts.mamba_ssm_bin, layouts.transformers_safetensors], ids=lambda f: f.__name__)
-def test_loading_holds_no_weight_twice(tmp_path: Path, layout: layouts.Write) -> None:
-    # 38 M float32 parameters, 150 MB on disk, loaded in bfloat16, 75 MB: a careless loader needs 225 MB
+def pure(path: Path, layout: layouts.Write) -> None:
     settings = layouts.MAMBA2 | {"d_model": 1024, "n_layer": 6, "ssm_cfg": {"layer": "Mamba2"}}
     shapes = assemble.shapes(assemble.skeleton(to_transformers(settings), "cpu"))
-    layout(tmp_path, settings, {name: torch.ones(shape) for name, shape in shapes.items()})
+    layout(path, settings, {name: torch.ones(shape) for name, shape in shapes.items()})
+
+
+def hybrid(path: Path, safetensors: bool) -> None:
+    family = next(family for family in families.FAMILIES if family.name == "bamba")
+    wide = {"hidden_size": 1024, "intermediate_size": 3072, "mamba_n_heads": 32, "mamba_d_head": 64}
+    family = replace(family, settings=family.settings | wide)
+    lm = family.build()
+    lm.save_pretrained(path)
+    if not safetensors:
+        torch.save(lm.state_dict(), path / "pytorch_model.bin")
+        (path / "model.safetensors").unlink()
+
+
+WRITERS = {
+    "mamba_ssm": lambda path: pure(path, layouts.mamba_ssm_bin),
+    "transformers": lambda path: pure(path, layouts.transformers_safetensors),
+    "hybrid": lambda path: hybrid(path, True),
+    "hybrid in a pickle": lambda path: hybrid(path, False),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_loading_holds_no_weight_twice(tmp_path: Path, writer: Callable[[Path], None]) -> None:
+    # 38 M float32 parameters, 150 MB on disk, loaded in bfloat16, 75 MB: a careless loader needs 225 MB
+    writer(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
