@@ -7,24 +7,16 @@ agree to float32 rounding, which is another calibration all the same: VERSION is
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 
-from sweep.models import scan, ssd
+from sweep.models import memory, scan, ssd
 from sweep.models.conv import Convolve, SharedConvolution, convolve
 from sweep.sites import Mixer
 
-MALLOPT = {
-    "trim threshold": (-1, 1 << 30),
-    "top pad": (-2, 1 << 26),
-    "mmap threshold": (-3, 1 << 30),
-    "arenas": (-8, 1),
-}
 VERSION = 3  # to be raised with any change of rounding
 
 
@@ -36,7 +28,7 @@ def kernels(mixers: Sequence[Mixer], device: torch.device) -> Iterator[Convolve]
     if device.type != "cpu":
         yield convolve
         return
-    _keep_memory()
+    memory.keep()
     shared = SharedConvolution()
     replacements = {
         "mamba2_chunk_scan": ssd.chunk_scan,
@@ -54,16 +46,3 @@ def kernels(mixers: Sequence[Mixer], device: torch.device) -> Iterator[Convolve]
     finally:
         for module, name, original in before:
             setattr(module, name, original)
-
-
-@cache
-def _keep_memory() -> None:
-    """Tell glibc not to give freed memory back: a seventh of a forward pass goes into getting it again, page by page.
-
-    Other C libraries are left as they are."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    for option, value in MALLOPT.values():
-        mallopt(option, value)
