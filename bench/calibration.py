@@ -42,7 +42,7 @@ def ours(alphas: list[float]) -> Callable[[], None]:
     def step() -> None:
         statistics, _ = calibrate(model, tokens, Calibration(SAMPLES, 512, 1, 1), lambda *_: None)
         for site in statistics.sites.values():
-            total = site.histogram.total()
+            total = site.total
             for alpha in alphas:
                 total.abs_quantile(alpha)
 

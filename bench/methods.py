@@ -237,7 +237,7 @@ def order_of_a_network() -> list[str]:
     for index, alpha in enumerate(alphas):
         widths, moved = [], []
         for key, site in forth.sites.items():
-            pooled, again = (float(of.sites[key].histogram.total().abs_quantile(alpha)) for of in (forth, back))
+            pooled, again = (float(of.sites[key].total.abs_quantile(alpha)) for of in (forth, back))
             moved.append(abs(again / pooled - 1))
             quantiles = np.concatenate([q[:, index] for q in site.text_quantiles])
             clips = [

@@ -50,7 +50,16 @@ def calibrate(
     collect = collect or Collect()
     timings, observer = Timings(), Observer(collect.quantiles)
     wanted = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
-    finished = checkpoint.folds(wanted) if checkpoint else {}
+    finished: set[int] = set()
+    found: Statistics | None = None  # what they hold together
+
+    def finish(fold: int, part: Statistics) -> None:
+        nonlocal found  # merged at once: a float32 fold alone is kept in finer bins, see `sweep.subsets`
+        found = Statistics.merge([found, part]) if found else part
+        finished.add(fold)
+
+    for fold, part in checkpoint.folds(wanted) if checkpoint else ():
+        finish(fold, part)
     total = sum(len(_dealt(tokens, fold, calibration)) for fold in wanted)
     done = sum(len(_dealt(tokens, fold, calibration)) for fold in finished)
 
@@ -88,17 +97,22 @@ def calibrate(
                     observer.check(batch)
                     stop = bool(signal)  # one that comes later waits for the next batch
                     if checkpoint and (stop or checkpoint.due()):
-                        checkpoint.save(finished, fold, number, observer.state())
+                        checkpoint.save(fold, number, observer.state())
                 done += len(batch)
                 progress(done, total)
                 if stop:
                     signal.check()
-            finished[fold] = gather(model, fold, len(_dealt(tokens, fold, calibration)), observer.finish())
+            part = gather(model, fold, len(_dealt(tokens, fold, calibration)), observer.finish())
+            finish(fold, part)
+            if checkpoint:
+                checkpoint.add(fold, part)
+            del part
         if checkpoint and (signal or calibration.shard is not None):
-            checkpoint.keep(finished)
+            checkpoint.keep()
         signal.check()
     timings.forward_s = time.perf_counter() - begin - timings.observe_s
-    return Statistics.merge([finished[fold] for fold in wanted]), timings
+    assert found  # config.Calibration has one fold at least
+    return found, timings
 
 
 def _dealt(tokens: Tokens, fold: int, calibration: Calibration) -> range:
@@ -128,15 +142,18 @@ def gather(model: Model, fold: int, samples: int, observed: dict[Key, SiteFold])
         usual = [name for name in mixer.sites if name in names]
         for name in (*usual, *(n for n in names if n not in usual)):
             part = observed[mixer.layer, name]
+            whole = Histogram.stack([part.histogram])
+            of_folds = whole.layout.of_folds
             sites[mixer.layer, name] = SiteStatistics(
                 folds=np.array([fold], np.int32),
                 samples=np.array([samples], np.int64),
-                histogram=Histogram.stack([part.histogram]),
+                histogram=whole.coarser(of_folds),
                 channel_absmax=part.channel_absmax[None],
                 channel_abs_sum=part.channel_abs_sum[None],
                 channel_text_mean_max=part.channel_text_mean_max[None],
                 weight_absmax=weights.get(name.partition("[")[0]),
                 text_alphas=part.text_alphas,
                 text_quantiles=(part.text_quantiles,) if len(part.text_alphas) else (),
+                pooled=None if of_folds == whole.layout else whole,
             )
     return Statistics(sites, dict(model.geometry))

@@ -37,19 +37,19 @@ class Checkpoint:
         self._every = every
         self._last = time.monotonic()
         self._saved: set[int] = set()
+        self._unsaved: dict[int, Statistics] = {}
 
     def due(self) -> bool:
         return time.monotonic() - self._last >= self._every
 
-    def folds(self, wanted: Collection[int]) -> dict[int, Statistics]:
-        """Those of the wanted folds that are finished and sound."""
-        found: dict[int, Statistics] = {}
-        for path, match in self._files(_FOLD):
-            if (fold := int(match[1])) in wanted and fold not in found and sha256(path) == match[2]:
+    def folds(self, wanted: Collection[int]) -> Iterator[tuple[int, Statistics]]:
+        """Those of the wanted folds that are finished and sound, one after the other."""
+        for path, match in list(self._files(_FOLD)):
+            if (fold := int(match[1])) in wanted and fold not in self._saved and sha256(path) == match[2]:
                 with suppress(ValueError):  # of another version
-                    found[fold] = Statistics.load(path)
-        self._saved |= found.keys()
-        return found
+                    statistics = Statistics.load(path)
+                    self._saved.add(fold)
+                    yield fold, statistics
 
     def running(self, fold: int, device: torch.device) -> tuple[int, dict[Any, Any]]:
         """How many batches of a fold are done, and the observer's state after them; (0, {}) without any."""
@@ -62,14 +62,18 @@ class Checkpoint:
                 return batches, torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
         return 0, {}
 
-    def save(self, finished: dict[int, Statistics], fold: int, batches: int, state: dict[Any, Any]) -> None:
+    def add(self, fold: int, statistics: Statistics) -> None:
+        """A fold that is finished, to be written with the next checkpoint."""
+        self._unsaved[fold] = statistics
+
+    def save(self, fold: int, batches: int, state: dict[Any, Any]) -> None:
         """Keep what there is. A disk that is full costs the checkpoint, not the calibration."""
         try:
-            self.keep(finished)
+            self.keep()
             raw = io.BytesIO()
             torch.save(state, raw)
             packed = len(raw.getbuffer()).to_bytes(8, "little") + pa.compress(raw.getbuffer(), "zstd", asbytes=True)
-            older = [path for path, m in self._files(_RUNNING) if int(m[1]) in {fold, *finished}]
+            older = [path for path, m in self._files(_RUNNING) if int(m[1]) in {fold, *self._saved}]
             new = self._put(f"running-{fold:04}-{batches:06}-{{}}.v2.pt.zst", lambda p: p.write_bytes(packed))
             for path in older:
                 if path != new:
@@ -78,12 +82,13 @@ class Checkpoint:
             print(f"no checkpoint: {error}; going on without", file=sys.stderr, flush=True)
         self._last = time.monotonic()
 
-    def keep(self, finished: dict[int, Statistics]) -> None:
+    def keep(self) -> None:
         """Write the finished folds that are not there yet. Raises UsageError if that is impossible."""
         try:
-            for fold in sorted(finished.keys() - self._saved):
-                self._put(f"fold-{fold:04}-{{}}.parquet", finished[fold].save)
+            for fold in sorted(self._unsaved):
+                self._put(f"fold-{fold:04}-{{}}.parquet", self._unsaved[fold].save)
                 self._saved.add(fold)
+                del self._unsaved[fold]
         except OSError as error:
             raise UsageError(f"{self.directory} cannot be written: {error.strerror or error}") from error
 

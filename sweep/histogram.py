@@ -12,7 +12,8 @@ Guarantees
   `numpy.quantile(..., method="linear")` with each order statistic interpolated inside its bin, so it is off
   by at most one bin: 2^-10 of its magnitude (0.098 %) or, below 2^-14, 2^-24; in practice by far less. What
   rounds to zero or to infinity is counted in the two end bins of each sign; there the bound does not hold
-  (see `outside`), but min and max are exact always.
+  (see `outside`), but min and max are exact always. Single folds are kept in bins of four such (`sweep.subsets`),
+  2^-8 of a magnitude wide: errors are read off those, answers never.
 * Counts are int64 and additive. Merging is addition, hence associative, commutative and independent of
   the order of observation; layouts that differ do not merge.
 * Stochastic dominance survives: if |y| <= |x| value by value, no quantile of |y| exceeds that of |x|,
@@ -79,6 +80,15 @@ class Histogram:
         """The sum of a stack."""
         return Histogram(self.layout, self.bins, self.counts.sum(0), self.min.min(0), self.max.max(0))
 
+    def coarser(self, layout: Layout) -> Histogram:
+        """The same values in the bins of a layout each of which holds several of this one's."""
+        if layout == self.layout:
+            return self
+        starts = self.bins & -layout.width
+        first = np.flatnonzero(np.diff(starts, prepend=-1))
+        counts = np.add.reduceat(self.counts, first, axis=-1) if len(first) else self.counts
+        return Histogram(layout, starts[first], counts, self.min, self.max)
+
     def pick(self, members: NDArray[np.bool_]) -> Picked:
         """A stack whose s-th member is the sum of those in row s of members [S, K]."""
         return Picked(self, members)
@@ -101,7 +111,7 @@ class Histogram:
         middle of the bin in float32 (0 in the bin below the window, half-way to the extreme above it); never
         beyond the extremes."""
         index = self.bins & (SIGN - 1)
-        low, high = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
+        low, high = self.layout.edges[index], self.layout.edges[index + self.layout.width]
         if not self.layout.exact:
             low = np.where(index == 0, 0.0, low)
             high = np.where(index == 0, 0.0, high)
@@ -169,7 +179,7 @@ class Histogram:
         """Ends of the bins, in ascending order."""
         bins = self.bins[self.ascending]
         index = bins & (SIGN - 1)
-        near, far = self.layout.edges[index], self.layout.edges[index + (not self.layout.exact)]
+        near, far = self.layout.edges[index], self.layout.edges[index + self.layout.width]
         return np.where(bins & SIGN, -far, near), np.where(bins & SIGN, -near, far)
 
     @cached_property

@@ -20,14 +20,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a value becomes a bin. `name` is the dtype observed; `exact` says whether a bin holds one value only."""
+    """How a value becomes a bin. `name` is the dtype observed; `width`, how many codes a bin takes, of which the
+    first stands for it; 0 where a code is one value and nothing lies between two codes."""
 
     name: str
-    exact: bool = True
+    width: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether a bin holds one value only."""
+        return self.width == 0
 
     @cached_property
     def edges(self) -> Floats:
-        """Magnitudes [32769]: bin i holds [edges[i], edges[i+1]] in float32, exactly edges[i] otherwise.
+        """Magnitudes [32769]: bin i holds [edges[i], edges[i + width]], hence exactly edges[i] where that is 0.
 
         The float32 end bins, 0 and `top`, also hold everything below and above the window."""
         index = np.arange(SIGN + 1, dtype=np.uint32)
@@ -48,19 +54,26 @@ class Layout:
         """The magnitude index of infinity, and in float32 of all that rounds to it."""
         return 0x7F80 if self.name == "bfloat16" else 0x7C00
 
+    @property
+    def of_folds(self) -> Layout:
+        """The one that single folds are kept in, for errors; see `sweep.subsets`."""
+        return FLOAT32_FOLDS if self == FLOAT32 else self
+
     def __str__(self) -> str:
-        return self.name if self.exact else f"{self.name} rounded to float16"
+        together = f", {self.width} in one" if self.width > 1 else ""
+        return self.name if self.exact else f"{self.name} rounded to float16{together}"
 
 
 BFLOAT16 = Layout("bfloat16")
 FLOAT16 = Layout("float16")
-FLOAT32 = Layout("float32", exact=False)
+FLOAT32 = Layout("float32", width=1)
+FLOAT32_FOLDS = Layout("float32", width=4)
 
 
 @cache
 def layout(name: str) -> Layout:
     """The layout written as `str(layout)`. Raises ValueError for any other string."""
-    for known in (BFLOAT16, FLOAT16, FLOAT32):
+    for known in (BFLOAT16, FLOAT16, FLOAT32, FLOAT32_FOLDS):
         if name == str(known):
             return known
     raise ValueError(f"unknown histogram layout {name!r}")

@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sweep.histogram import Histogram, Picked
+from sweep.histogram import Histogram
 from sweep.layout import layout
+from sweep.subsets import Subsets
 
-SCHEMA = 2
+SCHEMA = 3
 Key = tuple[int, str]  # layer, site
 
 _COLUMNS = pa.schema(
@@ -38,6 +39,9 @@ _COLUMNS = pa.schema(
         ("max", pa.list_(pa.float64())),
         ("bins", pa.list_(pa.int32())),
         ("counts", pa.list_(pa.int64())),
+        ("pooled_layout", pa.string()),
+        ("pooled_bins", pa.list_(pa.int32())),
+        ("pooled_counts", pa.list_(pa.int64())),
         ("channel_absmax", pa.list_(pa.float32())),
         ("channel_abs_sum", pa.list_(pa.float64())),
         ("channel_text_mean_max", pa.list_(pa.float32())),
@@ -50,6 +54,8 @@ _COLUMNS = pa.schema(
 _ENCODINGS = {
     "bins.list.element": "DELTA_BINARY_PACKED",
     "counts.list.element": "BYTE_STREAM_SPLIT",
+    "pooled_bins.list.element": "DELTA_BINARY_PACKED",
+    "pooled_counts.list.element": "BYTE_STREAM_SPLIT",
     "channel_absmax.list.element": "BYTE_STREAM_SPLIT",
     "channel_abs_sum.list.element": "BYTE_STREAM_SPLIT",
     "channel_text_mean_max.list.element": "BYTE_STREAM_SPLIT",
@@ -61,7 +67,8 @@ class SiteStatistics:
     """Everything observed at one site of one layer, fold by fold.
 
     folds: the fold numbers present, int32 [K]; samples: how many texts each holds, int64 [K].
-    histogram: signed, a stack of K.
+    histogram: signed, a stack of K, in the bins of folds (`Layout.of_folds`). pooled: of all folds together, a stack
+    of one in finer bins; None where those of the folds are as fine.
     channel_absmax: float32 [K, C]. channel_abs_sum: float64 [K, C], the sum of |x| over texts and tokens.
     channel_text_mean_max: float32 [K, C], the largest over texts of the text's mean |x| (Quamba2's sort key).
     weight_absmax: max |w| of the conv1d slice that makes this site, None where no convolution does.
@@ -78,24 +85,33 @@ class SiteStatistics:
     weight_absmax: float | None
     text_alphas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     text_quantiles: tuple[NDArray[np.float64], ...] = ()
+    pooled: Histogram | None = None
 
     @cached_property
-    def replicates(self) -> Picked:
-        """All folds, then all but the first, all but the second, … (what a jackknife takes), a stack of 1 + K."""
+    def total(self) -> Histogram:
+        """Of all folds together, in the finest bins there are."""
+        return (self.pooled or self.histogram).total()
+
+    @cached_property
+    def replicates(self) -> Subsets:
+        """All folds, then all but the first, all but the second, … (what a jackknife takes), 1 + K sets."""
         folds = len(self.folds)
-        return self.histogram.pick(np.concatenate([np.ones((1, folds), bool), ~np.eye(folds, dtype=bool)]))
+        return self._subsets(np.concatenate([np.ones((1, folds), bool), ~np.eye(folds, dtype=bool)]))
 
     @cached_property
-    def growing(self) -> Picked:
-        """The first 1, 2, … K folds, a stack of K."""
-        return self.histogram.pick(np.tri(len(self.folds), dtype=bool))
+    def growing(self) -> Subsets:
+        """The first 1, 2, … K folds, K sets."""
+        return self._subsets(np.tri(len(self.folds), dtype=bool))
 
     @cached_property
-    def growing_replicates(self) -> Picked:
+    def growing_replicates(self) -> Subsets:
         """The first k folds but one, for each of them in turn, k = 2 … K - 1, one below the other."""
         folds = len(self.folds)
         upto, each = np.tri(folds, dtype=bool), np.eye(folds, dtype=bool)
-        return self.histogram.pick(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
+        return self._subsets(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
+
+    def _subsets(self, members: NDArray[np.bool_]) -> Subsets:
+        return Subsets.of(members, self.histogram, self.pooled)
 
     def __add__(self, other: SiteStatistics) -> SiteStatistics:
         """The folds of both, in ascending order.
@@ -128,6 +144,7 @@ class SiteStatistics:
             text_quantiles=tuple((*self.text_quantiles, *other.text_quantiles)[i] for i in order)
             if self.text_quantiles
             else (),
+            pooled=self.pooled + other.pooled if self.pooled and other.pooled else None,
         )
 
 
@@ -142,6 +159,9 @@ def _row(key: Key, site: SiteStatistics) -> dict[str, Any]:
         "max": site.histogram.max,
         "bins": site.histogram.bins,
         "counts": site.histogram.counts.ravel(),
+        "pooled_layout": str(site.pooled.layout) if site.pooled else None,
+        "pooled_bins": site.pooled.bins if site.pooled else (),
+        "pooled_counts": site.pooled.counts.ravel() if site.pooled else (),
         "channel_absmax": site.channel_absmax.ravel(),
         "channel_abs_sum": site.channel_abs_sum.ravel(),
         "channel_text_mean_max": site.channel_text_mean_max.ravel(),
@@ -220,17 +240,26 @@ class Statistics:
         for i, key in enumerate(zip(columns["layer"], columns["site"], strict=True)):
             row = {name: column[i] for name, column in columns.items()}
             k = len(row["folds"])
+            histogram = Histogram(
+                layout(row["layout"]), row["bins"], row["counts"].reshape(k, -1), row["min"], row["max"]
+            )
+            pooled = row["pooled_layout"] and Histogram(
+                layout(row["pooled_layout"]),
+                row["pooled_bins"],
+                row["pooled_counts"][None],
+                histogram.min.min(keepdims=True),
+                histogram.max.max(keepdims=True),
+            )
             sites[key] = SiteStatistics(
                 folds=row["folds"],
                 samples=row["samples"],
-                histogram=Histogram(
-                    layout(row["layout"]), row["bins"], row["counts"].reshape(k, -1), row["min"], row["max"]
-                ),
+                histogram=histogram,
                 channel_absmax=row["channel_absmax"].reshape(k, -1),
                 channel_abs_sum=row["channel_abs_sum"].reshape(k, -1),
                 channel_text_mean_max=row["channel_text_mean_max"].reshape(k, -1),
                 weight_absmax=row["weight_absmax"],
                 text_alphas=row["text_alphas"],
                 text_quantiles=_unravel(row["text_quantiles"], row["samples"], len(row["text_alphas"])),
+                pooled=pooled,
             )
         return cls(sites, meta)

@@ -148,7 +148,7 @@ def _convergence(
         "site": key[1],
         "folds": np.arange(1, count + 1),
         "samples": np.cumsum(site.samples),
-        "n": site.growing.n,
+        "n": np.concatenate([stack.n for stack in site.growing.stacks]),
         "scale": scale,
         "scale_se": errors,
     }
@@ -167,7 +167,7 @@ def _coarse(statistics: Statistics) -> Any:
     edges = np.concatenate([-magnitudes[:0:-1], [0.0], magnitudes[1:]])  # 513
     for (layer, name), site in statistics.sites.items():
         if name in ("x_conv_pre", "x_conv_out"):
-            total = site.histogram.total()
+            total = site.total
             inside = np.clip(total.values, edges[0], np.nextafter(edges[-1], 0))
             counts = np.bincount(np.searchsorted(edges, inside, side="right") - 1, weights=total.counts, minlength=512)
             yield {"layer": layer, "site": name, "edges": [edges], "counts": [counts.astype(np.int64)]}

@@ -97,6 +97,26 @@ def test_a_float32_value_lies_within_its_bin(value: float) -> None:
     assert FLOAT32.edges[positive] <= x[0].item() <= FLOAT32.edges[positive + 1]
 
 
+@given(values(), values())
+def test_bins_of_folds_hold_four_each(x: Tensor, y: Tensor) -> None:
+    a, b = histogram(x.float()), histogram(y.float())
+    folds = [h.coarser(FLOAT32.of_folds) for h in (a, b)]
+    assert same(folds[0] + folds[1], (a + b).coarser(FLOAT32.of_folds))
+    assert folds[0].layout != a.layout
+    expected = np.zeros(BINS, np.int64)
+    np.add.at(expected, a.bins // 4 * 4, a.counts)
+    assert np.array_equal(folds[0].bins, np.flatnonzero(expected))
+    assert np.array_equal(folds[0].counts, expected[expected > 0])
+    exact = histogram(x.bfloat16())
+    assert exact.coarser(exact.layout.of_folds) is exact
+
+
+@given(floats(), st.floats(0.0, 1.0))
+def test_a_quantile_in_the_bins_of_folds_is_off_by_at_most_one_of_them(x: Tensor, q: float) -> None:
+    found = histogram(x).coarser(FLOAT32.of_folds).abs_quantile(q)
+    assert found == pytest.approx(np.quantile(np.abs(x.double().numpy()), q), rel=2**-8)
+
+
 @given(values())
 def test_extremes_are_exact(x: Tensor) -> None:
     h = histogram(x)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +29,12 @@ def statistics(x: torch.Tensor, folds: list[int], weight: float | None = 0.25) -
     site = SiteStatistics(
         folds=np.array(folds, np.int32),
         samples=np.full(len(folds), x.shape[1]),
-        histogram=Histogram.stack([p.histogram for p in parts]),
+        histogram=Histogram.stack([p.histogram.coarser(p.histogram.layout.of_folds) for p in parts]),
         channel_absmax=np.stack([p.channel_absmax for p in parts]),
         channel_abs_sum=np.stack([p.channel_abs_sum for p in parts]),
         channel_text_mean_max=np.stack([p.channel_text_mean_max for p in parts]),
         weight_absmax=weight,
+        pooled=reduce(add, [Histogram.stack([p.histogram]) for p in parts]) if x.dtype is torch.float32 else None,
     )
     return Statistics({SITE: site}, {"family": "mamba2"})
 
@@ -44,9 +47,10 @@ def x() -> torch.Tensor:
 def equal(a: Statistics, b: Statistics) -> bool:
     def arrays(s: Statistics) -> list[np.ndarray]:
         site = s.sites[SITE]
-        h = site.histogram
+        h, p = site.histogram, site.pooled
+        assert p is not None  # float32
         mine = [site.folds, site.samples, site.channel_absmax, site.channel_abs_sum, site.channel_text_mean_max]
-        return [*mine, h.bins, h.counts, h.min, h.max]
+        return [*mine, h.bins, h.counts, h.min, h.max, p.bins, p.counts, p.min, p.max]
 
     return a.meta == b.meta and all(
         p.dtype == q.dtype and np.array_equal(p, q) for p, q in zip(arrays(a), arrays(b), strict=True)

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import time
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +29,12 @@ def statistics(seed: int = 0, folds: tuple[int, ...] = (0, 1)) -> Statistics:
     site = SiteStatistics(
         folds=np.array(folds, np.int32),
         samples=np.full(k, 3, np.int64),
-        histogram=Histogram.stack(parts),
+        histogram=Histogram.stack([part.coarser(FLOAT32.of_folds) for part in parts]),
         channel_absmax=random.random((k, 5)).astype(np.float32),
         channel_abs_sum=random.random((k, 5)),
         channel_text_mean_max=random.random((k, 5)).astype(np.float32),
         weight_absmax=0.5,
+        pooled=reduce(add, [Histogram.stack([part]) for part in parts]),
     )
     return Statistics({(0, "x_conv_out"): site}, {"n_layer": 1})
 
@@ -41,10 +44,14 @@ def same(a: Statistics, b: Statistics) -> bool:
         return False
     for key, x in a.sites.items():
         y = b.sites[key]
-        pairs = [(getattr(x, n), getattr(y, n)) for n in vars(x) if n not in ("histogram", "text_quantiles")]
+        pairs = [(getattr(x, n), getattr(y, n)) for n in vars(x) if n not in ("histogram", "pooled", "text_quantiles")]
         pairs += list(zip(x.text_quantiles, y.text_quantiles, strict=True))
-        pairs += [(getattr(x.histogram, n), getattr(y.histogram, n)) for n in ("bins", "counts", "min", "max")]
-        if x.histogram.layout != y.histogram.layout or not all(np.array_equal(p, q) for p, q in pairs):
+        for p, q in ((x.histogram, y.histogram), (x.pooled, y.pooled)):
+            if p is None or q is None:
+                pairs.append((p is None, q is None))
+            else:
+                pairs += [(getattr(p, n), getattr(q, n)) for n in ("layout", "bins", "counts", "min", "max")]
+        if not all(np.array_equal(p, q) for p, q in pairs):
             return False
     return True
 
