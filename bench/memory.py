@@ -19,6 +19,7 @@ WHOLE = (
     "130m", "370m", "780m", "1.3b", "2.7b", "mamba1-130m", "mamba1-370m", "mamba1-790m", "mamba1-1.4b", "mamba1-2.8b",
 )  # fmt: skip
 STREAMED = ("130m", "1.3b", "2.7b", "8b")
+LONG, CUT = 512, 2  # samples of a full calibration, with so few layers that it does not take hours
 
 
 def peak() -> int:
@@ -26,7 +27,7 @@ def peak() -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
 
 
-def measure(name: str, stream: bool) -> dict[str, Any]:
+def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = None) -> dict[str, Any]:
     """One calibration in this process; its weights are random, in bfloat16."""
     import numpy as np
     import yaml
@@ -37,9 +38,11 @@ def measure(name: str, stream: bool) -> dict[str, Any]:
     from sweep.tokens import Tokens
 
     geometry = yaml.safe_load((ROOT / f"conf/model/{name}.yaml").read_text())["geometry"]
+    geometry["n_layer"] = layers or geometry["n_layer"]
     model = config.Model(name, geometry=geometry, weights="random", stream=stream)
-    windows = np.random.default_rng(0).integers(0, 50000, (BATCH, 512))
-    tokens, calibration = Tokens("random", tuple(windows)), config.Calibration(BATCH, 512, BATCH, 1)
+    windows = np.random.default_rng(0).integers(0, 50000, (samples, 512))
+    folds = min(8, samples // BATCH)
+    tokens, calibration = Tokens("random", tuple(windows)), config.Calibration(samples, 512, BATCH, folds)
     load.settings(model)
     before, begin = peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
@@ -55,17 +58,19 @@ def measure(name: str, stream: bool) -> dict[str, Any]:
         "model": name,
         "layers": geometry["n_layer"],
         "mode": "streamed" if stream else "whole",
+        "samples": samples,
         "peak, GB": peak() / 1e9,
         "of it before the start": before / 1e9,
         "wall clock, s": time.perf_counter() - begin,
-        "forward and observe, s a sample": seconds / BATCH,
-        "the same, ms a layer": 1000 * seconds / BATCH / geometry["n_layer"],
+        "forward and observe, s a sample": seconds / samples,
+        "the same, ms a layer": 1000 * seconds / samples / geometry["n_layer"],
     }
 
 
 def main() -> list[dict[str, Any]]:
     rows = []
-    for case in [*((name, False) for name in WHOLE), *((name, True) for name in STREAMED)]:
+    cases = [*((name, False) for name in WHOLE), *((name, True) for name in STREAMED)]
+    for case in [*cases, *((name, True, LONG, CUT) for name in ("2.7b", "8b"))]:
         done = subprocess.run(
             [sys.executable, "-m", "bench.memory", json.dumps(case)], cwd=ROOT, capture_output=True, text=True
         )
@@ -74,7 +79,7 @@ def main() -> list[dict[str, Any]]:
         rows.append(json.loads(done.stdout))
         print(rows[-1], file=sys.stderr, flush=True)
     return table(
-        f"One batch of {BATCH} x 512 tokens, random weights in bfloat16 on the CPU; drawing them is in the wall clock",
+        f"Batches of {BATCH} x 512 tokens, random weights in bfloat16 on the CPU; drawing them is in the wall clock",
         rows,
     )
 
