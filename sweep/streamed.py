@@ -22,7 +22,7 @@ from sweep import config
 from sweep.calibrate import Progress, Timings, batches, calibrate
 from sweep.collect import Collect
 from sweep.errors import UsageError
-from sweep.models import assemble, load, memory
+from sweep.models import assemble, load
 from sweep.sites import mixers
 from sweep.statistics import Statistics
 from sweep.tokens import Tokens
@@ -85,8 +85,7 @@ def calibrate_streamed(
         statistics.save(draft)
         draft.rename(_observed(work, layer))
         _hidden(work, layer).unlink()
-        block.to("meta")
-        memory.give_back()
+        block.to("meta")  # frees its weights
         timings.forward_s += spent.forward_s
         timings.observe_s += spent.observe_s
     parts = [Statistics.load(_observed(work, layer)) for layer in range(len(layers))]

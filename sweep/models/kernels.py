@@ -46,3 +46,4 @@ def kernels(mixers: Sequence[Mixer], device: torch.device) -> Iterator[Convolve]
     finally:
         for module, name, original in before:
             setattr(module, name, original)
+        memory.give_back()
