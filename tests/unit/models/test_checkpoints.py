@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,16 +120,17 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_loading_holds_no_weight_twice(tmp_path: Path, writer: Callable[[Path], None]) -> None:
-    # 38 M float32 parameters, 150 MB on disk, loaded in bfloat16, 75 MB: a careless loader needs 225 MB
-    writer(tmp_path)
+@pytest.mark.parametrize("name", WRITERS)
+def test_loading_holds_no_weight_twice(tmp_path: Path, name: str) -> None:
+    # 38 M float32 parameters, 150 MB on disk, loaded in bfloat16, 75 MB: a careless loader needs 225 MB (hybrid: 275)
+    WRITERS[name](tmp_path)
+    passing = 80e6 if "hybrid" in name else 50e6  # a float32 tensor, more of transformers, and what malloc makes of it
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     peak, size = map(int, done.stdout.split())
     assert size > 70e6
-    assert peak < 1.2 * size + 50e6, f"peak {peak / 1e6:.0f} MB for {size / 1e6:.0f} MB of weights"
+    assert peak < 1.2 * size + passing, f"peak {peak / 1e6:.0f} MB for {size / 1e6:.0f} MB of weights"
 
 
 def test_identity_follows_weights_and_configuration_and_nothing_else(tmp_path: Path, cache: Path) -> None:
