@@ -54,7 +54,7 @@ def calibrate(
     found: Statistics | None = None  # what they hold together
 
     def finish(fold: int, part: Statistics) -> None:
-        nonlocal found  # merged at once: a float32 fold alone is kept in finer bins, see `sweep.subsets`
+        nonlocal found  # merged at once: two float32 folds together are half as large
         found = Statistics.merge([found, part]) if found else part
         finished.add(fold)
 

@@ -12,8 +12,8 @@ Guarantees
   `numpy.quantile(..., method="linear")` with each order statistic interpolated inside its bin, so it is off
   by at most one bin: 2^-10 of its magnitude (0.098 %) or, below 2^-14, 2^-24; in practice by far less. What
   rounds to zero or to infinity is counted in the two end bins of each sign; there the bound does not hold
-  (see `outside`), but min and max are exact always. Single folds are kept in bins of four such (`sweep.subsets`),
-  2^-8 of a magnitude wide: errors are read off those, answers never.
+  (see `outside`), but min and max are exact always. Single folds are kept in bins of four such, which errors are
+  computed from and answers never (see `SiteStatistics`).
 * Counts are int64 and additive. Merging is addition, hence associative, commutative and independent of
   the order of observation; layouts that differ do not merge.
 * Stochastic dominance survives: if |y| <= |x| value by value, no quantile of |y| exceeds that of |x|,
@@ -84,10 +84,21 @@ class Histogram:
         """The same values in the bins of a layout each of which holds several of this one's."""
         if layout == self.layout:
             return self
+        assert layout.width > self.layout.width > 0
         starts = self.bins & -layout.width
         first = np.flatnonzero(np.diff(starts, prepend=-1))
         counts = np.add.reduceat(self.counts, first, axis=-1) if len(first) else self.counts
         return Histogram(layout, starts[first], counts, self.min, self.max)
+
+    def finer(self, pooled: Histogram) -> Histogram:
+        """The stack in the bins of `pooled`, which holds all of it together: what lies in one bin is shared out among
+        those of `pooled` in it, in proportion to their counts. Each member keeps its number of values in every bin,
+        and whole numbers everywhere."""
+        place = np.searchsorted(self.bins, pooled.bins & -self.layout.width)
+        share = pooled.counts[0] / np.bincount(place, weights=pooled.counts[0])[place]
+        counts = (np.cumsum(self.counts.take(place, 1) * share, axis=1) + 0.5).astype(np.int64)
+        counts[:, 1:] -= counts[:, :-1].copy()
+        return Histogram(pooled.layout, pooled.bins, counts, self.min, self.max)
 
     def pick(self, members: NDArray[np.bool_]) -> Picked:
         """A stack whose s-th member is the sum of those in row s of members [S, K]."""
@@ -267,7 +278,7 @@ class Picked(Histogram):
             first += step * (below(probes) <= rank[..., None]).sum(-1)
         first = np.minimum(first, bins - 1)  # of an empty member
         low, high = self._stack._ends
-        start, end = np.maximum(low[first], self.min), np.minimum(high[first], self.max)
+        start, end = (np.clip(ends[first], self.min, self.max) for ends in (low, high))
         before = below(first)
         with np.errstate(invalid="ignore", divide="ignore"):  # an empty member
             inside = start + (end - start) * ((rank + 0.5 - before) / (below(first + 1) - before))

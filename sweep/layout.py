@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def of_folds(self) -> Layout:
-        """The one that single folds are kept in, for errors; see `sweep.subsets`."""
+        """The one that single folds are kept in; see `SiteStatistics`."""
         return FLOAT32_FOLDS if self == FLOAT32 else self
 
     def __str__(self) -> str:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sweep import metrics, scales
 from sweep.formats import Format
 from sweep.scales import Clips, Method
-from sweep.statistics import SiteStatistics
-from sweep.subsets import Subsets
+from sweep.statistics import SiteStatistics, Subsets
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -54,13 +53,13 @@ def of_histograms(
     for _, site in parts:
         clips = clips_of(site, site.replicates, method, alpha, format)
         quantizer = format.place(float(clips.low[0]), float(clips.high[0]))
-        costs = [metrics.measure(stack, quantizer) for stack in site.replicates.stacks]
-        all_folds, cost = site.replicates.stacks[0], costs[0]
-        values = (all_folds.n, all_folds.min, all_folds.max, all_folds.absmax)
-        known = [v[0] if all_folds.n[0] else 0 * v[0] for v in values]
+        observed = site.replicates.observed
+        cost = metrics.measure(observed, quantizer)
+        values = (observed.n, observed.min, observed.max, observed.absmax)
+        known = [v[0] if observed.n[0] else 0 * v[0] for v in values]
         ends = (quantizer.high, quantizer.low, quantizer.zero_point)
         first = (cost.clip_fraction[0], cost.mse[0], cost.code_entropy_bits[0])
-        rows.append((*known, *ends, clips.scale, np.concatenate([cost.sqnr_db for cost in costs]), *first))
+        rows.append((*known, *ends, clips.scale, cost.sqnr_db, *first))
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
     columns[0] = columns[0].astype(np.int64)
     return Reading(np.array([place for place, _ in parts]), *columns)
@@ -71,8 +70,7 @@ def clips_of(site: SiteStatistics, sets: Subsets, method: Method, alpha: float |
     if method is Method.PERCENTILE_EMA:
         (index,) = np.flatnonzero(site.text_alphas == alpha)
         return scales.moving_average(site.folds, [q[:, index] for q in site.text_quantiles], sets.members, format)
-    found = [scales.clip(stack, method, alpha, format) for stack in sets.stacks]
-    return Clips(format, np.concatenate([c.low for c in found]), np.concatenate([c.high for c in found]))
+    return scales.clip(sets.observed, method, alpha, format)
 
 
 def of_maxima(site: SiteStatistics, parts: Sequence[tuple[Place, Ints]], format: Format) -> Reading:

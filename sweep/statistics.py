@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from sweep.histogram import Histogram
 from sweep.layout import layout
-from sweep.subsets import Subsets
 
 SCHEMA = 3
 Key = tuple[int, str]  # layer, site
@@ -63,12 +62,20 @@ _ENCODINGS = {
 
 
 @dataclass(frozen=True, eq=False)
+class Subsets:
+    """S sets of the K folds of a site. members: bool [S, K]. observed: what each set holds, a stack of S."""
+
+    members: NDArray[np.bool_]
+    observed: Histogram
+
+
+@dataclass(frozen=True, eq=False)
 class SiteStatistics:
     """Everything observed at one site of one layer, fold by fold.
 
     folds: the fold numbers present, int32 [K]; samples: how many texts each holds, int64 [K].
-    histogram: signed, a stack of K, in the bins of folds (`Layout.of_folds`). pooled: of all folds together, a stack
-    of one in finer bins; None where those of the folds are as fine.
+    histogram: signed, a stack of K, in the bins of folds (`Layout.of_folds`). pooled: all folds together in bins a
+    quarter as wide, a stack of one, where float32 was counted; else None, and the folds are exact.
     channel_absmax: float32 [K, C]. channel_abs_sum: float64 [K, C], the sum of |x| over texts and tokens.
     channel_text_mean_max: float32 [K, C], the largest over texts of the text's mean |x| (Quamba2's sort key).
     weight_absmax: max |w| of the conv1d slice that makes this site, None where no convolution does.
@@ -86,6 +93,9 @@ class SiteStatistics:
     text_alphas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     text_quantiles: tuple[NDArray[np.float64], ...] = ()
     pooled: Histogram | None = None
+
+    # What all folds hold together, the answer, is read off `pooled`. What some of them hold, for the error of that
+    # answer, is known in wide bins, a third of the memory; inside one a fold is taken to be distributed as all of them.
 
     @cached_property
     def total(self) -> Histogram:
@@ -111,7 +121,18 @@ class SiteStatistics:
         return self._subsets(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
 
     def _subsets(self, members: NDArray[np.bool_]) -> Subsets:
-        return Subsets.of(members, self.histogram, self.pooled)
+        if self.pooled is None:
+            return Subsets(members, self.histogram.pick(members))
+        whole = members.all(1, keepdims=True)
+        return Subsets(members, self._folds_and_pooled.pick(np.hstack([members & ~whole, whole])))
+
+    @cached_property
+    def _folds_and_pooled(self) -> Histogram:
+        """A stack of K + 1."""
+        assert self.pooled
+        folds, pooled = self.histogram.finer(self.pooled), self.pooled
+        both = [np.concatenate([getattr(folds, n), getattr(pooled, n)]) for n in ("counts", "min", "max")]
+        return Histogram(pooled.layout, pooled.bins, *both)
 
     def __add__(self, other: SiteStatistics) -> SiteStatistics:
         """The folds of both, in ascending order.
@@ -128,6 +149,8 @@ class SiteStatistics:
             raise ValueError("cannot merge: the quantiles taken of the texts differ")
         order = np.argsort(np.concatenate([self.folds, other.folds]))
         merged = Histogram.stack([*_split(self.histogram), *_split(other.histogram)])
+        if (self.pooled is None) != (other.pooled is None):
+            raise ValueError("cannot merge: one side has no histogram of all folds together")
 
         def join(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
             return np.concatenate([a, b])[order]
@@ -177,7 +200,7 @@ def _parts(sites: dict[Key, SiteStatistics]) -> Iterator[list[Key]]:
     held = 0
     for key, site in sites.items():
         part.append(key)
-        held += site.histogram.counts.size
+        held += site.histogram.counts.size + (site.pooled.counts.size if site.pooled else 0)
         if held >= 1 << 20:
             yield part
             part, held = [], 0

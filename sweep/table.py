@@ -148,7 +148,7 @@ def _convergence(
         "site": key[1],
         "folds": np.arange(1, count + 1),
         "samples": np.cumsum(site.samples),
-        "n": np.concatenate([stack.n for stack in site.growing.stacks]),
+        "n": site.growing.observed.n,
         "scale": scale,
         "scale_se": errors,
     }

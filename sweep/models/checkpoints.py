@@ -103,8 +103,11 @@ def whole(path: Path) -> bool:
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
-    """model.safetensors before pytorch_model.bin, as transformers prefers them."""
-    for suffix in ("safetensors", "bin"):
+    """model.safetensors before pytorch_model.bin, each before shards, as transformers prefers them."""
+    for usual in ("model.safetensors", "pytorch_model.bin"):
+        if (path / usual).is_file():
+            return (path / usual,)
+        suffix = usual.rpartition(".")[2]
         for index in sorted(path.glob(f"*.{suffix}.index.json")):
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             if missing := [name for name in names if not (path / name).is_file()]:
@@ -129,8 +132,12 @@ class Weights:
         for file in files:
             self._open[file] = _open(file, key)
             for name in list(self._open[file].keys()):
-                if not name.endswith("_extra_state"):  # Transformer Engine's, no weights
-                    self._places[_transformers_name(name)] = (file, name)
+                if name.endswith("_extra_state"):  # Transformer Engine's, no weights
+                    continue
+                ours = _transformers_name(name)
+                if ours in self._places:
+                    raise UsageError(f"{name} is in {self._places[ours][0]} and in {file}: remove the one not meant")
+                self._places[ours] = (file, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -228,25 +228,26 @@ def _from_transformers(model: config.Model, shape: Any, dtype: torch.dtype, devi
             torch.manual_seed(model.seed)
             lm = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype)
             return lm.eval().requires_grad_(False).to(device)
-        source = checkpoint(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             lm, report = network.from_pretrained(
                 None,
                 config=shape,
-                state_dict=source.weights.later(),
+                state_dict=checkpoint(model).weights.later(),
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are reported, and refused below by name
             )
-    except (MemoryError, torch.OutOfMemoryError, UsageError):
+    except (MemoryError, torch.OutOfMemoryError):
         raise
+    except UsageError as error:
+        raise UsageError(f"model={model.name}: {error}") from error
     except Exception as error:  # every library below has errors of its own for a bad file
         raise UsageError(f"model={model.name} cannot be loaded: {first_line(error)}") from error
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if names := sorted(key if isinstance(key, str) else key[0] for key in report.get(what, ())):
             raise UsageError(
-                f"{source.path}: the weights do not fit config.json: {what.replace('_', ' ')}: "
+                f"{checkpoint(model).path}: the weights do not fit config.json: {what.replace('_', ' ')}: "
                 f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
             )
     return lm.eval().requires_grad_(False).to(device)

@@ -88,6 +88,9 @@ def test_what_does_not_belong_together_does_not_merge(x: torch.Tensor) -> None:
         a + statistics(x, [4, 5, 6, 7], weight=0.5)
     with pytest.raises(ValueError, match="different layouts"):
         a + statistics(x.half(), [4, 5, 6, 7])
+    site = statistics(x, [4, 5, 6, 7]).sites[SITE]
+    with pytest.raises(ValueError, match="no histogram of all folds"):
+        a + Statistics({SITE: replace(site, pooled=None)}, a.meta)
 
 
 def test_another_schema_is_refused(tmp_path: Path, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 
 from sweep import config
 from sweep.errors import UsageError
-from sweep.models import assemble, load
+from sweep.models import assemble, checkpoints, load
 from sweep.models.geometry import to_transformers
 from tests.harness import ROOT
 
@@ -80,7 +81,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from sweep import config
-from sweep.models import assemble, load
+from sweep.models import assemble, checkpoints, load
 from sweep.models.geometry import to_transformers
 import transformers.models.bamba.modeling_bamba, transformers.models.mamba2.modeling_mamba2
 
@@ -182,6 +183,21 @@ def refused(path: Path, *said: str, device: str = "cpu", **settings: Any) -> Non
         load.load(local(path, **settings), device, "float32")
     for text in said:
         assert text in str(caught.value)
+
+
+def test_the_usual_file_is_taken_where_others_lie_beside_it(tmp_path: Path) -> None:
+    original = write(tmp_path, layouts.transformers_safetensors, layouts.UNTIED)
+    shutil.copy(tmp_path / "model.safetensors", tmp_path / "adapter_model.safetensors")
+    assert checkpoints.open_checkpoint(tmp_path).files == (tmp_path / "model.safetensors",)
+    model = load.load(local(tmp_path), "cpu", "float32")
+    assert torch.equal(model.lm.lm_head.weight, original.lm_head.weight)
+
+
+def test_a_weight_in_two_files_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, layouts.transformers_safetensors, layouts.UNTIED)
+    (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
+    shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    refused(tmp_path, f"is in {tmp_path / 'a.safetensors'} and in {tmp_path / 'b.safetensors'}: remove")
 
 
 def test_missing_shards_are_named(tmp_path: Path) -> None:
