@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
@@ -119,6 +119,16 @@ class SiteStatistics:
         folds = len(self.folds)
         upto, each = np.tri(folds, dtype=bool), np.eye(folds, dtype=bool)
         return self._subsets(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
+
+    @property
+    def readable_size(self) -> int:
+        """How many counts reading takes: of each fold and of all, in the finest bins. What is prepared for that once
+        is kept with the statistics, about 24 bytes a count."""
+        return (len(self.folds) + 1) * len((self.pooled or self.histogram).bins)
+
+    def unprepared(self) -> SiteStatistics:
+        """The same, and what is prepared for reading it goes when it goes."""
+        return replace(self, histogram=replace(self.histogram), pooled=self.pooled and replace(self.pooled))
 
     def _subsets(self, members: NDArray[np.bool_]) -> Subsets:
         if self.pooled is None:

@@ -22,6 +22,7 @@ from sweep.statistics import Key, SiteStatistics, Statistics
 Floats = NDArray[np.float64]
 Columns = dict[str, Any]
 
+KEPT = 40_000_000  # counts, about a GB: statistics up to this size stay prepared for the next cell that reads them
 WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127, as Quamba's wx_scale
 
 
@@ -49,7 +50,10 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     clusters = config.grouping
     splits, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
     found: dict[Key, Reading] = {}
-    for key, site in statistics.sites.items():
+    convergence = []
+    sizes = (site.readable_size for part in (statistics, grouped) if part for site in part.sites.values())
+    once = SiteStatistics.unprepared if sum(sizes) > KEPT else lambda site: site
+    for key, site in ((key, once(site)) for key, site in statistics.sites.items()):
         split = splits.get(key)
         if split and not grouped:
             found[key] = reading.of_maxima(site, split, format)
@@ -57,8 +61,10 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
         observed = [(WHOLE, site)]
         if split and grouped:
             layer, name = key
-            observed = [(place, grouped.sites[layer, parts.name(name, place)]) for place, _ in split]
+            observed = [(place, once(grouped.sites[layer, parts.name(name, place)])) for place, _ in split]
         found[key] = reading.of_histograms(observed, method, alpha, format)
+        if config.granularity == "tensor":
+            convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
     cell = {
         "model": config.model.name,
         "method": config.method,
@@ -66,13 +72,11 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
         "format": config.format,
         "granularity": config.granularity,
     }
-    rows, replicates, convergence = [], [], []
+    rows, replicates = [], []
     for key, site in statistics.sites.items():
         relative = _relative(key, site, found)
         rows.append(cell | _row(key, found[key], relative, format))
         replicates.append(_replicates(key, site, found[key], relative))
-        if config.granularity == "tensor":
-            convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
     return Tables(
         assemble(rows, SCALES),
         assemble(replicates, REPLICATES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 from distributions import NAMES, histogram, tensor
 from test_statistics import SITE, statistics
 
-from sweep import metrics, reading, scales
+from sweep import config, metrics, reading, scales, table
 from sweep.formats import named
 from sweep.histogram import Histogram
 from sweep.scales import Method
-from sweep.statistics import SiteStatistics
+from sweep.statistics import SiteStatistics, Statistics
 
 FOLDS = 8
 INT8 = named("int8")
@@ -100,3 +101,17 @@ def test_a_16_bit_dtype_has_one_set_of_bins() -> None:
     assert site.pooled is None
     assert site.replicates.observed.layout is site.histogram.layout
     assert site.total.abs_quantile(0.999) == np.quantile(x.abs().double().numpy(), 0.999, method="higher")
+
+
+def test_large_statistics_are_not_kept_prepared_and_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, site = observed("student")
+    before = replace(site, weight_absmax=None)
+    both = Statistics({(0, "x_conv_pre"): before, (0, "x_conv_out"): site}, {"n_layer": 1})
+    cell = config.Config(config.Model("tiny", repo="a/b"), config.Data("stdlib"), config.Calibration())
+    monkeypatch.setattr("sweep.table.KEPT", 0)
+    once = table.build(both, cell)
+    assert "replicates" not in vars(site)
+    monkeypatch.setattr("sweep.table.KEPT", 10**9)
+    kept = table.build(both, cell)
+    assert "replicates" in vars(site)
+    assert all(getattr(once, field.name) == getattr(kept, field.name) for field in fields(once))
