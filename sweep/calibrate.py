@@ -19,7 +19,8 @@ from sweep.interrupt import deferred
 from sweep.models.kernels import kernels
 from sweep.models.load import Model
 from sweep.observer import Observer, SiteFold
-from sweep.statistics import Key, SiteStatistics, Statistics
+from sweep.site_statistics import SiteStatistics
+from sweep.statistics import Key, Statistics
 from sweep.taps import taps
 from sweep.tokens import Tokens
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sweep import metrics, scales
 from sweep.formats import Format
 from sweep.scales import Clips, Method
-from sweep.statistics import SiteStatistics, Subsets
+from sweep.site_statistics import SiteStatistics, Subsets
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

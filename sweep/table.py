@@ -17,7 +17,8 @@ from sweep.grouping import Grouping
 from sweep.reading import NOWHERE, WHOLE, Reading
 from sweep.scales import Method
 from sweep.schemas import CONVERGENCE, GROUPING, HISTOGRAMS, REPLICATES, SCALES
-from sweep.statistics import Key, SiteStatistics, Statistics
+from sweep.site_statistics import SiteStatistics
+from sweep.statistics import Key, Statistics
 
 Floats = NDArray[np.float64]
 Columns = dict[str, Any]

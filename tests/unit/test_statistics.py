@@ -11,7 +11,8 @@ import torch
 
 from sweep.histogram import Histogram
 from sweep.observer import Observer, SiteFold
-from sweep.statistics import SiteStatistics, Statistics
+from sweep.site_statistics import SiteStatistics
+from sweep.statistics import Statistics
 
 SITE = (3, "x_conv_out")
 

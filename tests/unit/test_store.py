@@ -16,7 +16,8 @@ import pytest
 from sweep.errors import UsageError
 from sweep.histogram import Histogram
 from sweep.layout import FLOAT32
-from sweep.statistics import SiteStatistics, Statistics
+from sweep.site_statistics import SiteStatistics
+from sweep.statistics import Statistics
 from sweep.store import MANIFEST, STATISTICS, Damaged, Key, Store, differences, verify
 
 KEY = Key("tiny-text", {"schema": 1, "model": "sha256:1", "folds": 2})

@@ -15,7 +15,8 @@ from sweep import config, metrics, reading, scales, table
 from sweep.formats import named
 from sweep.histogram import Histogram
 from sweep.scales import Method
-from sweep.statistics import SiteStatistics, Statistics
+from sweep.site_statistics import SiteStatistics
+from sweep.statistics import Statistics
 
 FOLDS = 8
 INT8 = named("int8")
