@@ -21,7 +21,7 @@ from sweep.observer import LAYOUTS, bin_codes, text_quantiles
 from sweep.scales import Method
 from sweep.sums import signed
 
-LAYERS, FOLDS, VALUES = 24, 8, 10_000
+LAYERS, FOLDS, VALUES = 24, 8, 60_000
 SITES = ["in_proj_in"] + [f"{part}_conv_{stage}" for part in "xBC" for stage in ("in", "pre", "out")] + ["out_proj_in"]
 ALPHAS = (0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99995, 0.99998, 0.99999, 0.999999, 1.0)
 CELLS = [(Method.MINMAX, None), *((Method.PERCENTILE, a) for a in ALPHAS), (Method.MSE, None), (Method.ENTROPY, None)]
@@ -61,7 +61,10 @@ def read_out() -> list[str]:
     bins = []
     for site, folds in sites():
         bins.append(len(folds.bins))
-        observed = folds.pick(LEFT_OUT)
+        wide, pooled = folds.coarser(folds.layout.of_folds), Histogram.stack([folds.total()])
+        begin = time.process_time()
+        observed = wide.finer(pooled).pick(LEFT_OUT)
+        seconds["preparing", ""] = seconds.get(("preparing", ""), 0.0) + time.process_time() - begin
         after_silu: dict[str, float] = {}
         for format in formats.FORMATS.values():
             chosen = []
@@ -89,10 +92,11 @@ def read_out() -> list[str]:
     for name in formats.FORMATS:
         row = [seconds[name, m] for m in methods]
         lines.append(f"| {name} | " + " | ".join(f"{s:.2f}" for s in [*row, sum(row)]) + " |")
-    four = sum(s for (name, _), s in seconds.items() if name in FOUR)
+    prepared = seconds["preparing", ""]
+    four = prepared + sum(s for (name, _), s in seconds.items() if name in FOUR)
     lines += [
         "",
-        f"**{', '.join(FOUR)}, running sums included: {four:.1f} s** (claim: 10 s).",
+        f"**{', '.join(FOUR)}, with {prepared:.1f} s of preparing: {four:.1f} s** (claim: 10 s).",
         f"All six formats: {sum(seconds.values()):.1f} s.",
         "",
         f"Zero point on post-SiLU sites, minmax: int8_asym beats int8 by {np.mean(asymmetric):.1f} dB "
