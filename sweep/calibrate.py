@@ -55,12 +55,13 @@ def calibrate(
     found: Statistics | None = None  # what they hold together
 
     def finish(fold: int, part: Statistics) -> None:
-        nonlocal found  # merged at once: two float32 folds together are half as large
+        nonlocal found  # merged at once: a float32 fold by itself takes twice as much
         found = Statistics.merge([found, part]) if found else part
         finished.add(fold)
 
-    for fold, part in checkpoint.folds(wanted) if checkpoint else ():
-        finish(fold, part)
+    for fold, saved in checkpoint.folds(wanted) if checkpoint else ():
+        finish(fold, saved)
+        del saved
     total = sum(len(_dealt(tokens, fold, calibration)) for fold in wanted)
     done = sum(len(_dealt(tokens, fold, calibration)) for fold in finished)
 

@@ -14,7 +14,6 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +42,15 @@ class Checkpoint:
         return time.monotonic() - self._last >= self._every
 
     def folds(self, wanted: Collection[int]) -> Iterator[tuple[int, Statistics]]:
-        """Those of the wanted folds that are finished and sound, one after the other."""
-        for path, match in list(self._files(_FOLD)):
+        """Those of the wanted folds that are finished and sound, each one once."""
+        for path, match in self._files(_FOLD):
             if (fold := int(match[1])) in wanted and fold not in self._saved and sha256(path) == match[2]:
-                with suppress(ValueError):  # of another version
+                try:
                     statistics = Statistics.load(path)
-                    self._saved.add(fold)
-                    yield fold, statistics
+                except ValueError:  # of another version
+                    continue
+                self._saved.add(fold)
+                yield fold, statistics
 
     def running(self, fold: int, device: torch.device) -> tuple[int, dict[Any, Any]]:
         """How many batches of a fold are done, and the observer's state after them; (0, {}) without any."""

@@ -1,8 +1,8 @@
 """A signed histogram whose bins are the bit patterns of floating-point values.
 
 The bit pattern of a float, read as an integer, is already a logarithmic bin index: it grows with the
-magnitude, and its sign is the top bit. Every layout here has 65,536 bins: bit 15 of a bin code is the sign,
-the 15 bits below it are a magnitude index.
+magnitude, and its sign is the top bit. Every layout here has 65,536 bin codes: bit 15 is the sign, the 15
+bits below it are a magnitude index.
 
 Guarantees
 * `bfloat16`, `float16`: one bin per representable value. Counts lose nothing: every quantile is an order
@@ -12,8 +12,8 @@ Guarantees
   `numpy.quantile(..., method="linear")` with each order statistic interpolated inside its bin, so it is off
   by at most one bin: 2^-10 of its magnitude (0.098 %) or, below 2^-14, 2^-24; in practice by far less. What
   rounds to zero or to infinity is counted in the two end bins of each sign; there the bound does not hold
-  (see `outside`), but min and max are exact always. Single folds are kept in bins of four such, which errors are
-  computed from and answers never (see `SiteStatistics`).
+  (see `outside`), but min and max are exact always. All this holds for all folds of a calibration together; single
+  ones are kept in bins of four such, for errors and for what fewer folds would have answered (see `SiteStatistics`).
 * Counts are int64 and additive. Merging is addition, hence associative, commutative and independent of
   the order of observation; layouts that differ do not merge.
 * Stochastic dominance survives: if |y| <= |x| value by value, no quantile of |y| exceeds that of |x|,
@@ -94,9 +94,15 @@ class Histogram:
         """The stack in the bins of `pooled`, which holds all of it together: what lies in one bin is shared out among
         those of `pooled` in it, in proportion to their counts. Each member keeps its number of values in every bin,
         and whole numbers everywhere."""
-        place = np.searchsorted(self.bins, pooled.bins & -self.layout.width)
-        share = pooled.counts[0] / np.bincount(place, weights=pooled.counts[0])[place]
-        counts = (np.cumsum(self.counts.take(place, 1) * share, axis=1) + 0.5).astype(np.int64)
+        starts = pooled.bins & -self.layout.width
+        begins = np.diff(starts, prepend=-1) != 0
+        assert np.array_equal(starts[begins], self.bins)
+        place = np.cumsum(begins) - 1
+        share = pooled.counts[0] / np.add.reduceat(pooled.counts[0], np.flatnonzero(begins))[place]
+        upto = self.counts.take(place, 1) * share
+        np.cumsum(upto, axis=1, out=upto)
+        upto += 0.5
+        counts = upto.astype(np.int64)
         counts[:, 1:] -= counts[:, :-1].copy()
         return Histogram(pooled.layout, pooled.bins, counts, self.min, self.max)
 

@@ -1,4 +1,4 @@
-"""The 65,536 bins of a histogram: the bit patterns of floating-point values.
+"""The 65,536 bin codes of a histogram: the bit patterns of floating-point values.
 
 The bit pattern of a float, read as an integer, is already a logarithmic bin index: it grows with the
 magnitude, and its sign is the top bit. Bit 15 of a bin code is the sign, the 15 bits below it are a magnitude index.
@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a value becomes a bin. `name` is the dtype observed; `width`, how many codes a bin takes, of which the
-    first stands for it; 0 where a code is one value and nothing lies between two codes."""
+    """How a value becomes a bin. `name` is the dtype observed. `width`: how many codes a bin takes, of which the first
+    stands for it, from one edge to another; 0 where a bin is a single value."""
 
     name: str
     width: int = 0

@@ -23,8 +23,8 @@ class Metrics:
     values are zero. code_entropy_bits: -sum p log2 p over the codes in use.
 
     Exact for 16-bit layouts, but for the rounding of sums of positive terms. For float32 every
-    value counts as the middle of its bin (off by at most 2^-11 of itself, and only the bins that hold a border
-    between codes or the clip are split wrongly).
+    value counts as the middle of its bin (off by at most 2^-11 of itself, of single folds 2^-9; and only the bins that
+    hold a border between codes or the clip are split wrongly).
     """
 
     clip_fraction: Floats

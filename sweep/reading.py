@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sweep import metrics, scales
 from sweep.formats import Format
 from sweep.scales import Clips, Method
-from sweep.site_statistics import SiteStatistics, Subsets
+from sweep.site_statistics import SiteStatistics, Subsets, leave_one_out
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -78,7 +78,7 @@ def of_maxima(site: SiteStatistics, parts: Sequence[tuple[Place, Ints]], format:
     clipped values, which is none. Raises ValueError for formats that need both extremes."""
     if not format.symmetric:
         raise ValueError(f"{format} needs the extremes of both signs, channel maxima have none")
-    members = site.replicates.members
+    members = leave_one_out(len(site.folds))
     absmax = np.stack([site.channel_absmax[:, channels].max(1) for _, channels in parts])  # [P, K]
     high = np.where(members, absmax[:, None].astype(np.float64), 0.0).max(-1)  # [P, 1 + K]
     if len(site.folds) == 1:

@@ -62,7 +62,7 @@ def clip(histogram: Histogram, method: Method, alpha: float | None, format: Form
         return Clips(format, *optimum.clip(histogram, format))
     if method is Method.ENTROPY:
         return Clips(format, *divergence.clip(histogram, format))
-    if method is Method.MINMAX:
+    if method is Method.MINMAX or alpha == 1:
         empty = np.where(histogram.n > 0, 0.0, np.nan)
         low, high, size = histogram.min + empty, histogram.max + empty, histogram.absmax + empty
         return Clips(format, -size, size) if format.symmetric else Clips(format, low, high)

@@ -1,7 +1,8 @@
 """One site of one layer, fold by fold: what all folds hold together, and what some of them hold, for errors.
 
-What all folds hold, the answer, is read off `pooled`. Where float32 was counted, single folds are kept in bins four
-times as wide, which takes a third of the memory; inside a wide bin a fold is taken to be distributed as all of them.
+In 16 bits both are exact. Where float32 was counted, all folds together, the answer, are kept in fine bins (`pooled`),
+single ones in bins four times as wide, which takes a third of the memory; inside a wide bin a fold is taken to be
+distributed as all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.histogram import Histogram
+
+
+def leave_one_out(folds: int) -> NDArray[np.bool_]:
+    """All folds, then all but the first, all but the second, … (what a jackknife takes), bool [1 + K, K]."""
+    return np.concatenate([np.ones((1, folds), bool), ~np.eye(folds, dtype=bool)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +56,15 @@ class SiteStatistics:
     text_quantiles: tuple[NDArray[np.float64], ...] = ()
     pooled: Histogram | None = None
 
-    @cached_property
+    @property
     def total(self) -> Histogram:
         """Of all folds together, in the finest bins there are."""
         return (self.pooled or self.histogram).total()
 
     @cached_property
     def replicates(self) -> Subsets:
-        """All folds, then all but the first, all but the second, … (what a jackknife takes), 1 + K sets."""
-        folds = len(self.folds)
-        return self._subsets(np.concatenate([np.ones((1, folds), bool), ~np.eye(folds, dtype=bool)]))
+        """What `leave_one_out` names."""
+        return self._subsets(leave_one_out(len(self.folds)))
 
     @cached_property
     def growing(self) -> Subsets:
@@ -74,9 +79,9 @@ class SiteStatistics:
         return self._subsets(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
 
     @property
-    def readable_size(self) -> int:
-        """How many counts reading takes: of each fold and of all, in the finest bins. What is prepared for that once
-        is kept with the statistics, about 24 bytes a count."""
+    def prepared_size(self) -> int:
+        """How many counts are prepared for reading, of each fold and of all in the finest bins, and kept from then on
+        for the next reader, at about 24 bytes each."""
         return (len(self.folds) + 1) * len((self.pooled or self.histogram).bins)
 
     def unprepared(self) -> SiteStatistics:

@@ -52,7 +52,8 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     splits, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
     found: dict[Key, Reading] = {}
     convergence = []
-    sizes = (site.readable_size for part in (statistics, grouped) if part for site in part.sites.values())
+    # large statistics are prepared for reading once more by every cell, and site after site: see `prepared_size`
+    sizes = (site.prepared_size for part in (statistics, grouped) if part for site in part.sites.values())
     once = SiteStatistics.unprepared if sum(sizes) > KEPT else lambda site: site
     for key, site in ((key, once(site)) for key, site in statistics.sites.items()):
         split = splits.get(key)

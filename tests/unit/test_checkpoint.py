@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -77,6 +78,14 @@ def test_what_is_gathered_beside_histograms_goes_on_too(
         calibrate(model, tokens, CALIBRATION, stop_after(samples), Checkpoint(tmp_path, 0), more)
     resumed, _ = calibrate(model, tokens, CALIBRATION, lambda d, t: None, Checkpoint(tmp_path, 0), more)
     assert same(resumed, expected)
+
+
+def test_all_folds_together_are_the_folds(whole: Statistics) -> None:
+    for site in whole.sites.values():
+        assert site.pooled is not None  # float32
+        together = site.pooled.coarser(site.histogram.layout)
+        assert np.array_equal(together.bins, site.histogram.bins)
+        assert np.array_equal(together.counts[0], site.histogram.counts.sum(0))
 
 
 def test_a_finished_fold_is_not_computed_again(model: load.Model, tokens: Tokens, tmp_path: Path) -> None:

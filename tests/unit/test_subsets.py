@@ -24,7 +24,7 @@ INT8 = named("int8")
 
 def observed(name: str, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, SiteStatistics]:
     x = tensor(name, dtype)
-    x = x[: len(x) // FOLDS * FOLDS].view(FOLDS, 1, -1, 1)
+    x = x[len(x) % FOLDS :].view(FOLDS, 1, -1, 1)
     return x, statistics(x, list(range(FOLDS))).sites[SITE]
 
 
@@ -95,6 +95,26 @@ def test_folds_keep_their_values_in_every_wide_bin(name: str) -> None:
     assert np.array_equal(again.counts, site.histogram.counts)
     assert (finer.counts >= 0).all()
     assert (finer.counts <= site.pooled.counts).all()
+
+
+def test_many_values_stay_in_their_wide_bins_too() -> None:
+    _, site = observed("lognormal")
+    assert site.pooled
+    many = 250_000  # times 40,000 values
+    folds = replace(site.histogram, counts=site.histogram.counts * many)
+    finer = folds.finer(replace(site.pooled, counts=site.pooled.counts * many))
+    assert np.array_equal(finer.coarser(folds.layout).counts, folds.counts)
+
+
+def test_with_a_zero_point_the_whole_range_is_that_of_minmax() -> None:
+    _, site = observed("student")
+    sets, asymmetric = site.replicates, named("int8_asym")
+    whole, minmax = (
+        reading.clips_of(site, sets, method, alpha, asymmetric)
+        for method, alpha in ((Method.PERCENTILE, 1.0), (Method.MINMAX, None))
+    )
+    assert np.array_equal(whole.low, minmax.low)
+    assert np.array_equal(whole.high, minmax.high)
 
 
 def test_a_16_bit_dtype_has_one_set_of_bins() -> None:
