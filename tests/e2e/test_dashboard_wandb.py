@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 from synthetic import mamba, write
 from wandb_runs import KEY, Server
 
-from sweep import dashboard
-from sweep.track import connection, view
+from sweep.track import view
 from tests.harness import command, require
 
 
@@ -133,16 +131,13 @@ def test_a_key_of_nobody_is_said_in_one_line(
     assert not [r for r in taken if "upsertView" in r["query"]]
 
 
-def test_a_server_that_does_not_answer_is_said_in_one_line(
-    grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(connection, "CONNECT", 1.0)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # discard: nobody listens
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert dashboard.main([str(grid), "--entity", "someone"]) == 2
-    wandb.teardown()  # the next test of this process has another server
-    said = "W&B: http://127.0.0.1:9 does not answer; --no-save builds the workspace without it"
-    assert capsys.readouterr().err == f"error: {said}\n"
+def test_a_server_that_does_not_answer_is_said_in_one_line(grid: Path, tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9"  # discard
+    done = command(
+        tmp_path, "sweep.dashboard", "runs/grid", "--entity", "someone", WANDB_BASE_URL=nobody, WANDB_API_KEY=KEY
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: W&B: {nobody} does not answer; --no-save builds the workspace without it\n"
 
 
 def test_a_server_that_knows_no_views_is_said_in_one_line(server: Server, grid: Path, tmp_path: Path) -> None:
