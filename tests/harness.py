@@ -51,10 +51,12 @@ Run = Callable[..., Done]
 
 def command(directory: Path, *arguments: str, **env: str) -> Done:
     """Runs `python -m ARGUMENTS` in a process of its own, in `directory`."""
+    # not the W&B service of this process, which may still wait for the server of another test
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **env},
+        env={**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **env},
         capture_output=True,
         text=True,
         timeout=240,
