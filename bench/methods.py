@@ -19,6 +19,7 @@ from sweep.histogram import Histogram
 from sweep.layout import BINS
 from sweep.observer import LAYOUTS, bin_codes, text_quantiles
 from sweep.scales import Method
+from sweep.site_statistics import leave_one_out
 from sweep.sums import signed
 
 LAYERS, FOLDS, VALUES = 24, 8, 60_000
@@ -27,7 +28,7 @@ ALPHAS = (0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99995, 0.99998, 0
 CELLS = [(Method.MINMAX, None), *((Method.PERCENTILE, a) for a in ALPHAS), (Method.MSE, None), (Method.ENTROPY, None)]
 FOUR = ("int8", "int4", "fp8_e4m3", "fp8_e5m2")
 CANDIDATES = 20_000
-LEFT_OUT = np.concatenate([np.ones((1, FOLDS), bool), ~np.eye(FOLDS, dtype=bool)])
+LEFT_OUT = leave_one_out(FOLDS)
 
 
 def histogram(*parts: torch.Tensor) -> Histogram:
