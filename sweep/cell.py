@@ -33,10 +33,11 @@ class Cell:
     wandb_hint: str | None
 
 
-def run(config: Config, directory: Path, group: str) -> Cell:
+def run(config: Config, directory: Path, group: str, siblings: bool = False) -> Cell:
     """Calibrate (or read the calibration from the store), read the scales off it, write and log everything.
 
-    directory: the run's own. group: the sweep it belongs to. Raises UsageError for what a user can mend;
+    directory: the run's own. group: the sweep it belongs to. siblings: whether this process may have further cells of
+    the same calibration to run; then it stays in memory, ready to be read. Raises UsageError for what a user can mend;
     the run's record then says `failed`, with the error."""
     record = runs.start(directory, runs.describe(config, group))
     tracker = track.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
@@ -45,7 +46,7 @@ def run(config: Config, directory: Path, group: str) -> Cell:
         garbage.resume()
         grouped = _second_pass(config, statistics, calibration, tracker.progress)
         begin = time.perf_counter()
-        tables = table.build(statistics, config, grouped)
+        tables = table.build(statistics, config, grouped, keep=siblings)
         calibration["timings"]["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
             if (found := getattr(tables, field.name)) is not None:

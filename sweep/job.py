@@ -91,6 +91,6 @@ def member(config: Config, directory: Path, group: str) -> None:
         if runs.finished(directory, config, question.key(config).hash):
             print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
             return
-        cell = run(config, directory, group)
+        cell = run(config, directory, group, siblings=True)
     how = "read from the store" if cell.record["calibration"]["cached"] else "calibrated"
     print(f"{directory.name:>4}  {config.label}  {how}  {time.perf_counter() - begin:.1f} s", flush=True)

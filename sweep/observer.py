@@ -92,7 +92,7 @@ class _Accumulator:
         channels = x.shape[-1]
         self.dtype = x.dtype
         self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
-        self.recent = torch.zeros(BINS, dtype=torch.int32)  # on a CPU: not yet in `counts`; half as much to keep warm
+        self.recent = torch.zeros(BINS, dtype=torch.int32, device=x.device)  # to be added to `counts`
         self.held = 0  # values in `recent`
         self.low = torch.full((channels,), torch.inf, device=x.device)
         self.high = torch.full((channels,), -torch.inf, device=x.device)
@@ -105,18 +105,18 @@ class _Accumulator:
             return torch.cat([self.add(text) for text in torch.split(x, 1)])
         if self.alphas:
             self.quantiles.append(text_quantiles(x, self.alphas))
-        others = self.low, self.high, self.abs_sum, self.text_mean
-        if x.device.type != "cpu":
-            return tally(x, self.counts, *others)
-        from sweep.tally import tally as tally_on_cpu  # here: other devices need no compiler
-
         if self.held + x.numel() > MOST:
             self._carry()
         self.held += x.numel()
+        others = self.low, self.high, self.abs_sum, self.text_mean
+        if x.device.type != "cpu":
+            return tally(x, self.recent, *others)
+        from sweep.tally import tally as tally_on_cpu  # here: other devices need no compiler
+
         return tally_on_cpu(x, self.recent, *others)
 
     def _carry(self) -> None:
-        self.counts += self.recent.to(self.counts.device)
+        self.counts += self.recent
         self.recent.zero_()
         self.held = 0
 

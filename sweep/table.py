@@ -23,7 +23,7 @@ from sweep.statistics import Key, Statistics
 Floats = NDArray[np.float64]
 Columns = dict[str, Any]
 
-KEPT = 40_000_000  # counts, about a GB: statistics up to this size stay prepared for the next cell that reads them
+KEPT = 40_000_000  # counts, about a GB: statistics up to this size stay prepared for further cells to read
 WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127, as Quamba's wx_scale
 
 
@@ -43,8 +43,9 @@ class Tables:
     grouping: pa.Table | None
 
 
-def build(statistics: Statistics, config: Config, grouped: Statistics | None = None) -> Tables:
-    """All tables of one cell; grouped: statistics of its groups, where it takes them (see `collect`).
+def build(statistics: Statistics, config: Config, grouped: Statistics | None = None, keep: bool = False) -> Tables:
+    """All tables of one cell; grouped: statistics of its groups, where it takes them (see `collect`). keep: leave the
+    statistics prepared for further cells of this process, unless they are large.
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
     method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
@@ -52,9 +53,9 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     splits, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
     found: dict[Key, Reading] = {}
     convergence = []
-    # large statistics are prepared for reading once more by every cell, and site after site: see `prepared_size`
+    # what is not kept is prepared site after site, so that it never is in memory together: see `prepared_size`
     sizes = (site.prepared_size for part in (statistics, grouped) if part for site in part.sites.values())
-    once = SiteStatistics.unprepared if sum(sizes) > KEPT else lambda site: site
+    once = (lambda site: site) if keep and sum(sizes) <= KEPT else SiteStatistics.unprepared
     for key, site in ((key, once(site)) for key, site in statistics.sites.items()):
         split = splits.get(key)
         if split and not grouped:

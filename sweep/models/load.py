@@ -101,12 +101,13 @@ def settings(model: config.Model) -> Any:
 
 def backend(model: config.Model, device: str) -> str:
     """What will compute the activations, with its version: part of a calibration's identity."""
-    versions = [f"{package} {metadata.version(package)}" for package in ("transformers", "torch")]
-    if _chosen(model, device) == "mamba_ssm":
-        versions[0] = fused.version()
+    library, own_torch = (f"{package} {metadata.version(package)}" for package in ("transformers", "torch"))
     kind = torch.device(device).type
-    own = [f"kernels {VERSION}"] if kind == "cpu" else []
-    return " ".join([*versions, kind, *own])
+    if _chosen(model, device) == "mamba_ssm":
+        return f"{fused.version()} {own_torch} {kind}"
+    # what transformers scans and convolves with: ours, or elsewhere whatever is installed
+    kernels = f"kernels {VERSION}" if kind == "cpu" else fused.version()
+    return f"{library} {own_torch} {kind} {kernels}".rstrip()
 
 
 def load(model: config.Model, device: str, dtype: str) -> Model:

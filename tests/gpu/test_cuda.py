@@ -11,6 +11,7 @@ import torch
 
 from sweep import config
 from sweep.models import load
+from sweep.models.kernels import kernels
 from sweep.taps import FUSED, taps
 
 pytestmark = pytest.mark.gpu
@@ -25,7 +26,12 @@ def observe(model: load.Model) -> dict[tuple[int, str], torch.Tensor]:
     def keep(layer: int, site: str, values: torch.Tensor) -> None:
         seen[layer, site] = values.cpu()
 
-    with torch.inference_mode(), taps(model.mixers, keep) as fired:
+    # on the CPU with the project's own: with causal_conv1d installed transformers' own asks for CUDA tensors there too
+    with (
+        torch.inference_mode(),
+        kernels(model.mixers, model.device) as convolve,
+        taps(model.mixers, keep, convolve) as fired,
+    ):
         model.backbone(ids)
         fired.check(ids.numel())
     return seen

@@ -124,15 +124,18 @@ def test_a_16_bit_dtype_has_one_set_of_bins() -> None:
     assert site.total.abs_quantile(0.999) == np.quantile(x.abs().double().numpy(), 0.999, method="higher")
 
 
-def test_large_statistics_are_not_kept_prepared_and_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_to_be_kept_or_is_too_large_for_it_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     _, site = observed("student")
     before = replace(site, weight_absmax=None)
     both = Statistics({(0, "x_conv_pre"): before, (0, "x_conv_out"): site}, {"n_layer": 1})
     cell = config.Config(config.Model("tiny", repo="a/b"), config.Data("stdlib"), config.Calibration())
-    monkeypatch.setattr("sweep.table.KEPT", 0)
     once = table.build(both, cell)
     assert "replicates" not in vars(site)
-    monkeypatch.setattr("sweep.table.KEPT", 10**9)
-    kept = table.build(both, cell)
+    monkeypatch.setattr("sweep.table.KEPT", 0)
+    large = table.build(both, cell, keep=True)
+    assert "replicates" not in vars(site)
+    monkeypatch.undo()
+    kept = table.build(both, cell, keep=True)
     assert "replicates" in vars(site)
-    assert all(getattr(once, field.name) == getattr(kept, field.name) for field in fields(once))
+    for field in fields(once):
+        assert getattr(once, field.name) == getattr(large, field.name) == getattr(kept, field.name)

@@ -257,6 +257,16 @@ def test_back_ends_that_are_not_there_are_refused(tmp_path: Path) -> None:
         refused(tmp_path, "sees no CUDA device", device="cuda")
 
 
+def test_the_packages_that_transformers_computes_with_on_a_gpu_are_part_of_the_identity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = config.Model("tiny", "pkg://sweep/models/tiny", backend="transformers")
+    without = {device: load.backend(model, device) for device in ("cpu", "cuda")}
+    monkeypatch.setattr("sweep.models.fused.version", lambda: "causal_conv1d 1.7")
+    assert load.backend(model, "cpu") == without["cpu"]
+    assert load.backend(model, "cuda") != without["cuda"]
+
+
 def test_running_out_of_memory_says_which_knob_to_turn() -> None:
     vast = layouts.MAMBA2 | {"vocab_size": 1 << 40}
     with pytest.raises(UsageError, match=r"out of memory.*model\.stream=true"):
