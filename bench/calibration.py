@@ -79,6 +79,7 @@ def main() -> list[dict[str, Any]]:
             "usual": ("bench.calibration:usual", {"alphas": [0.9995]}),
         },
         repeats=3,
+        foreign=["usual"],
     )
     rows = [
         {

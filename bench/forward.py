@@ -67,6 +67,7 @@ def main() -> list[dict[str, Any]]:
                 "transformers": ("bench.forward:backbone", {**shape, "own": False}),
             },
             repeats=5,
+            foreign=["transformers"],
         )
         if (family, dtype) == ("mamba2", "float32"):
             per_product[size] = median(laps["own"]) / layers / multiplications(size)

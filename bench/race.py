@@ -5,24 +5,35 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+USUAL = {"GOMP_SPINCOUNT": "300000"}  # what libgomp does by itself
 Laps = list[dict[str, Any]]  # seconds, cpu (seconds of processor time), peak_mb, and what the competitor returned
 
 
-def race(competitors: Mapping[str, tuple[str, dict[str, Any]]], repeats: int = 7, warmup: int = 1) -> dict[str, Laps]:
+def race(
+    competitors: Mapping[str, tuple[str, dict[str, Any]]],
+    repeats: int = 7,
+    warmup: int = 1,
+    foreign: Collection[str] = (),
+) -> dict[str, Laps]:
     """Laps of every competitor. A competitor is `module:function` and its arguments; the function sets up and
-    returns what is to be timed. Raises RuntimeError where one fails."""
+    returns what is to be timed. foreign: those that are not this project's; what it sets for torch's threads is as
+    usual for them. Raises RuntimeError where one fails."""
     processes = {}
     for name, (function, arguments) in competitors.items():
         command = [sys.executable, "-m", "bench.race", function, json.dumps(arguments)]
-        processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = {**os.environ, **(USUAL if name in foreign else {})}
+        processes[name] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         _lap(name, processes[name])  # set up one after the other
     laps: dict[str, Laps] = {name: [] for name in competitors}
     for repeat in range(warmup + repeats):
