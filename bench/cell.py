@@ -48,7 +48,7 @@ def run(samples: int, folds: int = 0, batch: int = 8) -> dict[str, Any]:
         "wall clock, s": seconds,
         "processor, s": usage.ru_utime + usage.ru_stime,
         **{key.replace("_s", ", s"): value for key, value in timings.items()},
-        "peak memory, MB": round(usage.ru_maxrss / 1024),
+        "peak memory, MiB": round(usage.ru_maxrss / 1024),
     }
 
 
@@ -56,12 +56,12 @@ def main() -> list[dict[str, Any]]:
     rows = [run(samples) for samples in SAMPLES]
     # one fold, lest batches be smaller for few samples than for many
     peaks = {
-        batch: [[run(samples, 1, batch)["peak memory, MB"] for samples in SAMPLES] for _ in range(REPEATS)]
+        batch: [[run(samples, 1, batch)["peak memory, MiB"] for samples in SAMPLES] for _ in range(REPEATS)]
         for batch in BATCHES
     }
     table("`python -m sweep` with the shipped model, nothing cached, W&B disabled (the last at most 60 s)", rows)
     table(
-        f"Peak memory with one fold, MB, {REPEATS} runs each",
+        f"Peak memory with one fold, MiB, {REPEATS} runs each",
         [
             {"windows at a time": batch, "samples": samples, "median": median(mb), "from": min(mb), "to": max(mb)}
             for batch, found in peaks.items()

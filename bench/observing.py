@@ -31,11 +31,13 @@ def forward(size: str, dtype: str, batch: int, how: str) -> Callable[[], None]:
         "observed": lambda: taps(found, observer, convolve, settle=observer.settle),
         "absmax": lambda: taps(found, lambda layer, site, x: torch.aminmax(x), convolve),
     }
-    OPEN.enter_context(observed[how]())
+    fired = OPEN.enter_context(observed[how]())
 
     def step() -> None:
         with torch.inference_mode():
             lm.backbone(ids, use_cache=False)
+            if fired:
+                fired.check(ids.numel())
             observer.check(range(batch))
 
     return step

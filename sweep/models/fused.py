@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -31,9 +32,13 @@ def check(device: str) -> None:
 
 
 def version() -> str:
-    """The package with what it computes the convolution with; both round in their own way."""
-    packages = ("mamba_ssm", "causal_conv1d", "triton")
-    return " ".join(f"{p} {metadata.version(p)}" for p in packages if importlib.util.find_spec(p))
+    """The packages that are installed, with their versions: what scans and what convolves round in their own ways."""
+    found = []
+    for package in ("mamba_ssm", "causal_conv1d", "triton"):
+        if importlib.util.find_spec(package):
+            with suppress(metadata.PackageNotFoundError):  # a triton that came with a build of torch of its own
+                found.append(f"{package} {metadata.version(package)}")
+    return " ".join(found)
 
 
 def network(config: Any, source: Source, dtype: torch.dtype, device: str) -> Any:

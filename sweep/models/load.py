@@ -103,11 +103,11 @@ def backend(model: config.Model, device: str) -> str:
     """What will compute the activations, with its version: part of a calibration's identity."""
     library, own_torch = (f"{package} {metadata.version(package)}" for package in ("transformers", "torch"))
     kind = torch.device(device).type
+    ours = [f"kernels {VERSION}"] if kind == "cpu" else []
     if _chosen(model, device) == "mamba_ssm":
-        return f"{fused.version()} {own_torch} {kind}"
+        return " ".join([fused.version(), own_torch, kind, *ours])
     # what transformers scans and convolves with: ours, or elsewhere whatever is installed
-    kernels = f"kernels {VERSION}" if kind == "cpu" else fused.version()
-    return f"{library} {own_torch} {kind} {kernels}".rstrip()
+    return " ".join([library, own_torch, kind, *(ours or [fused.version()])]).rstrip()
 
 
 def load(model: config.Model, device: str, dtype: str) -> Model:
