@@ -18,6 +18,7 @@ from sweep.models.kernels import kernels
 from sweep.sites import mixers
 
 OPEN = ExitStack()
+
 # family, size, dtype, layers timed (a layer costs what any other costs), and what is asked for
 LIMIT, AGAINST = "ours / products", "transformers / ours"
 CASES: tuple[tuple[str, str, str, int, str], ...] = (

@@ -26,12 +26,12 @@ def forward(size: str, dtype: str, batch: int, how: str) -> Callable[[], None]:
     lm = geometry.mamba2(size, dtype)
     found, ids, observer = mixers(lm), geometry.tokens(batch, 512), Observer()
     convolve = OPEN.enter_context(kernels(found, torch.device("cpu")))
-    observed: dict[str, Callable[[], Any]] = {
-        "alone": nullcontext,
-        "observed": lambda: taps(found, observer, convolve, settle=observer.settle),
-        "absmax": lambda: taps(found, lambda layer, site, x: torch.aminmax(x), convolve),
+    seen: dict[str, Any] = {
+        "alone": nullcontext(),
+        "observed": taps(found, observer, convolve, settle=observer.settle),
+        "absmax": taps(found, lambda layer, site, x: torch.aminmax(x), convolve),
     }
-    fired = OPEN.enter_context(observed[how]())
+    fired = OPEN.enter_context(seen[how])
 
     def step() -> None:
         with torch.inference_mode():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -33,12 +32,15 @@ def check(device: str) -> None:
 
 def version() -> str:
     """The packages that are installed, with their versions: what scans and what convolves round in their own ways."""
-    found = []
-    for package in ("mamba_ssm", "causal_conv1d", "triton"):
-        if importlib.util.find_spec(package):
-            with suppress(metadata.PackageNotFoundError):  # a triton that came with a build of torch of its own
-                found.append(f"{package} {metadata.version(package)}")
-    return " ".join(found)
+    packages = ("mamba_ssm", "causal_conv1d", "triton")
+    return " ".join(f"{p} {_version(p)}" for p in packages if importlib.util.find_spec(p))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree, or a triton that is distributed under another name
+        return "unknown"
 
 
 def network(config: Any, source: Source, dtype: torch.dtype, device: str) -> Any:

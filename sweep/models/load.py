@@ -101,13 +101,17 @@ def settings(model: config.Model) -> Any:
 
 def backend(model: config.Model, device: str) -> str:
     """What will compute the activations, with its version: part of a calibration's identity."""
-    library, own_torch = (f"{package} {metadata.version(package)}" for package in ("transformers", "torch"))
+    versions = [f"{package} {metadata.version(package)}" for package in ("transformers", "torch")]
     kind = torch.device(device).type
-    ours = [f"kernels {VERSION}"] if kind == "cpu" else []
-    if _chosen(model, device) == "mamba_ssm":
-        return " ".join([fused.version(), own_torch, kind, *ours])
-    # what transformers scans and convolves with: ours, or elsewhere whatever is installed
-    return " ".join([library, own_torch, kind, *(ours or [fused.version()])]).rstrip()
+    by_authors = _chosen(model, device) == "mamba_ssm"
+    if by_authors:
+        versions[0] = fused.version()
+    versions.append(kind)
+    if kind == "cpu":
+        versions.append(f"kernels {VERSION}")
+    elif not by_authors:
+        versions.append(fused.version())  # which transformers calls, too, where they are installed
+    return " ".join(filter(None, versions))
 
 
 def load(model: config.Model, device: str, dtype: str) -> Model:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.harness import ROOT
 
@@ -54,3 +59,17 @@ def test_what_reads_statistics_needs_no_torch() -> None:
         }
         imported |= {(n.module or "").split(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)}
         assert not imported & {"torch", "wandb", "transformers"}, module
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_how_long_threads_spin_is_set_before_torch_unless_the_user_has_chosen(
+    chosen: dict[str, str], spins: str
+) -> None:
+    program = "import os, sys, sweep; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    unset = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=unset | chosen, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [spins, "False"]

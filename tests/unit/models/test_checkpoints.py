@@ -18,7 +18,7 @@ import torch
 
 from sweep import config
 from sweep.errors import UsageError
-from sweep.models import assemble, checkpoints, load
+from sweep.models import assemble, checkpoints, fused, load
 from sweep.models.geometry import to_transformers
 from tests.harness import ROOT
 
@@ -265,6 +265,13 @@ def test_the_packages_that_transformers_computes_with_on_a_gpu_are_part_of_the_i
     monkeypatch.setattr("sweep.models.fused.version", lambda: "causal_conv1d 1.7")
     assert load.backend(model, "cpu") == without["cpu"]
     assert load.backend(model, "cuda") != without["cuda"]
+
+
+def test_a_package_that_does_not_tell_its_version_is_named_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: name == "causal_conv1d")
+        patch.setattr("importlib.metadata.Distribution.discover", lambda **_: iter(()))
+        assert fused.version() == "causal_conv1d unknown"
 
 
 def test_running_out_of_memory_says_which_knob_to_turn() -> None:
