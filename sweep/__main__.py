@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.errors import UsageError
-from sweep.interrupt import Interrupted
+from sweep.interrupt import Interrupted, exit_code
 from sweep.job import job
 from sweep.wording import CONF, refuse
 
@@ -53,14 +53,12 @@ def main() -> None:
         refuse(UsageError(f"{error.filename}: {error.strerror}"))
     except Interrupted as signal:
         print(f"interrupted: {signal}", file=sys.stderr, flush=True)
-        try:
-            signal.hand_on()
-        except KeyboardInterrupt:
-            sys.exit(130)
+        signal.hand_on()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        raise
 
 
 if __name__ == "__main__":
-    main()
+    with exit_code():
+        main()

@@ -8,6 +8,8 @@ Python's KeyboardInterrupt, or the operating system.
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
 import threading
@@ -28,6 +30,28 @@ class Interrupted(BaseException):
         """Let the signal do what it would have done at once. Call it when everything is closed."""
         signal.raise_signal(self.number)
         sys.exit(128 + self.number)  # its handler did not mind
+
+
+@contextmanager
+def exit_code() -> Iterator[None]:
+    """Inside, a KeyboardInterrupt ends the process with 130.
+
+    sys.exit is not enough: where the signal came while a string ran in `exec`, as imports do with dataclasses, `python
+    -m` ends by the signal all the same. So the last of all exit functions, hence the first registered, leaves first."""
+    interrupted = False
+
+    def leave() -> None:
+        if interrupted:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
+
+    atexit.register(leave)
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupted = True
+        sys.exit(130)
 
 
 class Pending:

@@ -23,7 +23,7 @@ from rich.table import Table
 from sweep import runs
 from sweep.config import Wandb, from_dict
 from sweep.errors import UsageError
-from sweep.interrupt import Interrupted
+from sweep.interrupt import Interrupted, exit_code
 
 WORST = 5  # layers shown
 PLACE = ("layer", "site", "ssd_group", "head_group", "dim_group", "channel", "fold", "folds")
@@ -137,8 +137,9 @@ def _shown(name: str, differences: list[tuple[str, float, str]]) -> Table:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (KeyboardInterrupt, Interrupted):
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    with exit_code():
+        try:
+            sys.exit(main())
+        except (KeyboardInterrupt, Interrupted):
+            print("interrupted", file=sys.stderr)
+            raise KeyboardInterrupt from None
