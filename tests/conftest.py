@@ -40,6 +40,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
                 main()
         except SystemExit as exit:
             code = int(exit.code or 0)
+        except KeyboardInterrupt:
+            code = 130  # what exit_code makes of it around main; test_interrupting_ends_with_130 is the real thing
         finally:
             GlobalHydra.instance().clear()
             HydraConfig.instance().cfg = None
