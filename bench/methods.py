@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from sweep import formats, metrics, optimum, scales
 from sweep.formats import Format
 from sweep.histogram import Histogram
-from sweep.layout import BINS
-from sweep.observer import LAYOUTS, bin_codes, text_quantiles
+from sweep.observer import Observer, text_quantiles
 from sweep.scales import Method
 from sweep.site_statistics import leave_one_out
 from sweep.sums import signed
@@ -32,17 +31,12 @@ LEFT_OUT = leave_one_out(FOLDS)
 
 
 def histogram(*parts: torch.Tensor) -> Histogram:
-    return Histogram.stack(
-        [
-            Histogram.from_dense(
-                LAYOUTS[x.dtype],
-                torch.bincount(bin_codes(x.contiguous()), minlength=BINS).numpy(),
-                float(x.min()),
-                float(x.max()),
-            )
-            for x in parts
-        ]
-    )
+    found = []
+    for x in parts:
+        observer = Observer()
+        observer(0, "x", x.view(1, 1, -1))
+        found.append(observer.finish()[0, "x"].histogram)
+    return Histogram.stack(found)
 
 
 def sites() -> Iterator[tuple[str, Histogram]]:

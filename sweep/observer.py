@@ -4,7 +4,7 @@ One fold accumulates at a time (768 KiB a site); a finished one is kept sparse. 
 device: what has to be known on the host is asked for once a batch (`check`) and once a fold (`finish`).
 
 On a CPU the sites of one hook are shared out among threads, this one among them, each running `sweep.tally` on
-one: counting is sequential within a tensor. Other devices take the same steps by operations of torch.
+one: counting is sequential within a tensor. On a CUDA device each is one kernel, `sweep.tally_cuda`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from threading import Barrier
 from typing import Any
 
@@ -29,25 +30,6 @@ from sweep.statistics import Key
 
 MOST = 2**31 - 1  # values that 32-bit counts hold in any case
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
-
-
-def bin_codes(x: Tensor) -> Tensor:
-    """The bin of every value of a bf16, fp16 or fp32 tensor, int32, flat, in the order of its indices."""
-    pattern = (x.to(torch.float16) if x.dtype is torch.float32 else x).view(torch.uint16)
-    return torch.empty(x.shape, dtype=torch.int32, device=x.device).copy_(pattern).flatten()
-
-
-def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor, text_mean: Tensor) -> Tensor:
-    """`sweep.tally.tally` on any device, by operations of torch that do not wait for it."""
-    codes = bin_codes(x).long()  # bincount would wait for its largest code
-    counts.scatter_add_(0, codes, counts.new_ones(1).expand(codes.shape))
-    values = x.float()
-    torch.minimum(low, values.amin((0, 1)), out=low)
-    torch.maximum(high, values.amax((0, 1)), out=high)
-    total = values.abs().sum(1)  # [texts, channels]
-    abs_sum += total.double().sum(0)
-    torch.maximum(text_mean, total.amax(0) / x.shape[1], out=text_mean)
-    return values.isfinite().flatten(1).all(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +67,12 @@ def _upper(values: Tensor, alphas: Sequence[float]) -> Tensor:
     return torch.stack(found, -1)
 
 
+@cache
+def _tally(device: torch.device) -> Any:
+    """The module that counts on it; imported here, since one needs a compiler and the other Triton."""
+    return import_module("sweep.tally" if device.type == "cpu" else "sweep.tally_cuda")
+
+
 class _Accumulator:
     def __init__(self, x: Tensor, alphas: tuple[float, ...]) -> None:
         self.alphas = alphas
@@ -94,10 +82,11 @@ class _Accumulator:
         self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
         self.recent = torch.zeros(BINS, dtype=torch.int32, device=x.device)  # to be added to `counts`
         self.held = 0  # values in `recent`
-        self.low = torch.full((channels,), torch.inf, device=x.device)
-        self.high = torch.full((channels,), -torch.inf, device=x.device)
-        self.abs_sum = torch.zeros(channels, dtype=torch.float64, device=x.device)
-        self.text_mean = torch.zeros(channels, device=x.device)
+        parts = _tally(x.device).PARTS
+        self.low = torch.full((parts, channels), torch.inf, device=x.device)
+        self.high = torch.full((parts, channels), -torch.inf, device=x.device)
+        self.abs_sum = torch.zeros(parts, channels, dtype=torch.float64, device=x.device)
+        self.text_mean = torch.zeros(parts, channels, device=x.device)
 
     def add(self, x: Tensor) -> Tensor:
         """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
@@ -108,12 +97,9 @@ class _Accumulator:
         if self.held + x.numel() > MOST:
             self._carry()
         self.held += x.numel()
-        others = self.low, self.high, self.abs_sum, self.text_mean
-        if x.device.type != "cpu":
-            return tally(x, self.recent, *others)
-        from sweep.tally import tally as tally_on_cpu  # here: other devices need no compiler
-
-        return tally_on_cpu(x, self.recent, *others)
+        kept = self.recent, self.low, self.high, self.abs_sum, self.text_mean
+        finite: Tensor = _tally(x.device).tally(x, *kept)
+        return finite
 
     def _carry(self) -> None:
         self.counts += self.recent
@@ -125,9 +111,9 @@ class _Accumulator:
         histogram = Histogram.from_dense(
             LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
         )
-        largest = torch.maximum(self.low.abs(), self.high.abs())
+        largest = torch.maximum(-self.low.amin(0), self.high.amax(0))
         quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
-        absmax, total, mean = (t.cpu().numpy() for t in (largest, self.abs_sum, self.text_mean))
+        absmax, total, mean = (t.cpu().numpy() for t in (largest, self.abs_sum.sum(0), self.text_mean.amax(0)))
         return SiteFold(histogram, absmax, total, mean, np.array(self.alphas, np.float64), quantiles)
 
 

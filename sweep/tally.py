@@ -16,6 +16,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+PARTS = 1
 WIDTH = 2048  # channels that pass together; with what is kept of each they fill the innermost cache
 _HALF, _FLOAT, _WORD, _SHORT = ir.HalfType(), ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
@@ -83,8 +84,8 @@ def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor,
     """Add what x holds to the other arguments, in place; returns which texts were all finite, bool [texts].
 
     x: bf16, fp16 or fp32 [texts, tokens, channels]. counts: int32 or int64 [65536], of every bin. low, high: float32
-    [channels], the extremes so far. abs_sum: float64 [channels], of |x|. text_mean: float32 [channels], the largest
-    mean |x| of a text. Everything lies on the CPU. The lock of the interpreter is not held."""
+    [1, channels], the extremes so far. abs_sum: float64 [1, channels], of |x|. text_mean: float32 [1, channels], the
+    largest mean |x| of a text. Everything lies on the CPU. The lock of the interpreter is not held."""
     if x.stride(2) != 1:
         x = x.contiguous()
     span = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
@@ -92,6 +93,6 @@ def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor,
     if x.dtype is not torch.float32:
         flat = flat.view(torch.int16 if x.dtype is torch.float16 else torch.uint16)
     finite = torch.ones(len(x), dtype=torch.bool)
-    arrays = (t.numpy() for t in (counts, low, high, abs_sum, text_mean, finite))
+    arrays = (t.numpy() for t in (counts, low[0], high[0], abs_sum[0], text_mean[0], finite))
     _run(flat.numpy(), tuple(x.shape), x.stride(), *arrays)
     return finite

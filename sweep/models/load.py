@@ -210,6 +210,11 @@ def _check(device: str) -> None:
         raise UsageError(
             f"device={device} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu"
         )
+    if kind == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UsageError(
+            f"device={device}: triton, in which the observer counts there, is not installed; torch's CUDA builds for "
+            "Linux bring it, otherwise: pip install triton"
+        )
 
 
 def _from_transformers(model: config.Model, shape: Any, dtype: torch.dtype, device: str) -> Any:

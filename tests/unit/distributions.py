@@ -7,7 +7,8 @@ import torch
 
 from sweep.histogram import Histogram
 from sweep.layout import BINS
-from sweep.observer import LAYOUTS, bin_codes
+from sweep.observer import LAYOUTS
+from tests.tallies import bin_codes
 
 SIZE = 40_000
 
@@ -78,7 +79,7 @@ def histogram(*parts: torch.Tensor) -> Histogram:
         [
             Histogram.from_dense(
                 LAYOUTS[x.dtype],
-                torch.bincount(bin_codes(x.contiguous()), minlength=BINS).numpy(),
+                torch.bincount(bin_codes(x), minlength=BINS).numpy(),
                 float(x.min()) if len(x) else np.inf,
                 float(x.max()) if len(x) else -np.inf,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,11 +13,10 @@ from torch import Tensor
 
 from sweep import tally
 from sweep.errors import UsageError
-from sweep.layout import BINS
-from sweep.observer import LAYOUTS, Observer, SiteFold, bin_codes
-from sweep.observer import tally as tally_on_device
+from sweep.observer import Observer, SiteFold
 from sweep.statistics import Key
 from tests.harness import ROOT
+from tests.tallies import CHANNELS, DTYPES, ORDERS, check_not_finite, check_values
 
 
 @pytest.fixture(autouse=True)
@@ -84,55 +83,16 @@ def test_memory_order_makes_no_difference() -> None:
         assert np.array_equal(other.channel_absmax, plain.channel_absmax)
 
 
-ORDERS = {
-    "plain": lambda x: x,
-    "transposed": lambda x: x.mT.contiguous().mT,
-    "a slice of something wider": lambda x: torch.cat([x, x, x, x, x], -1)[..., 3 : 3 + x.shape[-1]],
-    "every other channel": lambda x: torch.stack([x, x], -1).flatten(-2)[..., ::2],
-}
-
-
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("channels", [1, 37, tally.WIDTH, 2 * tally.WIDTH + 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_compiled_and_device_paths_agree(dtype: torch.dtype, channels: int, order: str) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(3, 20, channels) * torch.logspace(-9, 4, 20)[:, None]
-    x[0, 0, 0], x[1, 1, -1] = 0.0, -0.0
-    x = ORDERS[order](x.to(dtype))
-
-    def observe(by: Callable[..., Tensor]) -> tuple[Tensor, ...]:
-        counts, low, high = torch.ones(BINS, dtype=torch.int64), torch.zeros(channels), torch.zeros(channels)
-        sums, means = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels)
-        return by(x, counts, low, high, sums, means), counts, low, high, sums, means
-
-    compiled, device = observe(tally.tally), observe(tally_on_device)
-    for one, other in zip(compiled[:4], device[:4], strict=True):
-        assert torch.equal(one, other)
-    codes = bin_codes(x)
-    assert torch.equal(compiled[1], torch.bincount(codes, minlength=BINS) + 1)
-    for one, other in zip(compiled[4:], device[4:], strict=True):
-        assert torch.allclose(one, other, rtol=1e-5, atol=0)  # 20 terms, added in another order
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compiled_loops_find_what_torch_finds(dtype: torch.dtype, channels: int, order: str) -> None:
+    check_values(tally, dtype, channels, order)
 
 
-def finite_texts(x: Tensor, by: Callable[..., Tensor]) -> list[bool]:
-    low, high, mean = torch.zeros(3, x.shape[-1])
-    found = by(x, torch.zeros(BINS, dtype=torch.int64), low, high, torch.zeros(x.shape[-1]).double(), mean)
-    return list(found.tolist())
-
-
-@pytest.mark.parametrize("by", [tally.tally, tally_on_device])
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_texts_that_are_not_finite_are_told(bad: float, by: Callable[..., Tensor]) -> None:
-    for dtype in LAYOUTS:
-        x = torch.ones(3, 4, 5, dtype=dtype)
-        x[1, 3, 4] = bad
-        assert finite_texts(x, by) == [True, False, True]
-
-
-@pytest.mark.parametrize("by", [tally.tally, tally_on_device])
-def test_large_values_are_finite_whatever_their_sum(by: Callable[..., Tensor]) -> None:
-    assert finite_texts(torch.full((2, 4, 5), 3e38), by) == [True, True]
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_texts_that_are_not_finite_are_told(dtype: torch.dtype) -> None:
+    check_not_finite(tally, dtype)
 
 
 def test_the_first_bad_site_in_the_order_of_the_data_is_named() -> None:
@@ -150,8 +110,8 @@ def test_the_next_process_need_not_compile() -> None:
     program = (
         "import torch; from sweep import tally\n"
         "for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
-        "    low, high, mean = torch.zeros(3, 5)\n"
-        "    kept = torch.zeros(65536, dtype=torch.int64), low, high, torch.zeros(5).double(), mean\n"
+        "    low, high, mean = torch.zeros(3, 1, 5)\n"
+        "    kept = torch.zeros(65536, dtype=torch.int32), low, high, torch.zeros(1, 5).double(), mean\n"
         "    tally.tally(torch.ones(3, 4, 5, dtype=dtype), *kept)\n"
         "print(len(tally._run.stats.cache_misses), len(tally._run.stats.cache_hits))"
     )

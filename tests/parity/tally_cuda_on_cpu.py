@@ -1,0 +1,20 @@
+"""Runs the kernel for CUDA devices on CPU tensors, in Triton's interpreter, against operations of torch.
+
+Prints a line per case; an assertion that fails ends it. See test_tally_cuda.py."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+
+from sweep import tally_cuda
+from tests.tallies import DTYPES, ORDERS, check_not_finite, check_values
+
+for dtype in DTYPES:
+    for order in ORDERS:
+        check_values(tally_cuda, dtype, 37, order)
+        print(dtype, order)
+    check_values(tally_cuda, dtype, 2 * tally_cuda.CHANNELS, "plain")
+    check_not_finite(tally_cuda, dtype)
+    print(dtype)
