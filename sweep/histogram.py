@@ -14,8 +14,8 @@ Guarantees
   rounds to zero or to infinity is counted in the two end bins of each sign; there the bound does not hold
   (see `outside`), but min and max are exact always. All this holds for all folds of a calibration together; single
   ones are kept in bins of four such, for errors and for what fewer folds would have answered (see `SiteStatistics`).
-* Counts are int64 and additive. Merging is addition, hence associative, commutative and independent of
-  the order of observation; layouts that differ do not merge.
+* Counts are whole numbers below 2^63 and additive. Merging is addition, hence associative, commutative and
+  independent of the order of observation; layouts that differ do not merge.
 * Stochastic dominance survives: if |y| <= |x| value by value, no quantile of |y| exceeds that of |x|,
   because bins follow each other as values do, and quantiles as bins do.
 """
@@ -31,19 +31,22 @@ from numpy.typing import NDArray
 from sweep.layout import BINS, SIGN, Floats, Layout
 
 Ints = NDArray[np.int64]
+Bins = NDArray[np.uint16]
+Counts = NDArray[np.int32] | Ints
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
     """One histogram, or a stack of K over the same bins (for example the folds of a calibration).
 
-    bins: int32 [m], strictly ascending codes of the occupied bins. counts: int64 [m] or [K, m].
-    min, max: float64 [] or [K], the exact extremes of the values observed (+inf, -inf where there are none).
+    bins: uint16 [m], strictly ascending codes of the occupied bins. counts: [m] or [K, m], int32 where all of them
+    fit, else int64; sums of them are int64. min, max: float64 [] or [K], the exact extremes of the values observed
+    (+inf, -inf where there are none).
     """
 
     layout: Layout
-    bins: NDArray[np.int32]
-    counts: Ints
+    bins: Bins
+    counts: Counts
     min: Floats
     max: Floats
 
@@ -51,7 +54,7 @@ class Histogram:
     def from_dense(cls, layout: Layout, dense: Ints, low: float, high: float) -> Histogram:
         """From counts of all 65,536 codes, int64 [65536]."""
         bins = np.flatnonzero(dense)
-        return cls(layout, bins.astype(np.int32), dense[bins], np.array(low), np.array(high))
+        return cls(layout, bins.astype(np.uint16), short(dense[bins]), np.array(low), np.array(high))
 
     @classmethod
     def stack(cls, parts: list[Histogram]) -> Histogram:
@@ -63,7 +66,7 @@ class Histogram:
             row[place] = part.counts
         low = np.array([p.min for p in parts], np.float64)
         high = np.array([p.max for p in parts], np.float64)
-        return cls(parts[0].layout, bins, counts, low, high)
+        return cls(parts[0].layout, bins, short(counts), low, high)
 
     def __add__(self, other: Histogram) -> Histogram:
         """The histogram of both sets of values. Raises ValueError if layouts or stack sizes differ."""
@@ -74,7 +77,8 @@ class Histogram:
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
         counts[..., places[0]] += self.counts
         counts[..., places[1]] += other.counts
-        return Histogram(self.layout, bins, counts, np.minimum(self.min, other.min), np.maximum(self.max, other.max))
+        low, high = np.minimum(self.min, other.min), np.maximum(self.max, other.max)
+        return Histogram(self.layout, bins, short(counts), low, high)
 
     def total(self) -> Histogram:
         """The sum of a stack."""
@@ -85,20 +89,20 @@ class Histogram:
         if layout == self.layout:
             return self
         assert layout.width > self.layout.width > 0
-        starts = self.bins & -layout.width
+        starts = self.bins // layout.width * layout.width
         first = np.flatnonzero(np.diff(starts, prepend=-1))
-        counts = np.add.reduceat(self.counts, first, axis=-1) if len(first) else self.counts
-        return Histogram(layout, starts[first], counts, self.min, self.max)
+        counts = np.add.reduceat(self.counts, first, axis=-1, dtype=np.int64) if len(first) else self.counts
+        return Histogram(layout, starts[first], short(counts), self.min, self.max)
 
     def finer(self, pooled: Histogram) -> Histogram:
         """The stack in the bins of `pooled`, which holds all of it together: what lies in one bin is shared out among
         those of `pooled` in it, in proportion to their counts. Each member keeps its number of values in every bin,
         and whole numbers everywhere."""
-        starts = pooled.bins & -self.layout.width
+        starts = pooled.bins // self.layout.width * self.layout.width
         begins = np.diff(starts, prepend=-1) != 0
         assert np.array_equal(starts[begins], self.bins)
         place = np.cumsum(begins) - 1
-        share = pooled.counts[0] / np.add.reduceat(pooled.counts[0], np.flatnonzero(begins))[place]
+        share = pooled.counts[0] / np.add.reduceat(pooled.counts[0], np.flatnonzero(begins), dtype=np.int64)[place]
         upto = self.counts.take(place, 1) * share
         np.cumsum(upto, axis=1, out=upto)
         upto += 0.5
@@ -158,7 +162,7 @@ class Histogram:
     def magnitudes(self) -> Histogram:
         """The histogram of |x|: the two halves added."""
         split = int(np.searchsorted(self.bins, SIGN))
-        positive, negative = self.bins[:split], self.bins[split:] - np.int32(SIGN)
+        positive, negative = self.bins[:split], self.bins[split:] - np.uint16(SIGN)
         bins, places = _union([positive, negative])
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
         counts[..., places[0]] += self.counts[..., :split]
@@ -297,10 +301,15 @@ def _check_layouts(parts: list[Histogram]) -> None:
         raise ValueError(f"cannot merge histograms of different layouts: {', '.join(sorted(layouts))}")
 
 
-def _union(parts: list[NDArray[np.int32]]) -> tuple[NDArray[np.int32], list[NDArray[np.intp]]]:
+def short(counts: Counts) -> Counts:
+    """The same in 32 bits if they fit."""
+    return counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts
+
+
+def _union(parts: list[Bins]) -> tuple[Bins, list[NDArray[np.intp]]]:
     """All bins that occur in some part, ascending, and where each part's bins stand among them."""
     occupied = np.zeros(BINS, bool)
     for part in parts:
         occupied[part] = True
     place = np.cumsum(occupied) - 1
-    return np.flatnonzero(occupied).astype(np.int32), [place[part] for part in parts]
+    return np.flatnonzero(occupied).astype(np.uint16), [place[part] for part in parts]
