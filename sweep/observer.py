@@ -127,7 +127,7 @@ class Observer:
         self._alphas = alphas
         self._sites: dict[Key, _Accumulator] = {}
         self._waiting: dict[Key, list[Tensor]] = {}
-        self._finite: dict[Key, list[Tensor]] = {}  # of the texts of a batch, in their order
+        self._finite: list[tuple[Key, Tensor]] = []
 
     def __call__(self, layer: int, site: str, x: Tensor) -> None:
         """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on any device."""
@@ -160,19 +160,19 @@ class Observer:
         for helper in helpers:
             if not helper.cancel():  # nothing is left for one that has not begun
                 helper.result()
-        for key, parts in found.items():
-            self._finite.setdefault(key, []).extend(parts)
+        self._finite += [(key, finite) for key in waiting for finite in found[key]]
 
     def check(self, samples: Sequence[int]) -> None:
         """Raises UsageError naming layer, site and sample where a NaN or an infinity passed since the last call.
 
         samples: the numbers of the texts of the batch, for the message."""
         self.settle()
-        seen, self._finite = self._finite, {}
-        if not seen or bool(torch.cat([part for parts in seen.values() for part in parts]).all()):
+        seen, self._finite = self._finite, []
+        if not seen or bool(torch.stack([finite for _, finite in seen]).all()):
             return
-        of_texts = {key: torch.cat(seen[key]) for key in self._sites if key in seen}
-        (layer, site), finite = next(item for item in of_texts.items() if not bool(item[1].all()))
+        (layer, site), finite = min(
+            (item for item in seen if not bool(item[1].all())), key=lambda item: list(self._sites).index(item[0])
+        )
         sample = samples[int((~finite).nonzero()[0])]
         raise UsageError(
             f"NaN or infinity at layer {layer}, site {site}, in sample {sample}: statistics of it would be worthless. "

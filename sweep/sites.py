@@ -79,9 +79,8 @@ class Mixer:
         slices = self.module.conv1d.weight.detach().split([width for _, width in self.parts])
         return {f"{part}_conv_out": float(w.abs().max()) for (part, _), w in zip(self.parts, slices, strict=True)}
 
-    def conv_sites(self, projected: Tensor, convolve: Convolve = convolve) -> Iterator[dict[str, Tensor]]:
-        """The convolution's sites from the output of `in_proj` [batch, seq, …], some texts at a time as `convolve` does
-        them, in order; each [texts, seq, channels].
+    def conv_sites(self, projected: Tensor, convolve: Convolve = convolve) -> Iterator[tuple[str, Tensor]]:
+        """The convolution's sites from the output of `in_proj` [batch, seq, …], each [batch, seq, channels].
 
         Bit for bit the model's own values if `convolve` is what the model itself uses.
         """
@@ -89,13 +88,12 @@ class Mixer:
         entered = projected[..., self.entry]
         if (multipliers := getattr(self.module, "mup_vector", None)) is not None:  # FalconH1's, per channel
             entered = entered * multipliers[..., self.entry]
+        entered = entered.to(conv.weight.dtype)
+        pre, out = convolve(entered, conv.weight, conv.bias)
         widths = [width for _, width in self.parts]
-        for stages in convolve(entered.to(conv.weight.dtype), conv.weight, conv.bias):
-            yield {
-                f"{part}_{stage}": piece
-                for stage, tensor in zip(STAGES, stages, strict=True)
-                for (part, _), piece in zip(self.parts, torch.split_with_sizes(tensor, widths, dim=-1), strict=True)
-            }
+        for stage, tensor in zip(STAGES, (entered, pre, out), strict=True):
+            for (part, _), piece in zip(self.parts, torch.split_with_sizes(tensor, widths, dim=-1), strict=True):
+                yield f"{part}_{stage}", piece
 
 
 def mixers(model: nn.Module) -> list[Mixer]:

@@ -54,9 +54,8 @@ def taps(
     """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
 
     convolve: as the model itself does it (see `Mixer.conv_sites`). ssm_state: whether to compute and observe the
-    last state of every text as well, [batch, d_state, d_inner]. settle: called for every part of the batch that went
-    through the convolution, before the next one does; what enters out_proj stays as it is, and waits for the next call.
-    A batch may reach the observer in parts, some texts after the other.
+    last state of every text as well, [batch, d_state, d_inner]. settle: called before the model goes on with the
+    sites of a convolution; what enters out_proj stays as it is, and waits for the next call.
     Hooks come off and paths come back whatever happens inside."""
     fired = Fired(mixers)
 
@@ -66,15 +65,13 @@ def taps(
 
     def see_up_to_convolution(mixer: Mixer, entered: Tensor, projected: Tensor) -> None:
         see(mixer.layer, IN_PROJ_IN, entered)
-        done = 0
-        for part in mixer.conv_sites(projected, convolve):
-            for site, tensor in part.items():
-                see(mixer.layer, site, tensor)
-            if ssm_state:
-                x, b = part["x_conv_out"], part.get("B_conv_out")
-                observe(mixer.layer, SSM_STATE, final_state(mixer, projected[done : done + len(x)], x, b))
-                done += len(x)
-            settle()
+        last = {}
+        for site, tensor in mixer.conv_sites(projected, convolve):
+            see(mixer.layer, site, tensor)
+            last[site] = tensor
+        if ssm_state:
+            observe(mixer.layer, SSM_STATE, final_state(mixer, projected, last["x_conv_out"], last.get("B_conv_out")))
+        settle()
 
     def after_in_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:

@@ -105,17 +105,6 @@ def test_the_first_bad_site_in_the_order_of_the_data_is_named() -> None:
         observer.check([10, 11, 12])
 
 
-def test_the_bad_sample_is_named_where_a_batch_came_text_by_text() -> None:
-    observer = Observer()
-    for value in (1.0, torch.inf, 1.0):
-        observer(0, "a", torch.full((1, 4, 5), value))
-        observer.settle()
-    with pytest.raises(UsageError, match="in sample 11"):
-        observer.check([10, 11, 12])
-    observer(0, "a", torch.ones(1, 4, 5))
-    observer.check([13])
-
-
 def test_the_next_process_need_not_compile() -> None:
     """What numba keeps on disk is found again; a key that holds an address would differ in every process."""
     program = (
