@@ -49,7 +49,7 @@ def main() -> list[dict[str, Any]]:
         shape = {"size": "130m", "dtype": dtype, "batch": batch}
         laps = race(
             {how: ("bench.observing:forward", {**shape, "how": how}) for how in ("alone", "observed", "absmax")},
-            repeats=7 if batch == 1 else 3,
+            repeats=7,
         )
         rows.append(
             {
