@@ -160,8 +160,11 @@ def _observe(
     from sweep.calibrate import calibrate
     from sweep.checkpoint import Checkpoint
     from sweep.models import load
+    from sweep.observer import require
     from sweep.streamed import calibrate_streamed
 
+    load.check(config.device)
+    require(config.device)
     if near := asked.store.nearest(asked.key):
         print(f"{asked.key} is not in the store: {near}", file=sys.stderr, flush=True)
     work = asked.store.work(asked.key)

@@ -39,9 +39,9 @@ Counts = NDArray[np.int32] | Ints
 class Histogram:
     """One histogram, or a stack of K over the same bins (for example the folds of a calibration).
 
-    bins: uint16 [m], strictly ascending codes of the occupied bins. counts: [m] or [K, m], int32 where all of them
-    fit, else int64; sums of them are int64. min, max: float64 [] or [K], the exact extremes of the values observed
-    (+inf, -inf where there are none).
+    bins: uint16 [m], strictly ascending codes of the occupied bins. counts: [m] or [K, m], int64, or int32 where they
+    fit and are kept for long; whatever is summed of them is int64. min, max: float64 [] or [K], the exact extremes of
+    the values observed (+inf, -inf where there are none).
     """
 
     layout: Layout

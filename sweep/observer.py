@@ -1,10 +1,11 @@
 """The torch side of a histogram: dense accumulators for one fold of all sites.
 
-One fold accumulates at a time (768 KiB a site); a finished one is kept sparse. Nothing here waits for the
-device: what has to be known on the host is asked for once a batch (`check`) and once a fold (`finish`).
+One fold accumulates at a time (768 KiB a site, and some numbers of each channel); a finished one is kept sparse.
+Nothing here waits for the device: what has to be known on the host is asked for once a batch (`check`) and once a
+fold (`finish`).
 
 On a CPU the sites of one hook are shared out among threads, this one among them, each running `sweep.tally` on
-one: counting is sequential within a tensor. On a CUDA device each is one kernel, `sweep.tally_cuda`.
+one: counting is sequential within a tensor. On a CUDA device `sweep.tally_cuda` loads every value once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from threading import Barrier
 from typing import Any
 
@@ -67,6 +69,15 @@ def _upper(values: Tensor, alphas: Sequence[float]) -> Tensor:
     return torch.stack(found, -1)
 
 
+def require(device: str) -> None:
+    """Raises UsageError where what counts on the device is not installed."""
+    if torch.device(device).type == "cuda" and find_spec("triton") is None:
+        raise UsageError(
+            f"device={device}: triton, in which the observer counts there, is not installed; torch's CUDA builds for "
+            "Linux bring it, otherwise: pip install triton"
+        )
+
+
 @cache
 def _tally(device: torch.device) -> Any:
     """The module that counts on it; imported here, since one needs a compiler and the other Triton."""
@@ -111,7 +122,7 @@ class _Accumulator:
         histogram = Histogram.from_dense(
             LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
         )
-        largest = torch.maximum(-self.low.amin(0), self.high.amax(0))
+        largest = torch.maximum(self.low.amin(0).abs(), self.high.amax(0).abs())
         quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
         absmax, total, mean = (t.cpu().numpy() for t in (largest, self.abs_sum.sum(0), self.text_mean.amax(0)))
         return SiteFold(histogram, absmax, total, mean, np.array(self.alphas, np.float64), quantiles)
@@ -130,7 +141,7 @@ class Observer:
         self._finite: list[tuple[Key, Tensor]] = []
 
     def __call__(self, layer: int, site: str, x: Tensor) -> None:
-        """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on any device."""
+        """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on a CPU or a CUDA device."""
         if (layer, site) not in self._sites:
             self._sites[layer, site] = _Accumulator(x, self._alphas)
         self._waiting.setdefault((layer, site), []).append(x)

@@ -83,7 +83,7 @@ def _run(flat, shape, strides, counts, low, high, abs_sum, text_mean, finite):  
 def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor, text_mean: Tensor) -> Tensor:
     """Add what x holds to the other arguments, in place; returns which texts were all finite, bool [texts].
 
-    x: bf16, fp16 or fp32 [texts, tokens, channels]. counts: int32 or int64 [65536], of every bin. low, high: float32
+    x: bf16, fp16 or fp32 [texts, tokens, channels]. counts: int32 [65536], of every bin. low, high: float32
     [1, channels], the extremes so far. abs_sum: float64 [1, channels], of |x|. text_mean: float32 [1, channels], the
     largest mean |x| of a text. Everything lies on the CPU. The lock of the interpreter is not held."""
     if x.stride(2) != 1:

@@ -1,4 +1,4 @@
-"""What the observer does on a CUDA device, in one kernel of Triton's: every value is loaded once.
+"""What the observer does on a CUDA device, in a kernel of Triton's: every value is loaded once.
 
 A program has a stretch of channels and every PARTS-th text to itself, and runs through its tokens in order: its
 extremes and sums are its own, so their rounding does not depend on which program is faster. Counts are integers, and
@@ -74,7 +74,7 @@ def _collect(tables, counts, COPIES: tl.constexpr, WIDTH: tl.constexpr):  # type
 
 @cache
 def _tables(device: torch.device) -> Tensor:
-    """Zero between two calls; the sites of a device follow one another in its stream."""
+    """4 MiB, zero between two calls; the sites of a device follow one another in its stream."""
     return torch.zeros(COPIES, _BINS.value, dtype=torch.int32, device=device)
 
 
@@ -86,11 +86,15 @@ def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor,
         x = x.contiguous()
     strange = torch.zeros(texts, dtype=torch.int32, device=x.device)
     tables = _tables(x.device)
-    with torch.cuda.device(x.device if x.is_cuda else -1):  # Triton launches on the current one
-        _count[triton.cdiv(channels, CHANNELS), min(texts, PARTS)](
-            x, tables, low, high, abs_sum, text_mean, strange,
-            texts, tokens, channels, x.stride(0), x.stride(1),
-            PARTS, COPIES, TOKENS, CHANNELS,
-        )  # fmt: skip
-        _collect[_BINS.value // 1024,](tables, counts, COPIES, 1024)
+    try:
+        with torch.cuda.device(x.device if x.is_cuda else -1):  # Triton launches on the current one
+            _count[triton.cdiv(channels, CHANNELS), min(texts, PARTS)](
+                x, tables, low, high, abs_sum, text_mean, strange,
+                texts, tokens, channels, x.stride(0), x.stride(1),
+                PARTS, COPIES, TOKENS, CHANNELS,
+            )  # fmt: skip
+            _collect[_BINS.value // 1024,](tables, counts, COPIES, 1024)
+    except BaseException:
+        _tables.cache_clear()  # they may hold what was not collected
+        raise
     return strange == 0

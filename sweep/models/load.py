@@ -116,7 +116,7 @@ def backend(model: config.Model, device: str) -> str:
 
 def load(model: config.Model, device: str, dtype: str) -> Model:
     """Load the network in `dtype` onto `device`. Raises UsageError for whatever is wrong with it."""
-    _check(device)
+    check(device)
     chosen = _chosen(model, device)
     shape = settings(model)
     target = getattr(torch, dtype)
@@ -201,7 +201,8 @@ def _chosen(model: config.Model, device: str) -> str:
     return model.backend
 
 
-def _check(device: str) -> None:
+def check(device: str) -> None:
+    """Raises UsageError where it is not there."""
     try:
         kind = torch.device(device).type
     except RuntimeError:
@@ -209,11 +210,6 @@ def _check(device: str) -> None:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"device={device} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu"
-        )
-    if kind == "cuda" and importlib.util.find_spec("triton") is None:
-        raise UsageError(
-            f"device={device}: triton, in which the observer counts there, is not installed; torch's CUDA builds for "
-            "Linux bring it, otherwise: pip install triton"
         )
 
 

@@ -69,6 +69,18 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     refused(sweep(*small, argument), tmp_path, *said)
 
 
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_device_that_is_not_there_or_cannot_count(
+    sweep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    arguments = [*SMALL, "device=cuda", f"model.stream={stream}"]
+    if not torch.cuda.is_available():
+        refused(sweep(*arguments), tmp_path, "device=cuda asked for", "sees no CUDA device", "device=cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("sweep.observer.find_spec", lambda name: None)
+    refused(sweep(*arguments), tmp_path, "device=cuda: triton", "pip install triton")
+
+
 def test_the_real_command_says_the_same(tmp_path: Path) -> None:
     refused(command(tmp_path, "sweep", "alpha=2"), tmp_path, "alpha=2.0 is outside (0, 1]")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sweep.histogram import Histogram
-from sweep.layout import BFLOAT16, BINS, FLOAT16, FLOAT32, SIGN, layout
+from sweep.layout import BFLOAT16, BINS, FLOAT16, FLOAT32, FLOAT32_FOLDS, SIGN, layout
 from sweep.observer import LAYOUTS
 from tests.tallies import bin_codes
 
@@ -182,6 +182,28 @@ def test_counts_do_not_saturate() -> None:
     one[SIGN - 1] = 2**40
     h = Histogram.from_dense(FLOAT32, one, 1.0, 1.0)
     assert (h + h).n == 2**41
+
+
+@pytest.mark.parametrize("most", [2**31 - 1, 2**31])
+def test_counts_of_32_bits_add_up_beyond_them(most: int) -> None:
+    """Codes of 1 and of its neighbours, positive and negative, as many values in each as 32 bits hold, or one more."""
+    dense = np.zeros(BINS, np.int64)
+    one = 15 << 10
+    codes = np.array([one, one + 1, one + 4, one | SIGN])
+    dense[codes] = most
+    h = Histogram.from_dense(FLOAT32, dense, -1.0, 1.01)
+    assert h.counts.dtype == (np.int32 if most < 2**31 else np.int64)
+    stack = Histogram.stack([h, h, h])
+    assert stack.n.tolist() == [4 * most] * 3
+    assert (stack + stack).n.tolist() == [8 * most] * 3
+    assert stack.total().counts.tolist() == [3 * most] * 4
+    wide = stack.coarser(FLOAT32_FOLDS)
+    assert wide.counts[0].tolist() == [2 * most, most, most]
+    assert wide.finer(Histogram.stack([stack.total()])).n.tolist() == [4 * most] * 3
+    assert stack.magnitudes.counts[0].tolist() == [2 * most, most, most]
+    picked = stack.pick(np.ones((1, 3), bool))
+    assert picked.counts.tolist() == [[3 * most] * 4]
+    assert picked.between(np.array([0, 4])).tolist() == [[12 * most]]
 
 
 def test_an_empty_histogram_has_no_quantile() -> None:

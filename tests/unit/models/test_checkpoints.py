@@ -257,15 +257,6 @@ def test_back_ends_that_are_not_there_are_refused(tmp_path: Path) -> None:
         refused(tmp_path, "sees no CUDA device", device="cuda")
 
 
-def test_a_cuda_device_without_triton_is_refused_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path, layouts.mamba_ssm_bin, layouts.MAMBA2)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused(tmp_path, "device=cuda: triton", device="cuda")
-
-
 def test_the_packages_that_transformers_computes_with_on_a_gpu_are_part_of_the_identity(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
