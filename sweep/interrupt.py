@@ -32,9 +32,20 @@ class Interrupted(BaseException):
         sys.exit(128 + self.number)  # its handler did not mind
 
 
+class _Noted:
+    """Python's own handler of SIGINT, and whether it was ever called. What it raises is lost where it strikes in a
+    callback, as imports run many: `deferred` then makes up for it."""
+
+    came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
+
+
 @contextmanager
 def exit_code() -> Iterator[None]:
-    """Inside, a KeyboardInterrupt ends the process with 130.
+    """Inside, a KeyboardInterrupt ends the process with 130. One that is lost takes effect with the next `deferred`.
 
     sys.exit is not enough: where the signal came while a string ran in `exec`, as imports do with dataclasses, `python
     -m` ends by the signal all the same. So the last of all exit functions, hence the first registered, leaves first."""
@@ -47,6 +58,8 @@ def exit_code() -> Iterator[None]:
             os._exit(130)
 
     atexit.register(leave)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _Noted())
     try:
         yield
     except KeyboardInterrupt:
@@ -81,6 +94,8 @@ def deferred() -> Iterator[Pending]:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         wanted.append(signal.SIGTERM)
     former = {number: signal.getsignal(number) for number in wanted}
+    if getattr(former[signal.SIGINT], "came", False):
+        pending.number = signal.SIGINT
 
     def restore() -> None:
         for number, handler in former.items():

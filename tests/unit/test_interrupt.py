@@ -6,17 +6,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.harness import ROOT
 
-PROGRAM = f"""
-import os, signal, sys, time
-sys.path.append({str(ROOT)!r})
-from sweep.interrupt import exit_code
-with exit_code():
+WITHIN_EXEC = """
     exec("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)")
+"""
+LOST = """
+    class Callback:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(9)
+    Callback()
+    try:
+        with deferred() as pending:
+            pending.check()
+    except Interrupted as interrupted:
+        interrupted.hand_on()
 """
 
 
-def test_an_interrupt_within_exec_of_a_string_ends_with_130_as_well(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(PROGRAM)
+@pytest.mark.parametrize("body", [WITHIN_EXEC, LOST])
+def test_an_interrupt_ends_with_130(tmp_path: Path, body: str) -> None:
+    """Within exec of a string, after which python -m ends by the signal; in a callback, where Python drops it."""
+    (tmp_path / "program.py").write_text(
+        f"import os, signal, sys, time\nsys.path.append({str(ROOT)!r})\n"
+        f"from sweep.interrupt import Interrupted, deferred, exit_code\nwith exit_code():{body}"
+    )
     assert subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path).returncode == 130
