@@ -1,6 +1,6 @@
 """Runs the kernel for CUDA devices on CPU tensors, in Triton's interpreter, against operations of torch.
 
-Prints a line per case; an assertion that fails ends it. See test_tally_cuda.py."""
+Prints a line per case; an assertion that fails ends it. See test_triton.py."""
 
 from __future__ import annotations
 
