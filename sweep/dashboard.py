@@ -156,12 +156,12 @@ def _server(directory: Path) -> str | None:
         raise UsageError(f"W&B: {error}") from error
     if url is None:
         return None
+    if not connection.answers(url):
+        raise UsageError(f"W&B: {url} does not answer; --no-save builds the workspace without it")
     try:
         wandb.Api(timeout=connection.CONNECT)  # asks the server whose key it is
     except Exception as error:
         said = connection.first_line(error.__cause__ or error)
-        if "did not respond in time" in said:  # so W&B says of its own process, which asks again and again
-            raise UsageError(f"W&B: {url} does not answer; --no-save builds the workspace without it") from error
         raise UsageError(f"W&B: {url} does not accept the key: {said}") from error
     return url
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +59,18 @@ def server(asked: str, directory: Path) -> str | None:
     if asked == "online":
         raise Unreachable(f"no key for {url}: run `wandb login` or set WANDB_API_KEY")
     return None
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers there, whatever it says. W&B's own process would ask again and again, and has been seen
+    not to end."""
+    try:
+        urllib.request.urlopen(url, timeout=CONNECT).close()
+    except (urllib.error.HTTPError, http.client.HTTPException):
+        return True
+    except OSError as error:
+        return isinstance(getattr(error, "reason", None), ssl.SSLError)  # W&B has settings of its own for certificates
+    return True
 
 
 def online(url: str, settings: Wandb, directory: Path, identity: Identity, config: dict[str, Any]) -> Any:

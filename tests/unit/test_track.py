@@ -6,8 +6,10 @@ import json
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -319,3 +321,34 @@ def test_unfinished_and_damaged_cells_are_named(tmp_path: Path, capsys: pytest.C
     assert "running" in lines[0]
     assert "2 failed, 2 skipped" in lines[4]
     assert not list(tmp_path.rglob("wandb"))
+
+
+# --- a server that may not be there ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "there"),
+    [
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", True),
+        (b"HTTP/1.0 200 OK\r\n\r\n", True),
+        (b"SSH-2.0\r\n", True),
+        (b"", True),  # it hangs up
+        (None, False),  # it takes the call and says nothing
+    ],
+)
+def test_a_server_is_there_whatever_it_says(said: bytes | None, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            caller, _ = listener.accept()
+            with caller:
+                caller.recv(4096)
+                if said is not None:
+                    caller.sendall(said)
+
+        url = "http://127.0.0.1:{1}".format(*listener.getsockname())
+        if said is not None:
+            threading.Thread(target=serve, daemon=True).start()
+        assert connection.answers(url) is there
+    assert not connection.answers(url)  # nobody listens any more
