@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from threading import Barrier
 from typing import Any
@@ -78,10 +77,15 @@ def require(device: str) -> None:
         )
 
 
-@cache
 def _tally(device: torch.device) -> Any:
     """The module that counts on it; imported here, since one needs a compiler and the other Triton."""
-    return import_module("sweep.tally" if device.type == "cpu" else "sweep.tally_cuda")
+    if device.type == "cpu":
+        from sweep import tally
+
+        return tally
+    from sweep import tally_cuda
+
+    return tally_cuda
 
 
 class _Accumulator:
