@@ -28,6 +28,11 @@ class Interrupted(BaseException):
 
     def hand_on(self) -> NoReturn:
         """Let the signal do what it would have done at once. Call it when everything is closed."""
+        if self.number == signal.SIGUSR2:
+            # submitit has the job requeued by `scontrol`, a child in the job that Slurm then ends with SIGTERM: a
+            # scontrol killed before it could answer would look like a failed one, and the job like a failed job.
+            # Children inherit that a signal is ignored; the job itself, told to requeue, has no other use for it.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.raise_signal(self.number)
         sys.exit(128 + self.number)  # its handler did not mind
 

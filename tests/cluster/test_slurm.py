@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -113,9 +114,21 @@ def test_a_grid_of_eight_cells(cluster: dict[str, str], files: Path, tmp_path: P
     assert f"python -m sweep.compare {grid.directory.relative_to(tmp_path)}" in out
 
 
-def test_preemption_and_requeue(cluster: dict[str, str], files: Path, tmp_path: Path, undisturbed: bytes) -> None:
+@pytest.fixture
+def answering_late(cluster: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The cluster with a scontrol that is still there when Slurm ends the processes of the job it requeued."""
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\n{shutil.which("scontrol", path=cluster["PATH"])} "$@" && sleep 1\n')
+    scontrol.chmod(0o755)
+    return {**cluster, "PATH": f"{scontrol.parent}:{cluster['PATH']}"}
+
+
+def test_preemption_and_requeue(
+    answering_late: dict[str, str], files: Path, tmp_path: Path, undisturbed: bytes
+) -> None:
     """USR2 as Slurm's preemption and time limit send it, then a requeue of which the job is not told."""
-    grid = Grid(cluster, tmp_path, files, *SLOW, "alpha=0.99")
+    grid = Grid(answering_late, tmp_path, files, *SLOW, "alpha=0.99")
     job = grid.job()
     before = grid.calibrating()
     grid.slurm("scancel", "--signal=USR2", job)
