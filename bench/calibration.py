@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench import geometry
 from bench.race import median, race, ratio, table
-from sweep.config import Calibration
+from sweep.knobs import Calibration
 from sweep.models.load import Model
 from sweep.sites import mixers
 from sweep.tokens import Tokens

@@ -21,10 +21,11 @@ from bench.race import table
 from sweep import store
 from sweep.calibrate import calibrate
 from sweep.checkpoint import Checkpoint
-from sweep.config import Calibration
+from sweep.knobs import Calibration
 from sweep.models.load import Model
 from sweep.sites import mixers
-from sweep.store import Key, Store
+from sweep.store import Store
+from sweep.store.key import Key
 from sweep.tokens import Tokens
 
 ALPHAS = "0.9,0.95,0.98,0.99,0.995,0.998,0.999,0.9995,0.9998,0.9999,0.99995,0.99999"

@@ -32,17 +32,17 @@ def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = 
     import numpy as np
     import yaml
 
-    from sweep import config, streamed
+    from sweep import knobs, streamed
     from sweep.calibrate import calibrate
     from sweep.models import load
     from sweep.tokens import Tokens
 
     geometry = yaml.safe_load((ROOT / f"conf/model/{name}.yaml").read_text())["geometry"]
     geometry["n_layer"] = layers or geometry["n_layer"]
-    model = config.Model(name, geometry=geometry, weights="random", stream=stream)
+    model = knobs.Model(name, geometry=geometry, weights="random", stream=stream)
     windows = np.random.default_rng(0).integers(0, 50000, (samples, 512))
     folds = min(8, samples // BATCH)
-    tokens, calibration = Tokens("random", tuple(windows)), config.Calibration(samples, 512, BATCH, folds)
+    tokens, calibration = Tokens("random", tuple(windows)), knobs.Calibration(samples, 512, BATCH, folds)
     load.settings(model)
     before, begin = peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as work:

@@ -209,15 +209,15 @@ def order() -> list[str]:
 
 def order_of_a_network() -> list[str]:
     """The same on the shipped model: how far the clips of its sites move when its texts are shuffled."""
-    from sweep import config, question
+    from sweep import config, knobs, question
     from sweep.calibrate import calibrate
     from sweep.collect import Collect
     from sweep.models import load
     from sweep.tokens import Tokens
 
     alphas = (0.99, 0.9995, 0.99999)
-    model = config.Model("tiny", "pkg://sweep/models/tiny")
-    asked = config.Config(model, config.Data("stdlib"), config.Calibration(samples=256))
+    model = knobs.Model("tiny", "pkg://sweep/models/tiny")
+    asked = config.Config(model, knobs.Data("stdlib"), knobs.Calibration(samples=256))
     tokens, loaded = question.of(asked).tokens, load.load(model, "cpu", "float32")
     forth, back = (
         calibrate(loaded, Tokens(tokens.source, order), asked.calibration, lambda *_: None, collect=Collect(alphas))[0]

@@ -13,9 +13,9 @@ from torch import Tensor
 from sweep import garbage
 from sweep.checkpoint import Checkpoint
 from sweep.collect import Collect
-from sweep.config import Calibration
 from sweep.histogram import Histogram
 from sweep.interrupt import deferred
+from sweep.knobs import Calibration
 from sweep.models.kernels import kernels
 from sweep.models.load import Model
 from sweep.observer import Observer, SiteFold

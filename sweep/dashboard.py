@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sweep.config import Wandb
 from sweep.errors import UsageError
+from sweep.interrupt import exit_code
+from sweep.knobs import Wandb
 from sweep.track import view
 from sweep.track.view import View
 
@@ -181,7 +182,7 @@ def _account(server: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, 2 for bad input or a server that refuses, 130 for Ctrl-C."""
+    """Exit code: 0, or 2 for bad input or a server that refuses."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         run(arguments)
@@ -189,9 +190,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_code():
+        sys.exit(main())

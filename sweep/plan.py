@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sweep import runs
 from sweep.config import Config
-from sweep.store import Key
+from sweep.store.key import Key
 
 FEW = 24  # cells that are listed one by one without being asked for
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from sweep import collect, tokens
 from sweep.collect import Collect
-from sweep.config import Calibration, Config, Data, Model
+from sweep.config import Config
+from sweep.knobs import Calibration, Data, Model
 from sweep.models import load
 from sweep.statistics import SCHEMA
-from sweep.store import Key, Store
+from sweep.store import Store
+from sweep.store.key import Key
 from sweep.tokens import Tokens
 
 

@@ -21,9 +21,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweep import runs
-from sweep.config import Wandb, from_dict
+from sweep.config import from_dict
 from sweep.errors import UsageError
 from sweep.interrupt import Interrupted, exit_code
+from sweep.knobs import Wandb
 
 WORST = 5  # layers shown
 PLACE = ("layer", "site", "ssd_group", "head_group", "dim_group", "channel", "fold", "folds")

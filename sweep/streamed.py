@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sweep import config
+from sweep import knobs
 from sweep.calibrate import Progress, Timings, batches, calibrate
 from sweep.collect import Collect
 from sweep.errors import UsageError
@@ -32,11 +32,11 @@ Write = Callable[[Tensor], None]
 
 
 def calibrate_streamed(
-    model: config.Model,
+    model: knobs.Model,
     device: str,
     dtype: str,
     tokens: Tokens,
-    calibration: config.Calibration,
+    calibration: knobs.Calibration,
     progress: Progress,
     work: Path,
     collect: Collect | None = None,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep.config import Data
 from sweep.errors import UsageError, first_line
+from sweep.knobs import Data
 
 PLAIN = (".txt", ".md", ".py", ".rst")
 RECORDS = (".jsonl", ".json", ".parquet")  # a record holds a text under the key or column `data.column`

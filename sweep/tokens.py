@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.config import Calibration, Data
 from sweep.errors import UsageError
+from sweep.knobs import Calibration, Data
 from sweep.texts import texts
 
 Encode = Callable[[str], NDArray[np.integer[Any]]]  # text to token ids

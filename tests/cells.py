@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweep import runs, schemas
-from sweep.config import Config, Data, Model
+from sweep.config import Config
+from sweep.knobs import Data, Model
 
 SITES = ("x_conv_in", "x_conv_pre", "x_conv_out", "out_proj_in")
 CONFIG = Config(Model("tiny", "pkg://sweep/models/tiny"), Data("stdlib"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from sweep import garbage
 from sweep.compare.query import load
 from sweep.errors import UsageError
+from sweep.interrupt import exit_code
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 MANY = 500  # cells above which no HTML is written unless a file is named
@@ -122,8 +123,6 @@ def main() -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # `| head`; what is left in the buffer must not fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
@@ -132,4 +131,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_code():
+        sys.exit(main())

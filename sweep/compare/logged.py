@@ -17,8 +17,8 @@ from sweep.compare.answer import Answer, headlines
 from sweep.compare.pictures import save
 from sweep.compare.summaries import tables
 from sweep.compare.table import Table, Value
-from sweep.config import Wandb
 from sweep.errors import UsageError
+from sweep.knobs import Wandb
 from sweep.track import connection
 from sweep.track.connection import Identity, Unreachable
 

@@ -37,7 +37,8 @@ from sweep.evaluate.scores import Scores
 from sweep.models import load
 from sweep.progress import progress
 from sweep.statistics import Statistics
-from sweep.store import Damaged, Key, Store
+from sweep.store import Damaged, Store
+from sweep.store.key import Key
 
 SCHEMA = 1
 SCORES, STATES = "scores.parquet", "states.safetensors"

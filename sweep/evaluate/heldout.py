@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep import question
-from sweep.config import Config, Data
+from sweep.config import Config
 from sweep.errors import UsageError
+from sweep.knobs import Data
 from sweep.models import load
 from sweep.tokens import Tokens
 

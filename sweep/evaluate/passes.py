@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sweep.calibrate import Progress, batches
-from sweep.config import Calibration
 from sweep.errors import UsageError
 from sweep.evaluate.fakequant import Key, fake_quantized
 from sweep.evaluate.heldout import Text
 from sweep.evaluate.rounding import Rounding
 from sweep.evaluate.scores import Scores
 from sweep.interrupt import deferred
+from sweep.knobs import Calibration
 from sweep.models.kernels import kernels
 from sweep.models.load import Model
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,19 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweep import config, hub
+from sweep import hub, knobs
 from sweep.errors import UsageError, first_line, out_of_memory
-from sweep.models import assemble, checkpoints, fused, tokenizer
+from sweep.models import assemble, checkpoints, fused, hybrid, tokenizer
 from sweep.models.checkpoints import Checkpoint
 from sweep.models.geometry import to_transformers
+from sweep.models.hybrid import FAMILIES
 from sweep.models.kernels import VERSION
 from sweep.models.random_weights import RandomWeights
 from sweep.sites import Mixer, geometry, mixers
-
-FAMILIES = (
-    "mamba, mamba2, falcon_mamba, jamba, zamba, zamba2, bamba, falcon_h1, nemotron_h, granitemoehybrid "
-    "(transformers), and mamba_ssm's Mamba1 and Mamba2"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +44,7 @@ class Model:
         return {"n_layer": len(self.mixers), **geometry(self.mixers[0])}
 
 
-def checkpoint(model: config.Model) -> Checkpoint:
+def checkpoint(model: knobs.Model) -> Checkpoint:
     """The checkpoint of a model, fetched from the Hub if need be. Raises UsageError if it is not there."""
     if model.path is None:
         return checkpoints.open_checkpoint(
@@ -64,7 +58,7 @@ def checkpoint(model: config.Model) -> Checkpoint:
     return checkpoints.open_checkpoint(Path(model.path).expanduser())
 
 
-def identity(model: config.Model) -> str:
+def identity(model: knobs.Model) -> str:
     """Of a checkpoint, SHA-256 of its files; of random weights, `random`, the seed and SHA-256 of the geometry."""
     if model.weights == "random":
         described = json.dumps(_described(model), sort_keys=True, default=str)
@@ -72,7 +66,7 @@ def identity(model: config.Model) -> str:
     return checkpoint(model).identity
 
 
-def origin(model: config.Model) -> dict[str, str | None]:
+def origin(model: knobs.Model) -> dict[str, str | None]:
     """Where the weights come from: the repository and the commit that its revision stood for, or the path."""
     if model.weights == "random":
         return {"repo": None, "commit": None, "path": None}
@@ -81,7 +75,7 @@ def origin(model: config.Model) -> dict[str, str | None]:
     return {"repo": None if model.path else model.repo, "commit": commit, "path": str(path)}
 
 
-def settings(model: config.Model) -> Any:
+def settings(model: knobs.Model) -> Any:
     """The network's configuration in transformers' words."""
     import transformers
 
@@ -99,7 +93,7 @@ def settings(model: config.Model) -> Any:
         ) from error
 
 
-def backend(model: config.Model, device: str) -> str:
+def backend(model: knobs.Model, device: str) -> str:
     """What will compute the activations, with its version: part of a calibration's identity."""
     versions = [f"{package} {metadata.version(package)}" for package in ("transformers", "torch")]
     kind = torch.device(device).type
@@ -114,7 +108,7 @@ def backend(model: config.Model, device: str) -> str:
     return " ".join(filter(None, versions))
 
 
-def load(model: config.Model, device: str, dtype: str) -> Model:
+def load(model: knobs.Model, device: str, dtype: str) -> Model:
     """Load the network in `dtype` onto `device`. Raises UsageError for whatever is wrong with it."""
     check(device)
     chosen = _chosen(model, device)
@@ -130,7 +124,8 @@ def load(model: config.Model, device: str, dtype: str) -> Model:
         elif chosen == "mamba_ssm":
             raise UsageError(f"model.backend=mamba_ssm has no {shape.model_type}; use model.backend=transformers")
         else:
-            lm = _from_transformers(model, shape, target, device)
+            source = None if model.weights == "random" else checkpoint(model)
+            lm = hybrid.network(model.name, shape, source, model.seed, target, device)
     found = mixers(lm)
     if not found:
         raise UsageError(f"model={model.name}: {shape.model_type} has no Mamba mixer; supported are {FAMILIES}")
@@ -148,14 +143,14 @@ def is_pure(shape: Any) -> bool:
     return shape.model_type in ("mamba", "mamba2")
 
 
-def weights(model: config.Model, shape: Any) -> assemble.Source:
+def weights(model: knobs.Model, shape: Any) -> assemble.Source:
     """The named tensors of a pure Mamba network."""
     if model.weights == "random":
         return RandomWeights(model.seed, assemble.shapes(assemble.skeleton(shape, "cpu")))
     return checkpoint(model).weights
 
 
-def encoder(model: config.Model) -> tokenizer.Encode:
+def encoder(model: knobs.Model) -> tokenizer.Encode:
     """From text to token ids with the model's own tokenizer; bytes where the weights are random."""
     vocabulary = _described(model).get("vocab_size")
     if model.weights == "random":
@@ -164,21 +159,21 @@ def encoder(model: config.Model) -> tokenizer.Encode:
     return tokenizer.checked(encode, vocabulary, f"model={model.name}") if vocabulary else encode
 
 
-def byte_counter(model: config.Model) -> tokenizer.Count:
+def byte_counter(model: knobs.Model) -> tokenizer.Count:
     """How many bytes of text the ids of `encoder` stand for."""
     if model.weights == "random":
         return len
     return tokenizer.counter(model.tokenizer or checkpoint(model).path)
 
 
-def _described(model: config.Model) -> dict[str, Any]:
+def _described(model: knobs.Model) -> dict[str, Any]:
     """The network's configuration in the words it was written in."""
     if model.weights == "random":
         return model.geometry or _configuration_only(model).settings
     return checkpoint(model).settings
 
 
-def _configuration_only(model: config.Model) -> Checkpoint:
+def _configuration_only(model: knobs.Model) -> Checkpoint:
     """A checkpoint of which nothing but config.json needs to be there."""
     if model.path:
         path = Path(model.path).expanduser()
@@ -188,7 +183,7 @@ def _configuration_only(model: config.Model) -> Checkpoint:
     return checkpoints.open_checkpoint(path, weights=False)
 
 
-def _chosen(model: config.Model, device: str) -> str:
+def _chosen(model: knobs.Model, device: str) -> str:
     if model.stream:
         if model.backend == "mamba_ssm":
             raise UsageError("model.stream=true needs model.backend=transformers")
@@ -211,49 +206,3 @@ def check(device: str) -> None:
         raise UsageError(
             f"device={device} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu"
         )
-
-
-def _from_transformers(model: config.Model, shape: Any, dtype: torch.dtype, device: str) -> Any:
-    """Any other causal LM of transformers, by its own loader, which takes the tensors one by one from `Weights`: from
-    the files it would hold what it converts twice."""
-    os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # its threads read all tensors before the first is needed
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    network = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None)
-    if network is None:
-        raise UsageError(
-            f"model={model.name}: {shape.model_type} is no causal language model; supported are {FAMILIES}"
-        )
-    for key in ("chunk_size", "mamba_chunk_size"):
-        if device == "cpu" and hasattr(shape, key):
-            setattr(shape, key, assemble.CPU_CHUNK)
-    try:
-        if model.weights == "random":
-            torch.manual_seed(model.seed)
-            lm = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype)
-            return lm.eval().requires_grad_(False).to(device)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            lm, report = network.from_pretrained(
-                None,
-                config=shape,
-                state_dict=checkpoint(model).weights.later(),
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are reported, and refused below by name
-            )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except UsageError as error:
-        raise UsageError(f"model={model.name}: {error}") from error
-    except Exception as error:  # every library below has errors of its own for a bad file
-        raise UsageError(f"model={model.name} cannot be loaded: {first_line(error)}") from error
-    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if names := sorted(key if isinstance(key, str) else key[0] for key in report.get(what, ())):
-            raise UsageError(
-                f"{checkpoint(model).path}: the weights do not fit config.json: {what.replace('_', ' ')}: "
-                f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-            )
-    return lm.eval().requires_grad_(False).to(device)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.errors import UsageError
+from sweep.interrupt import exit_code
 from sweep.quamba import cell, checkpoint
 from sweep.quamba.checkpoint import Saved
 from sweep.quamba.export import export
@@ -31,8 +32,6 @@ def main(arguments: list[str]) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def _import(arguments: list[str]) -> int:
@@ -94,4 +93,5 @@ def _export(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with exit_code():
+        sys.exit(main(sys.argv[1:]))

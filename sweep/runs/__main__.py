@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sweep.errors import UsageError
+from sweep.interrupt import exit_code
 from sweep.runs.listing import Sweep, sweeps
 
 STATES = ("finished", "failed", "running", "waiting", "damaged")
@@ -51,7 +52,7 @@ def _bytes(size: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Exit code: 0, or 2 for bad input."""
     parser = _Parser(prog="python -m sweep.runs", description=__doc__)
     parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="default: runs")
     try:
@@ -61,9 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_code():
+        sys.exit(main())

@@ -12,7 +12,6 @@ compute the same entry twice; the rename still lets only one of two equal result
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,8 @@ from filelock import FileLock, Timeout
 
 from sweep.errors import UsageError
 from sweep.statistics import Statistics
+from sweep.store.files import sha256, sync
+from sweep.store.key import Key, differences, digest
 
 MANIFEST, STATISTICS = "manifest.json", "statistics.parquet"
 _ENTRY = re.compile(r"[^.].*-[0-9a-f]{16}")  # neither work areas nor what was set aside
@@ -38,23 +38,6 @@ _last: tuple[object, Statistics] | None = None  # last read or written: the cell
 
 class Damaged(Exception):
     """An entry that is not what its manifest says; the message names the file and what is wrong with it."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """Identity of a calibration: everything that changes the activations, and nothing else.
-
-    preimage: plain JSON, stored beside the statistics. prefix: for people; not part of the identity."""
-
-    prefix: str
-    preimage: dict[str, Any]
-
-    @cached_property
-    def hash(self) -> str:
-        return digest(self.preimage)
-
-    def __str__(self) -> str:
-        return f"{self.prefix}-{self.hash[:16]}"
 
 
 @dataclass(frozen=True)
@@ -214,33 +197,6 @@ def verify(entry: Path) -> dict[str, Any]:
         if (found := sha256(file)) != wanted:
             raise Damaged(f"{file}: its SHA-256 is {found[:16]}…, the manifest says {wanted[:16]}…")
     return manifest
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What changed, a phrase for each key."""
-    keys = sorted(old.keys() | new.keys())
-    return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in keys if old.get(k) != new.get(k)]
-
-
-def digest(preimage: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(preimage, sort_keys=True).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Return when a file, or the names in a directory, have reached the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _rename(draft: Path, entry: Path) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.errors import UsageError
+from sweep.interrupt import exit_code
 from sweep.store import MANIFEST, Damaged, Store, verify
 
 
@@ -126,4 +127,5 @@ def megabytes(count: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_code():
+        sys.exit(main())

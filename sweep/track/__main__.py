@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sweep.errors import UsageError
+from sweep.interrupt import exit_code
 from sweep.track.replay import Options, replay
 
 
@@ -32,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 where all finished cells are there, 1 where one failed, 2 for bad input, 130 for Ctrl-C."""
+    """Exit code: 0 where all finished cells are there, 1 where one failed, 2 for bad input."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         asked = _parser().parse_args(arguments)
@@ -46,10 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_code():
+        sys.exit(main())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sweep.config import WANDB_MODES, Wandb
+from sweep.knobs import WANDB_MODES, Wandb
 
 CONNECT = 12.0  # seconds to wait for the server
 DELIVER = 60.0  # seconds to wait for uploads at the end

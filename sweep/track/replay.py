@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.config import Wandb
 from sweep.errors import UsageError
+from sweep.knobs import Wandb
 from sweep.track import connection, ledger, view
 from sweep.track.connection import Identity, Unreachable
 from sweep.track.ledger import OFFLINE, Destination

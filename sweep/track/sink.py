@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from sweep.config import Wandb
+from sweep.knobs import Wandb
 from sweep.track import connection, ledger, view
 from sweep.track.connection import Identity, Unreachable, first_line, inside
 from sweep.track.ledger import OFFLINE, Destination

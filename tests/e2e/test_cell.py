@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sweep import config, tokens
+from sweep import knobs, tokens
 from sweep.models import load
 from sweep.models.kernels import kernels
 from tests.harness import Run
 
-TINY = config.Model("tiny", "pkg://sweep/models/tiny")
+TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
 SMALL = ("calibration.samples=6", "calibration.seqlen=64", "calibration.folds=3", "calibration.batch_size=2")
 PARTS = {"x": 384, "B": 64, "C": 64}
 
@@ -26,8 +26,8 @@ def activations(dtype: str) -> dict[tuple[int, str], np.ndarray]:
     With the kernels that a calibration runs with; tests/parity holds those against transformers' own."""
     from transformers.models.mamba2 import modeling_mamba2 as own
 
-    calibration = config.Calibration(samples=6, seqlen=64, folds=3, batch_size=2)
-    windows = tokens.load(config.Data("stdlib"), load.encoder(TINY), calibration).windows
+    calibration = knobs.Calibration(samples=6, seqlen=64, folds=3, batch_size=2)
+    windows = tokens.load(knobs.Data("stdlib"), load.encoder(TINY), calibration).windows
     model = load.load(TINY, "cpu", dtype)
     caught: dict[str, list[torch.Tensor]] = {"conv_in": [], "conv_pre": [], "conv_out": []}
 

@@ -16,10 +16,11 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from sweep import config, formats
-from sweep.config import QUANTIZED, Config, Data, Model
+from sweep import formats, knobs
+from sweep.config import Config
 from sweep.evaluate import evaluation, heldout, passes
 from sweep.evaluate.rounding import Rounding
+from sweep.knobs import QUANTIZED, Data, Model
 from sweep.models import load
 from sweep.store import Store
 from tests.harness import ROOT, Run
@@ -250,8 +251,8 @@ def test_logits_that_are_no_numbers_are_an_error(cell: Any, monkeypatch: pytest.
 
 def test_the_configuration_file_asks_for_what_the_code_says() -> None:
     knobs = yaml.safe_load((ROOT / "conf/config.yaml").read_text())["evaluate"]
-    assert config.Evaluate(**knobs) == config.Evaluate()
-    assert not config.Evaluate()
+    assert knobs.Evaluate(**knobs) == knobs.Evaluate()
+    assert not knobs.Evaluate()
     model = load.load(Model("tiny", "pkg://sweep/models/tiny"), "cpu", "float32")
     assert set(QUANTIZED) == {s for s in model.mixers[0].sites if not s.endswith(("_pre", "_state"))}
 
@@ -260,7 +261,7 @@ def test_a_key_changes_with_everything_that_changes_a_pass(tmp_path: Path) -> No
     small.files(tmp_path)
     base = Config(
         Model("local", str(tmp_path / "model")), Data("text", str(tmp_path / "text.txt")),
-        config.Calibration(12, 32, 2, 4), evaluate=config.Evaluate(samples=8),
+        knobs.Calibration(12, 32, 2, 4), evaluate=knobs.Evaluate(samples=8),
     )  # fmt: skip
     one = {(0, "x_conv_in"): Rounding(formats.FORMATS["int8"], np.ones(1), np.zeros(1))}
     elsewhere = {(1, "x_conv_in"): one[0, "x_conv_in"]}
@@ -270,7 +271,7 @@ def test_a_key_changes_with_everything_that_changes_a_pass(tmp_path: Path) -> No
             base,
             replace(base, dtype="bfloat16"),
             replace(base, calibration=replace(base.calibration, batch_size=3)),
-            replace(base, evaluate=config.Evaluate(samples=9)),
+            replace(base, evaluate=knobs.Evaluate(samples=9)),
         )
         for which in (None, one, elsewhere)
     ]

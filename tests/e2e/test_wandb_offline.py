@@ -13,7 +13,7 @@ import pytest
 from cells import finished, record
 from wandb_runs import KEY, assert_tells_all, die_after, free_port, inspect, offline_runs
 
-from sweep.config import Wandb
+from sweep.knobs import Wandb
 from sweep.track import Tracker, connection, start
 from sweep.track.__main__ import main
 from tests.harness import Run

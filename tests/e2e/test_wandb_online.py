@@ -15,7 +15,7 @@ from resuming import resuming
 from wandb_runs import Server, die_after, offline_runs
 
 from sweep import runs
-from sweep.config import Wandb
+from sweep.knobs import Wandb
 from sweep.track import Tracker, connection, start, view
 from sweep.track.__main__ import main
 from sweep.track.connection import Identity

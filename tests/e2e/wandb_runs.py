@@ -210,7 +210,7 @@ def die_after(layers: int, cell: Path, env: dict[str, str], wait: float = 1.5) -
         f"""
         import json, os, pathlib, signal, time, wandb
         from sweep import runs, track
-        from sweep.config import Wandb
+        from sweep.knobs import Wandb
         from wandb.sdk.wandb_run import Run
 
         cell = pathlib.Path({str(cell)!r})

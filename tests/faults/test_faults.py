@@ -19,8 +19,9 @@ import torch
 
 from sweep import cell, runs, store
 from sweep.checkpoint import Checkpoint
-from sweep.config import Calibration, Config, Data, Model, Wandb
+from sweep.config import Config
 from sweep.errors import UsageError
+from sweep.knobs import Calibration, Data, Model, Wandb
 from tests.harness import require
 
 KILLS = 50

@@ -9,7 +9,7 @@ import layouts
 import pytest
 import torch
 
-from sweep import config
+from sweep import knobs
 from sweep.models import load
 from sweep.models.kernels import kernels
 from sweep.taps import FUSED, taps
@@ -41,8 +41,8 @@ def observe(model: load.Model) -> dict[tuple[int, str], torch.Tensor]:
 @pytest.mark.parametrize("backend", ["transformers", "mamba_ssm"])
 def test_cuda_sees_what_the_cpu_sees(tmp_path: Path, backend: str, settings: dict[str, Any]) -> None:
     layouts.mamba_ssm_bin(tmp_path, settings, layouts.tensors(layouts.network(settings)))
-    here = load.load(config.Model("local", str(tmp_path)), "cpu", "float32")
-    there = load.load(config.Model("local", str(tmp_path), backend=backend), "cuda", "float32")
+    here = load.load(knobs.Model("local", str(tmp_path)), "cpu", "float32")
+    there = load.load(knobs.Model("local", str(tmp_path), backend=backend), "cuda", "float32")
     assert there.backend == backend
     expected, seen = observe(here), observe(there)
     assert seen.keys() == expected.keys()

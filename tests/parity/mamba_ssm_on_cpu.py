@@ -40,7 +40,7 @@ from mamba_ssm.ops.selective_scan_interface import selective_scan_ref  # noqa: E
 
 mamba_simple.selective_scan_fn = selective_scan_ref
 
-from sweep import config  # noqa: E402
+from sweep import knobs  # noqa: E402
 from sweep.evaluate.fakequant import fake_quantized  # noqa: E402
 from sweep.evaluate.rounding import Rounding  # noqa: E402
 from sweep.formats import FORMATS  # noqa: E402
@@ -53,7 +53,7 @@ def int4(seen: Mapping[str, np.ndarray]) -> dict[tuple[int, str], Rounding]:
     found = {}
     for key, values in seen.items():
         layer, _, site = key.partition(" ")
-        if site in config.QUANTIZED:
+        if site in knobs.QUANTIZED:
             quantizer = FORMATS["int4"].place(0.0, float(np.abs(values).max()))
             found[int(layer), site] = Rounding(quantizer.format, np.array([quantizer.scale]), np.zeros(1))
     return found
@@ -61,7 +61,7 @@ def int4(seen: Mapping[str, np.ndarray]) -> dict[tuple[int, str], Rounding]:
 
 def observe(checkpoint: Path, tokens: torch.Tensor) -> dict[str, np.ndarray]:
     """Every site, and the hidden states after the last norm, as they are and with every site in four bits."""
-    model = load.load(config.Model("local", str(checkpoint), backend="mamba_ssm"), "cpu", "float32")
+    model = load.load(knobs.Model("local", str(checkpoint), backend="mamba_ssm"), "cpu", "float32")
     assert type(model.mixers[0].module).__module__.startswith("mamba_ssm.")
     seen: dict[str, np.ndarray] = {}
     switches = [(m.module, name) for m in model.mixers for name in FUSED if hasattr(m.module, name)]

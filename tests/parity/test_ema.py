@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweep import config, table, tokens
+from sweep import config, knobs, table, tokens
 from sweep.calibrate import calibrate
 from sweep.collect import Collect
 from sweep.models import load
@@ -17,8 +17,8 @@ from sweep.observer import text_quantiles
 from sweep.statistics import Statistics
 from sweep.taps import taps
 
-TINY = config.Model("tiny", "pkg://sweep/models/tiny")
-CALIBRATION = config.Calibration(samples=11, seqlen=40, folds=3, batch_size=1)
+TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
+CALIBRATION = knobs.Calibration(samples=11, seqlen=40, folds=3, batch_size=1)
 ALPHAS = (0.5, 0.99, 0.9995, 1.0)
 Texts = dict[tuple[int, str], list[np.ndarray]]
 
@@ -27,7 +27,7 @@ Texts = dict[tuple[int, str], list[np.ndarray]]
 def observed() -> tuple[Statistics, Texts]:
     """Statistics, and each text's values per layer and site, float64, in the original order of the texts."""
     model = load.load(TINY, "cpu", "float32")
-    windows = tokens.load(config.Data("stdlib"), load.encoder(TINY), CALIBRATION)
+    windows = tokens.load(knobs.Data("stdlib"), load.encoder(TINY), CALIBRATION)
     texts: Texts = defaultdict(list)
     with (
         torch.inference_mode(),
@@ -64,7 +64,7 @@ def quamba_asymmetric(texts: list[np.ndarray], alpha: float) -> tuple[float, flo
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_equal_to_the_independent_implementation(observed: tuple[Statistics, Texts], alpha: float) -> None:
     statistics, texts = observed
-    cell = config.Config(TINY, config.Data("stdlib"), CALIBRATION, method="percentile_ema", alpha=alpha)
+    cell = config.Config(TINY, knobs.Data("stdlib"), CALIBRATION, method="percentile_ema", alpha=alpha)
     built = table.build(statistics, cell)
     rows = built.scales.to_pylist()
     assert {(r["layer"], r["site"]) for r in rows} == set(texts)
@@ -84,7 +84,7 @@ def test_equal_to_the_independent_implementation(observed: tuple[Statistics, Tex
 def test_with_a_zero_point(observed: tuple[Statistics, Texts]) -> None:
     statistics, texts = observed
     cell = config.Config(
-        TINY, config.Data("stdlib"), CALIBRATION, method="percentile_ema", alpha=0.99, format="int8_asym"
+        TINY, knobs.Data("stdlib"), CALIBRATION, method="percentile_ema", alpha=0.99, format="int8_asym"
     )
     for row in table.build(statistics, cell).scales.to_pylist():
         low, high = quamba_asymmetric(texts[row["layer"], row["site"]], 0.99)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from sweep import collect, config, formats, table, tokens
+from sweep import collect, config, formats, knobs, table, tokens
 from sweep.calibrate import calibrate
 from sweep.models import load
 from sweep.models.kernels import kernels
 from sweep.statistics import Statistics
 from sweep.taps import taps
 
-TINY = config.Model("tiny", "pkg://sweep/models/tiny")
-CALIBRATION = config.Calibration(samples=4, seqlen=48, folds=2, batch_size=1)
+TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
+CALIBRATION = knobs.Calibration(samples=4, seqlen=48, folds=2, batch_size=1)
 Dump = dict[tuple[int, str], torch.Tensor]
 
 
@@ -25,7 +25,7 @@ Dump = dict[tuple[int, str], torch.Tensor]
 def observed() -> tuple[Statistics, Dump, dict[str, Any]]:
     """Statistics, and what they are of: float32 [sample, seq, channels] per layer and site."""
     model = load.load(TINY, "cpu", "float32")
-    windows = tokens.load(config.Data("stdlib"), load.encoder(TINY), CALIBRATION)
+    windows = tokens.load(knobs.Data("stdlib"), load.encoder(TINY), CALIBRATION)
     dump: dict[tuple[int, str], list[torch.Tensor]] = defaultdict(list)
 
     def keep(layer: int, site: str, x: torch.Tensor) -> None:
@@ -43,7 +43,7 @@ def observed() -> tuple[Statistics, Dump, dict[str, Any]]:
 
 
 def rows(statistics: Statistics, granularity: str, **more: Any) -> tuple[list[dict[str, Any]], table.Tables]:
-    cell = config.Config(TINY, config.Data("stdlib"), CALIBRATION, method="minmax", granularity=granularity, **more)
+    cell = config.Config(TINY, knobs.Data("stdlib"), CALIBRATION, method="minmax", granularity=granularity, **more)
     built = table.build(statistics, cell)
     return built.scales.to_pylist(), built
 
@@ -94,7 +94,7 @@ def test_group_scales_are_those_of_quambas_observer(
 ) -> None:
     statistics, dump, geometry = observed
     ssd, headdim = geometry["n_groups"], geometry["headdim"]
-    found, built = rows(statistics, "group", grouping=config.Grouping(*counts))
+    found, built = rows(statistics, "group", grouping=knobs.Grouping(*counts))
     assert built.grouping is not None
     for saved in built.grouping.to_pylist():
         layer = saved["layer"]
@@ -130,7 +130,7 @@ def test_other_methods_take_histograms_of_the_groups(
 ) -> None:
     first, dump, _ = observed
     cell = config.Config(
-        TINY, config.Data("stdlib"), CALIBRATION, method=method, alpha=0.99, format=format, granularity="group"
+        TINY, knobs.Data("stdlib"), CALIBRATION, method=method, alpha=0.99, format=format, granularity="group"
     )
     wanted = collect.second_pass(cell, first)
     assert wanted is not None

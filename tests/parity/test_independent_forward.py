@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sweep import config
+from sweep import knobs
 from sweep.models import load
 from sweep.taps import taps
 
-TINY = config.Model("tiny", "pkg://sweep/models/tiny")
+TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
 
 
 def rms(x: Tensor, eps: float) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweep import config
+from sweep import knobs
 from sweep.evaluate.fakequant import fake_quantized
 from sweep.evaluate.rounding import Rounding
 from sweep.formats import FORMATS
@@ -57,7 +57,7 @@ def scales(values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_both_back_ends_see_the_same_values_at_every_site(folder: Path, name: str) -> None:
-    model = load.load(config.Model("local", str(folder / name)), "cpu", "float32")
+    model = load.load(knobs.Model("local", str(folder / name)), "cpu", "float32")
     mine: dict[str, np.ndarray] = {}
     with torch.inference_mode(), taps(model.mixers, lambda layer, site, x: mine.update({f"{layer} {site}": x.numpy()})):
         mine["hidden"] = model.backbone(torch.from_numpy(IDS)).numpy()
@@ -75,9 +75,9 @@ def test_both_back_ends_see_the_same_values_at_every_site(folder: Path, name: st
 @pytest.mark.parametrize("name", NETWORKS)
 def test_both_back_ends_are_quantized_alike(folder: Path, name: str) -> None:
     theirs = dict(np.load(folder / name / "seen.npz"))
-    model = load.load(config.Model("local", str(folder / name)), "cpu", "float32")
+    model = load.load(knobs.Model("local", str(folder / name)), "cpu", "float32")
     roundings = {}
-    for layer, site in ((m.layer, site) for m in model.mixers for site in m.sites if site in config.QUANTIZED):
+    for layer, site in ((m.layer, site) for m in model.mixers for site in m.sites if site in knobs.QUANTIZED):
         quantizer = FORMATS["int4"].place(0.0, float(np.abs(theirs[f"{layer} {site}"]).max()))
         roundings[layer, site] = Rounding(quantizer.format, np.array([quantizer.scale]), np.zeros(1))
     assert len(roundings) == 2 * (4 if name == "mamba1" else 8)

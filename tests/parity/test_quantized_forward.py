@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweep.config import QUANTIZED
 from sweep.evaluate import passes
 from sweep.evaluate.fakequant import fake_quantized
 from sweep.evaluate.rounding import Rounding
 from sweep.formats import FORMATS
+from sweep.knobs import QUANTIZED
 from sweep.models import load
 from tests.parity.test_independent_forward import TINY, Site, forward
 

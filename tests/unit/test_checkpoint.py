@@ -17,8 +17,8 @@ from sweep import interrupt
 from sweep.calibrate import calibrate
 from sweep.checkpoint import Checkpoint
 from sweep.collect import Collect
-from sweep.config import Calibration
-from sweep.config import Model as ModelConfig
+from sweep.knobs import Calibration
+from sweep.knobs import Model as ModelConfig
 from sweep.models import load
 from sweep.observer import Observer
 from sweep.statistics import Statistics

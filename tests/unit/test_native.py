@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sweep import native
-from sweep.config import Config, Data, Model
+from sweep.config import Config
+from sweep.knobs import Data, Model
 
 TINY, TEXT = Model("tiny", "pkg://sweep/models/tiny"), Data("stdlib")
 

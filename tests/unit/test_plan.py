@@ -14,10 +14,11 @@ from rich.console import Console
 
 from sweep import grid, runs
 from sweep.compose import Composer
-from sweep.config import Calibration, Config, Data, Model, from_dict, from_hydra
+from sweep.config import Config, from_dict, from_hydra
 from sweep.errors import UsageError
+from sweep.knobs import Calibration, Data, Model
 from sweep.plan import Plan, plan, same, show
-from sweep.store import Key
+from sweep.store.key import Key
 from sweep.wording import CONF
 
 

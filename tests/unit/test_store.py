@@ -18,7 +18,8 @@ from sweep.histogram import Histogram
 from sweep.layout import FLOAT32
 from sweep.site_statistics import SiteStatistics
 from sweep.statistics import Statistics
-from sweep.store import MANIFEST, STATISTICS, Damaged, Key, Store, differences, verify
+from sweep.store import MANIFEST, STATISTICS, Damaged, Store, verify
+from sweep.store.key import Key, differences
 
 KEY = Key("tiny-text", {"schema": 1, "model": "sha256:1", "folds": 2})
 

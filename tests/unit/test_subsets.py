@@ -11,7 +11,7 @@ import torch
 from distributions import NAMES, histogram, tensor
 from test_statistics import SITE, statistics
 
-from sweep import config, metrics, reading, scales, table
+from sweep import config, knobs, metrics, reading, scales, table
 from sweep.formats import named
 from sweep.histogram import Histogram
 from sweep.scales import Method
@@ -128,7 +128,7 @@ def test_what_is_not_to_be_kept_or_is_too_large_for_it_reads_the_same(monkeypatc
     _, site = observed("student")
     before = replace(site, weight_absmax=None)
     both = Statistics({(0, "x_conv_pre"): before, (0, "x_conv_out"): site}, {"n_layer": 1})
-    cell = config.Config(config.Model("tiny", repo="a/b"), config.Data("stdlib"), config.Calibration())
+    cell = config.Config(knobs.Model("tiny", repo="a/b"), knobs.Data("stdlib"), knobs.Calibration())
     once = table.build(both, cell)
     assert "replicates" not in vars(site)
     monkeypatch.setattr("sweep.table.KEPT", 0)

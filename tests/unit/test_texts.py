@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sweep import hub, tokens
-from sweep.config import Calibration, Data
 from sweep.errors import UsageError
+from sweep.knobs import Calibration, Data
 from sweep.texts import texts
 
 TEXTS = ["first text\n", "zweiter Text, mit Umläuten: äöü", "third"]

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from cells import CONFIG, SITES, finished, record, rows
 
-from sweep.config import Wandb
 from sweep.errors import UsageError
+from sweep.knobs import Wandb
 from sweep.track import Tracker, connection, ledger, start, view
 from sweep.track.__main__ import main
 from sweep.track.ledger import OFFLINE, Destination
@@ -140,7 +140,7 @@ def test_disabled_imports_no_wandb_and_writes_nothing(tmp_path: Path) -> None:
     program = """
 import sys, pathlib
 from sweep import track
-from sweep.config import Wandb
+from sweep.knobs import Wandb
 tracker = track.start(Wandb(mode="disabled"), pathlib.Path("."), "name", "group", {})
 tracker.progress(1, 2)
 tracker.results(pathlib.Path("."))

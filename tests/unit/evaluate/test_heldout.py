@@ -10,9 +10,10 @@ import pytest
 import tokenizers
 
 from sweep import tokens
-from sweep.config import Calibration, Config, Data, Evaluate, Model
+from sweep.config import Config
 from sweep.errors import UsageError
 from sweep.evaluate import heldout
+from sweep.knobs import Calibration, Data, Evaluate, Model
 from sweep.models import load, tokenizer
 
 TINY = Model("tiny", "pkg://sweep/models/tiny")

@@ -16,7 +16,7 @@ import layouts
 import pytest
 import torch
 
-from sweep import config
+from sweep import knobs
 from sweep.errors import UsageError
 from sweep.models import assemble, checkpoints, fused, load
 from sweep.models.geometry import to_transformers
@@ -25,8 +25,8 @@ from tests.harness import ROOT
 IDS = torch.arange(24)[None]
 
 
-def local(path: Path, **settings: Any) -> config.Model:
-    return config.Model("local", str(path), **settings)
+def local(path: Path, **settings: Any) -> knobs.Model:
+    return knobs.Model("local", str(path), **settings)
 
 
 def write(path: Path, layout: layouts.Write, settings: dict[str, Any], dtype: torch.dtype = torch.float32) -> Any:
@@ -80,7 +80,7 @@ def test_weights_arrive_in_the_dtype_asked_for(tmp_path: Path, layout: layouts.W
 PEAK = """
 import re, sys
 from pathlib import Path
-from sweep import config
+from sweep import knobs
 from sweep.models import assemble, checkpoints, load
 from sweep.models.geometry import to_transformers
 import transformers.models.bamba.modeling_bamba, transformers.models.mamba2.modeling_mamba2
@@ -88,7 +88,7 @@ import transformers.models.bamba.modeling_bamba, transformers.models.mamba2.mode
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-model = config.Model("local", sys.argv[1])
+model = knobs.Model("local", sys.argv[1])
 load.settings(model)
 before = peak()
 lm = load.load(model, "cpu", "bfloat16").lm
@@ -166,11 +166,11 @@ def test_hashes_are_remembered(tmp_path: Path, cache: Path) -> None:
 
 def test_random_weights_are_seeded_and_marked() -> None:
     shape = {"geometry": layouts.MAMBA2, "weights": "random"}
-    model = config.Model("mine", **shape)
+    model = knobs.Model("mine", **shape)
     assert model.name == "mine-random"
-    assert config.Model(model.name, **shape).name == "mine-random"
+    assert knobs.Model(model.name, **shape).name == "mine-random"
     assert load.identity(model).startswith("random:seed=0:")
-    other = config.Model("mine", seed=1, **shape)
+    other = knobs.Model("mine", seed=1, **shape)
     assert load.identity(other) != load.identity(model)
     one, two, three = (load.load(m, "cpu", "float32").lm.state_dict() for m in (model, model, other))
     name = "backbone.layers.1.mixer.in_proj.weight"
@@ -260,7 +260,7 @@ def test_back_ends_that_are_not_there_are_refused(tmp_path: Path) -> None:
 def test_the_packages_that_transformers_computes_with_on_a_gpu_are_part_of_the_identity(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = config.Model("tiny", "pkg://sweep/models/tiny", backend="transformers")
+    model = knobs.Model("tiny", "pkg://sweep/models/tiny", backend="transformers")
     without = {device: load.backend(model, device) for device in ("cpu", "cuda")}
     monkeypatch.setattr("sweep.models.fused.version", lambda: "causal_conv1d 1.7")
     assert load.backend(model, "cpu") == without["cpu"]
@@ -277,4 +277,4 @@ def test_a_package_that_does_not_tell_its_version_is_named_all_the_same(monkeypa
 def test_running_out_of_memory_says_which_knob_to_turn() -> None:
     vast = layouts.MAMBA2 | {"vocab_size": 1 << 40}
     with pytest.raises(UsageError, match=r"out of memory.*model\.stream=true"):
-        load.load(config.Model("vast", geometry=vast, weights="random"), "cpu", "float32")
+        load.load(knobs.Model("vast", geometry=vast, weights="random"), "cpu", "float32")

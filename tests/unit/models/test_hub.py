@@ -13,11 +13,11 @@ import sentencepiece
 import tokenizers
 import torch
 
-from sweep import config
+from sweep import knobs
 from sweep.errors import UsageError
 from sweep.models import load, tokenizer
 
-MODEL = config.Model("130m", repo="state-spaces/mamba2-130m", tokenizer="EleutherAI/gpt-neox-20b")
+MODEL = knobs.Model("130m", repo="state-spaces/mamba2-130m", tokenizer="EleutherAI/gpt-neox-20b")
 TEXT = "def silu(x):\n    return x / (1 + exp(-x))\n" * 9
 
 
@@ -64,14 +64,14 @@ def test_weights_and_tokenizer_come_from_their_repositories(requests: list[str],
     there = load.identity(MODEL)
     load.encoder(MODEL)
     assert requests == []
-    assert load.identity(config.Model("copy", str(tmp_path / "checkpoint"))) == there
+    assert load.identity(knobs.Model("copy", str(tmp_path / "checkpoint"))) == there
 
 
 def test_what_is_not_there_is_named(requests: list[str]) -> None:
     for model, said in (
-        (config.Model("x", repo=MODEL.repo, revision="v9"), "has no revision v9"),
-        (config.Model("x", repo="state-spaces/mamba9"), "state-spaces/mamba9 does not exist or is private"),
-        (config.Model("x", repo="no repository at all"), "is no repository of the Hub"),
+        (knobs.Model("x", repo=MODEL.repo, revision="v9"), "has no revision v9"),
+        (knobs.Model("x", repo="state-spaces/mamba9"), "state-spaces/mamba9 does not exist or is private"),
+        (knobs.Model("x", repo="no repository at all"), "is no repository of the Hub"),
     ):
         with pytest.raises(UsageError, match=said):
             load.identity(model)
@@ -110,22 +110,22 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     layouts.mamba_ssm_bin(tmp_path, settings, {"backbone.embeddings.weight": torch.ones(1)})
     (tmp_path / "tokenizer.json").write_text(word_pieces().to_str())
     with pytest.raises(UsageError, match="vocabulary of 33: they do not belong together; set model"):
-        load.encoder(config.Model("local", str(tmp_path)))(TEXT)
+        load.encoder(knobs.Model("local", str(tmp_path)))(TEXT)
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     layouts.mamba_ssm_bin(tmp_path, layouts.MAMBA2, {"backbone.embeddings.weight": torch.ones(1)})
     with pytest.raises(UsageError, match="holds no tokenizer; set model"):
-        load.encoder(config.Model("local", str(tmp_path)))
+        load.encoder(knobs.Model("local", str(tmp_path)))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UsageError, match="is no usable tokenizer"):
-        load.encoder(config.Model("local", str(tmp_path)))
+        load.encoder(knobs.Model("local", str(tmp_path)))
     with pytest.raises(UsageError, match="does not exist; give a directory"):
-        load.encoder(config.Model("local", str(tmp_path), tokenizer=str(tmp_path / "elsewhere.model")))
+        load.encoder(knobs.Model("local", str(tmp_path), tokenizer=str(tmp_path / "elsewhere.model")))
 
 
 def test_random_weights_read_bytes() -> None:
-    drawn = config.Model("130m", geometry=layouts.MAMBA2, weights="random", tokenizer="EleutherAI/gpt-neox-20b")
+    drawn = knobs.Model("130m", geometry=layouts.MAMBA2, weights="random", tokenizer="EleutherAI/gpt-neox-20b")
     ids = load.encoder(drawn)(TEXT)
     assert len(ids) == len(TEXT)
     assert ids.max() < 97

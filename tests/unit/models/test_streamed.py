@@ -11,7 +11,7 @@ import layouts
 import numpy as np
 import pytest
 
-from sweep import config, streamed
+from sweep import knobs, streamed
 from sweep.calibrate import calibrate
 from sweep.errors import UsageError
 from sweep.models import load
@@ -21,7 +21,7 @@ from sweep.tokens import Tokens
 DICE = np.random.default_rng(0)
 # ragged on purpose: a batch holds samples of one length only
 TOKENS = Tokens("random", tuple(DICE.integers(0, 90, length) for length in (24, 24, 24, 17, 24, 24, 24, 9, 24, 24)))
-CALIBRATION = config.Calibration(samples=10, seqlen=24, batch_size=2, folds=2)
+CALIBRATION = knobs.Calibration(samples=10, seqlen=24, batch_size=2, folds=2)
 DEEP1, DEEP2 = layouts.MAMBA1 | {"n_layer": 4}, layouts.MAMBA2 | {"n_layer": 4}
 
 
@@ -30,20 +30,20 @@ def saved(statistics: Statistics, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def ordinary(model: config.Model, dtype: str, path: Path) -> bytes:
+def ordinary(model: knobs.Model, dtype: str, path: Path) -> bytes:
     statistics, _ = calibrate(load.load(model, "cpu", dtype), TOKENS, CALIBRATION, lambda done, total: None)
     return saved(statistics, path / "ordinary.parquet")
 
 
-def stream(model: config.Model, dtype: str, path: Path, progress: Callable[[int, int], None]) -> bytes:
+def stream(model: knobs.Model, dtype: str, path: Path, progress: Callable[[int, int], None]) -> bytes:
     statistics, _ = streamed.calibrate_streamed(model, "cpu", dtype, TOKENS, CALIBRATION, progress, path / "work")
     assert not (path / "work").exists()
     return saved(statistics, path / "streamed.parquet")
 
 
-def model(path: Path, settings: dict[str, Any], layout: layouts.Write = layouts.mamba_ssm_bin) -> config.Model:
+def model(path: Path, settings: dict[str, Any], layout: layouts.Write = layouts.mamba_ssm_bin) -> knobs.Model:
     layout(path, settings, layouts.tensors(layouts.network(settings)))
-    return config.Model("local", str(path), stream=True)
+    return knobs.Model("local", str(path), stream=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -60,7 +60,7 @@ def test_other_layouts_and_random_weights_stream_too(tmp_path: Path) -> None:
     (tmp_path / "megatron").mkdir()
     for given in (
         model(tmp_path / "megatron", layouts.UNTIED, layouts.megatron),
-        config.Model("drawn", geometry=DEEP2, weights="random", stream=True),
+        knobs.Model("drawn", geometry=DEEP2, weights="random", stream=True),
     ):
         assert stream(given, "bfloat16", tmp_path, lambda *_: None) == ordinary(given, "bfloat16", tmp_path)
 
@@ -83,6 +83,6 @@ def test_a_stopped_run_goes_on_at_its_layer(tmp_path: Path, stop_at: int) -> Non
 def test_a_hybrid_is_refused(tmp_path: Path) -> None:
     family = next(f for f in families.FAMILIES if f.name == "bamba")
     family.build().save_pretrained(tmp_path)
-    given = config.Model("local", str(tmp_path), stream=True)
+    given = knobs.Model("local", str(tmp_path), stream=True)
     with pytest.raises(UsageError, match="bamba is another"):
         stream(given, "float32", tmp_path, lambda *_: None)

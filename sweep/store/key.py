@@ -1,0 +1,36 @@
+"""What a calibration is known by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Key:
+    """Identity of a calibration: everything that changes the activations, and nothing else.
+
+    preimage: plain JSON, stored beside the statistics. prefix: for people; not part of the identity."""
+
+    prefix: str
+    preimage: dict[str, Any]
+
+    @cached_property
+    def hash(self) -> str:
+        return digest(self.preimage)
+
+    def __str__(self) -> str:
+        return f"{self.prefix}-{self.hash[:16]}"
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What changed, a phrase for each key."""
+    keys = sorted(old.keys() | new.keys())
+    return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in keys if old.get(k) != new.get(k)]
+
+
+def digest(preimage: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(preimage, sort_keys=True).encode()).hexdigest()
