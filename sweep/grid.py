@@ -11,10 +11,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweep import question, runs
+from sweep import __version__, question, runs
 from sweep.errors import UsageError
 from sweep.plan import Cell, Plan, same
 from sweep.runs.fresh import fresh
+from sweep.store.key import differences
 
 PLAN = "plan.json"
 
@@ -53,6 +54,9 @@ class Grid:
             if record and record["status"] == "failed":
                 self.errors[cell.number] = record["error"]
                 continue
+            if record and record["status"] == "finished" and not exception:
+                self.errors[cell.number] = _elsewhere(record, cell)
+                continue
             error = f"ended without a result, killed perhaps; see {place}"
             if exception:
                 error = f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}"
@@ -74,6 +78,16 @@ class Grid:
     def exit_code(self) -> int:
         """2 if all that failed were mistakes a user can mend, 1 if something crashed."""
         return 2 if all(error.startswith("UsageError") for error in self.errors.values()) else 1
+
+
+def _elsewhere(record: dict[str, Any], cell: Cell) -> str:
+    """Why a finished run is not the one that was planned: its job ran where packages or files are others."""
+    differ = differences(record["calibration"]["preimage"], cell.key.preimage)
+    what = "; ".join(differ) or f"sweep {record['versions']['sweep']} there, {__version__} here"
+    return (
+        f"UsageError: its job finished something else than this process planned ({what}); "
+        "start the sweep in the environment of its jobs"
+    )
 
 
 @contextmanager

@@ -190,6 +190,19 @@ BAD = [
 ]
 
 
+def test_a_job_in_another_environment_keeps_its_result(tmp_path: Path) -> None:
+    (wave,) = (found := planned(cell())).waves()
+    under_way = grid.Grid(tmp_path, found)
+    other = {"key": "other", "preimage": key(cell()).preimage | {"backend": "torch 9"}}
+    runs.finish(tmp_path / "0", runs.start(tmp_path / "0", {**runs.describe(cell(), "g"), "calibration": other}))
+    under_way.settle(wave, [None])
+    assert "finished something else than this process planned (backend: 'torch 9' there, None here)" in str(
+        under_way.failures()
+    )
+    assert under_way.exit_code == 2
+    assert runs.read(tmp_path / "0")["status"] == "finished"  # type: ignore[index]
+
+
 @pytest.mark.parametrize("overrides", CASES + BAD, ids=" ".join)
 def test_composing_is_what_hydra_does(overrides: list[str]) -> None:
     def outcome(make: object) -> object:
