@@ -42,8 +42,11 @@ def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[
     """The costs of many quantizers, in less time than one by one."""
     x, count = histogram.values[histogram.ascending], histogram.n
     ends = [_ends(x, q) for q in quantizers]
-    errors = [np.square(x - np.repeat(q.levels, np.diff(e))) for q, e in zip(quantizers, ends, strict=True)]
-    power, *lost = histogram.weigh(np.stack([np.square(x), *errors]))
+    weights = np.empty((1 + len(quantizers), len(x)))
+    weights[0] = x
+    for error, quantizer, places in zip(weights[1:], quantizers, ends, strict=True):
+        np.subtract(x, np.repeat(quantizer.levels, np.diff(places)), out=error)
+    power, *lost = histogram.weigh(np.square(weights, out=weights))
     found = []
     for quantizer, places, error in zip(quantizers, ends, lost, strict=True):
         low, high = np.searchsorted(x, quantizer.low), np.searchsorted(x, quantizer.high, side="right")
