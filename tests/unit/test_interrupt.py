@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,20 @@ def test_an_interrupt_ends_with_130(tmp_path: Path, body: str) -> None:
         f"from sweep.interrupt import Interrupted, deferred, exit_code\nwith exit_code():{body}"
     )
     assert subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path).returncode == 130
+
+
+@pytest.mark.parametrize("command", ["compare", "dashboard", "quamba", "runs", "store", "track"])
+def test_every_command_ends_with_130(tmp_path: Path, command: str) -> None:
+    program = (
+        "import argparse, runpy, sys\n"
+        "def interrupted(*_):\n"
+        "    raise KeyboardInterrupt\n"
+        "argparse.ArgumentParser.parse_args = interrupted\n"
+        f"sys.argv = ['sweep.{command}']\n"
+        f"runpy.run_module('sweep.{command}', run_name='__main__', alter_sys=True)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "")
