@@ -54,9 +54,6 @@ def main() -> None:
     except Interrupted as signal:
         print(f"interrupted: {signal}", file=sys.stderr, flush=True)
         signal.hand_on()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def calibrate(
             checkpoint.keep()
         signal.check()
     timings.forward_s = time.perf_counter() - begin - timings.observe_s
-    assert found  # config.Calibration has one fold at least
+    assert found  # knobs.Calibration has one fold at least
     return found, timings
 
 

@@ -51,17 +51,17 @@ class Grid:
             if runs.finished(place, cell.config, cell.key.hash):
                 continue
             record = runs.read(place)
-            if record and record["status"] == "failed":
-                self.errors[cell.number] = record["error"]
-                continue
-            if record and record["status"] == "finished" and not exception:
-                self.errors[cell.number] = _elsewhere(record, cell)
-                continue
-            error = f"ended without a result, killed perhaps; see {place}"
-            if exception:
+            status = record["status"] if record else None
+            if record and status == "failed":
+                error = record["error"]
+            elif exception:
                 error = f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}"
+            elif record and status == "finished":
+                error = _elsewhere(record, cell)
+            else:
+                error = f"ended without a result, killed perhaps; see {place}"
             self.errors[cell.number] = error
-            if record:  # it says `running`, and nobody else will ever change that
+            if record and status == "running":  # and nobody else will ever change that
                 runs.finish(place, record, error=error)
 
     def failures(self) -> list[str]:
@@ -81,12 +81,13 @@ class Grid:
 
 
 def _elsewhere(record: dict[str, Any], cell: Cell) -> str:
-    """Why a finished run is not the one that was planned: its job ran where packages or files are others."""
+    """Why a finished run is not the one that was planned: its job ran where packages, files or variables are others."""
     differ = differences(record["calibration"]["preimage"], cell.key.preimage)
-    what = "; ".join(differ) or f"sweep {record['versions']['sweep']} there, {__version__} here"
+    if (version := record["versions"]["sweep"]) != __version__:
+        differ.append(f"sweep: {version} there, {__version__} here")
     return (
-        f"UsageError: its job finished something else than this process planned ({what}); "
-        "start the sweep in the environment of its jobs"
+        "UsageError: its job finished something else than this process planned "
+        f"({'; '.join(differ) or 'another configuration'}); start the sweep in the environment of its jobs"
     )
 
 

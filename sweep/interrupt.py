@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -28,13 +28,25 @@ class Interrupted(BaseException):
 
     def hand_on(self) -> NoReturn:
         """Let the signal do what it would have done at once. Call it when everything is closed."""
-        if self.number == signal.SIGUSR2:
-            # submitit has the job requeued by `scontrol`, a child in the job that Slurm then ends with SIGTERM: a
-            # scontrol killed before it could answer would look like a failed one, and the job like a failed job.
-            # Children inherit that a signal is ignored; the job itself, told to requeue, has no other use for it.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.raise_signal(self.number)
         sys.exit(128 + self.number)  # its handler did not mind
+
+
+def shield_requeue() -> None:
+    """From now on SIGTERM is ignored once SIGUSR2 has come, where someone handles that; call it as a job begins.
+
+    submitit has the job requeued by `scontrol`, a child in the job, all of which Slurm then ends with SIGTERM: a
+    scontrol killed before it could answer would look like a failed one, and the job like a failed job. Children
+    inherit that a signal is ignored; the job itself, told to requeue, has no other use for it."""
+    former = signal.getsignal(signal.SIGUSR2)
+    if not callable(former) or threading.current_thread() is not threading.main_thread():
+        return
+
+    def shielded(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        former(number, frame)
+
+    signal.signal(signal.SIGUSR2, shielded)
 
 
 class _Noted:
@@ -50,7 +62,8 @@ class _Noted:
 
 @contextmanager
 def exit_code() -> Iterator[None]:
-    """Inside, a KeyboardInterrupt ends the process with 130. One that is lost takes effect with the next `deferred`.
+    """Inside, a KeyboardInterrupt ends the process with 130 and a word on stderr. One that is lost takes effect with
+    the next `deferred`.
 
     sys.exit is not enough: where the signal came while a string ran in `exec`, as imports do with dataclasses, `python
     -m` ends by the signal all the same. So the last of all exit functions, hence the first registered, leaves first."""
@@ -58,8 +71,9 @@ def exit_code() -> Iterator[None]:
 
     def leave() -> None:
         if interrupted:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):  # whoever read it may be gone
+                    stream.flush()
             os._exit(130)
 
     atexit.register(leave)
@@ -67,8 +81,10 @@ def exit_code() -> Iterator[None]:
         signal.signal(signal.SIGINT, _Noted())
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         interrupted = True
+        if not isinstance(error.__context__, Interrupted):  # which has had its say
+            print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 

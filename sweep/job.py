@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from sweep import garbage
 from sweep.config import Config, from_hydra
 from sweep.errors import UsageError
-from sweep.interrupt import Interrupted
+from sweep.interrupt import Interrupted, shield_requeue
 from sweep.wording import refuse
 
 
@@ -36,6 +36,7 @@ def _job(composed: DictConfig) -> None:
         chosen = any(o.startswith("hydra.run.dir=") for o in hydra.overrides.hydra)
         alone(composed, directory if chosen else own(directory))
         return
+    shield_requeue()
     config = from_hydra(composed)
     try:
         if config.calibration.shard is not None:

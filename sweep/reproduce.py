@@ -141,6 +141,6 @@ if __name__ == "__main__":
     with exit_code():
         try:
             sys.exit(main())
-        except (KeyboardInterrupt, Interrupted):
+        except Interrupted:  # here nothing is kept
             print("interrupted", file=sys.stderr)
             raise KeyboardInterrupt from None

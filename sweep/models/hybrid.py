@@ -1,4 +1,4 @@
-"""Networks that are more than a stack of Mamba blocks, by transformers' own loader.
+"""Networks that are not put together tensor by tensor (hybrids, and Falcon-Mamba), by transformers' own loader.
 
 It takes the tensors one by one from `Weights`: from the files it would hold what it converts twice.
 """
@@ -15,6 +15,7 @@ from sweep.errors import UsageError, first_line
 from sweep.models import assemble
 from sweep.models.checkpoints import Checkpoint
 
+# all that can be observed, for messages
 FAMILIES = (
     "mamba, mamba2, falcon_mamba, jamba, zamba, zamba2, bamba, falcon_h1, nemotron_h, granitemoehybrid "
     "(transformers), and mamba_ssm's Mamba1 and Mamba2"
@@ -22,9 +23,11 @@ FAMILIES = (
 
 
 def network(name: str, shape: Any, source: Checkpoint | None, seed: int, dtype: torch.dtype, device: str) -> Any:
-    """The causal LM of a transformers configuration, of random weights without a source.
+    """The causal LM of a transformers configuration with a checkpoint's weights, random ones without a source.
 
-    name: the model's, for messages. Raises UsageError where configuration, files and weights do not fit together."""
+    name: the model's, for messages. shape: the configuration; on a CPU its chunk size is set to what is fast there.
+    Raises UsageError where configuration, files and weights do not fit together; that memory does not suffice is for
+    the caller to word."""
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # its threads read all tensors before the first is needed
     import transformers
 

@@ -30,7 +30,10 @@ _TO_TRANSFORMERS = (  # patterns of mamba_ssm's and Megatron's names
 
 
 class Weights:
-    """The tensors of files, memory-mapped and weights-only, under transformers' names."""
+    """The tensors of files, memory-mapped and weights-only, under transformers' names.
+
+    key: where in a file the tensors lie, None if they are all it holds. Raises UsageError for a file that cannot be
+    read or is a pickle of more than tensors, and for a name that two files have."""
 
     def __init__(self, files: tuple[Path, ...], key: str | None = None) -> None:
         self._places: dict[str, tuple[Path, str]] = {}
@@ -109,7 +112,8 @@ def _refused_pickle(file: Path) -> str:
 
 
 def megatron(file: Path) -> Any:
-    """A Megatron checkpoint, nothing in it executed: of classes beside the tensors only husks are built."""
+    """What a Megatron checkpoint holds (`args`, `model`, …), tensors memory-mapped and nothing executed: of classes
+    beside the tensors only husks are built. Raises what torch.load does for a file that is none."""
     husks: list[Any] = []
     for name in torch.serialization.get_unsafe_globals_in_checkpoint(file):
         module, _, leaf = name.rpartition(".")

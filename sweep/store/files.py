@@ -8,6 +8,7 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
+    """Of a file's content, 64 hexadecimal digits."""
     found = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -27,10 +27,11 @@ class Key:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What changed, a phrase for each key."""
+    """What changed, a phrase for each key: `there` is the old one, `here` the new."""
     keys = sorted(old.keys() | new.keys())
     return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in keys if old.get(k) != new.get(k)]
 
 
 def digest(preimage: dict[str, Any]) -> str:
+    """SHA-256 of the preimage as JSON with sorted keys, 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(preimage, sort_keys=True).encode()).hexdigest()

@@ -250,8 +250,8 @@ def test_logits_that_are_no_numbers_are_an_error(cell: Any, monkeypatch: pytest.
 
 
 def test_the_configuration_file_asks_for_what_the_code_says() -> None:
-    knobs = yaml.safe_load((ROOT / "conf/config.yaml").read_text())["evaluate"]
-    assert knobs.Evaluate(**knobs) == knobs.Evaluate()
+    configured = yaml.safe_load((ROOT / "conf/config.yaml").read_text())["evaluate"]
+    assert knobs.Evaluate(**configured) == knobs.Evaluate()
     assert not knobs.Evaluate()
     model = load.load(Model("tiny", "pkg://sweep/models/tiny"), "cpu", "float32")
     assert set(QUANTIZED) == {s for s in model.mixers[0].sites if not s.endswith(("_pre", "_state"))}

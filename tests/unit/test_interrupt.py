@@ -38,18 +38,54 @@ def test_an_interrupt_ends_with_130(tmp_path: Path, body: str) -> None:
     assert subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path).returncode == 130
 
 
-@pytest.mark.parametrize("command", ["compare", "dashboard", "quamba", "runs", "store", "track"])
-def test_every_command_ends_with_130(tmp_path: Path, command: str) -> None:
+OUTSIDE = "signal.raise_signal(signal.SIGUSR2)"
+HANDED_ON = """
+try:
+    with deferred() as pending:
+        signal.raise_signal(signal.SIGUSR2)
+        pending.check()
+except Interrupted as interrupted:
+    interrupted.hand_on()
+"""
+A_SECOND_ONE = """
+with deferred():
+    signal.raise_signal(signal.SIGUSR2)
+    signal.raise_signal(signal.SIGUSR2)
+"""
+
+
+@pytest.mark.parametrize("body", [OUTSIDE, HANDED_ON, A_SECOND_ONE], ids=["outside", "handed on", "a second one"])
+def test_what_requeues_a_job_is_not_ended_by_sigterm(body: str) -> None:
+    """Handlers as submitit has them; a child in place of scontrol, which Slurm's SIGTERM meets."""
+    program = f"""
+import signal, subprocess, sys
+from sweep.interrupt import Interrupted, deferred, shield_requeue
+def requeue(*_):
+    sys.exit(subprocess.call(["sh", "-c", "kill -TERM $$; exit 3"]))
+signal.signal(signal.SIGTERM, lambda *_: None)
+signal.signal(signal.SIGUSR2, requeue)
+shield_requeue()
+{body}
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 3
+
+
+COMMANDS = ["compare", "dashboard", "quamba", "reproduce", "runs", "store", "track"]
+
+
+@pytest.mark.parametrize("module", ["sweep", *(f"sweep.{command}" for command in COMMANDS)])
+def test_every_command_ends_with_130(tmp_path: Path, module: str) -> None:
     program = (
         "import argparse, runpy, sys\n"
-        "def interrupted(*_):\n"
+        "def interrupted(*_, **__):\n"
         "    raise KeyboardInterrupt\n"
-        "argparse.ArgumentParser.parse_args = interrupted\n"
-        f"sys.argv = ['sweep.{command}']\n"
-        f"runpy.run_module('sweep.{command}', run_name='__main__', alter_sys=True)"
+        "argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_known_args = interrupted\n"
+        f"sys.argv = [{module!r}]\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
