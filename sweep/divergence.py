@@ -21,7 +21,7 @@ into 128 equal parts.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,32 +39,61 @@ EQUAL = 1e-12
 AT_ONCE = 16  # candidates: what is computed of them stays in a core's own cache
 
 
+class Binned:
+    """Values of K members in B bins of equal width, and what every candidate asks of them.
+
+    counts: float64 [B, K]. below, number, own: float64 [B + 1, K], over the bins before each the sums of the counts n,
+    of the bins that are occupied, and of n ln n. first, last: int64 [B, K], the first occupied bin from each on (B if
+    there is none), and the last one up to it (-1)."""
+
+    def __init__(self, counts: Floats) -> None:
+        occupied, index = counts > 0, np.arange(len(counts))[:, None]
+        self.counts = counts
+        self.below, self.number, self.own = (_running(t) for t in (counts, occupied, _xlogx(counts)))
+        self.last = np.maximum.accumulate(np.where(occupied, index, -1), 0)
+        self.first = np.minimum.accumulate(np.where(occupied, index, len(counts))[::-1], 0)[::-1]
+
+    def member(self, k: int) -> Binned:
+        one = Binned.__new__(Binned)
+        vars(one).update({name: array[:, [k]] for name, array in vars(self).items()})
+        return one
+
+
 def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
-    sums = folded(histogram) if format.symmetric else signed(histogram)
-    running = sums.below[:, 0]  # [m + 1, K]
-    sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
     ends = np.where(histogram.n > 0, 0.0, np.nan) * np.ones((2, 1))
-    for size in np.unique(sizes[sizes > 0]):  # most replicates have the same extreme, hence the same bins
-        of = np.flatnonzero(sizes == size)
-        edges = np.arange(0 if format.symmetric else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
-        below = np.searchsorted(sums.x, edges)
-        below[0] = 0
-        upto = np.concatenate([running[below][:, of], sums.count[None, of]])  # the largest |x|: in the last bin
-        binned = np.diff(upto, axis=0)  # [B, K]
+    for size, of, bins in _in_bins(histogram, format.symmetric):
         tops = candidates(format) / BINS * size
         if format.symmetric:
             low, high = np.broadcast_to([[-tops], [tops]], (2, len(of), len(tops)))
-            found = divergence(binned, _cells(format.name)).T
+            found = divergence(bins, _cells(format.name)).T
         else:
             low = np.maximum(histogram.min[of, None], -tops)
             high = np.minimum(histogram.max[of, None], tops)
             cells = [_signed_cells(format, a, b, size / BINS) for a, b in zip(low, high, strict=True)]
-            found = np.stack([divergence(binned[:, [i]], c)[:, 0] for i, c in enumerate(cells)])
+            found = np.stack([divergence(bins.member(k), c)[:, 0] for k, c in enumerate(cells)])
         good = found <= found.min(1, keepdims=True) + EQUAL
         best = good.shape[1] - 1 - good[:, ::-1].argmax(1)
         ends[:, of] = low[np.arange(len(of)), best], high[np.arange(len(of)), best]
     return ends[0], ends[1]
+
+
+@lru_cache(maxsize=2)
+def _in_bins(histogram: Histogram, symmetric: bool) -> list[tuple[float, Ints, Binned]]:
+    """The largest |x|, the members that have it, and their bins, of magnitudes or of signed values. Those of the last
+    few are kept: formats share them."""
+    sums = folded(histogram) if symmetric else signed(histogram)
+    sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
+    found = []
+    for size in np.unique(sizes[sizes > 0]):  # most replicates have the same extreme, hence the same bins
+        of = np.flatnonzero(sizes == size)
+        edges = np.arange(0 if symmetric else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
+        below = np.searchsorted(sums.x, edges)
+        below[0] = 0
+        # [B + 1, K]; the largest |x| is in the last bin
+        upto = np.concatenate([sums.below[below, 0][:, of], sums.count[None, of]])
+        found.append((float(size), of, Binned(np.diff(upto, axis=0))))
+    return found
 
 
 def candidates(format: Format) -> Ints:
@@ -73,19 +102,15 @@ def candidates(format: Format) -> Ints:
     return np.arange(fewest, BINS + 1, STRIDE)
 
 
-def divergence(counts: Floats, cells: Ints) -> Floats:
-    """sum P ln(P / Q), float64 [C, K], of the bins counts [B, K]; infinite where no bin that is kept is occupied.
+def divergence(bins: Binned, cells: Ints) -> Floats:
+    """sum P ln(P / Q), float64 [C, K]; infinite where no bin that is kept is occupied.
 
     cells: int64 [C, J + 1], ascending: code j of candidate c holds the bins cells[c, j] … cells[c, j + 1] - 1."""
     start, stop = cells[:, 0], cells[:, -1]
-    occupied = counts > 0
-    below, number, own = (_running(t) for t in (counts, occupied, _xlogx(counts)))
+    counts, below, number = bins.counts, bins.below, bins.number
     kept, total = below[stop] - below[start], below[-1]
-    within = own[stop] - own[start]
-
-    index = np.arange(len(counts))[:, None]
-    last = np.maximum.accumulate(np.where(occupied, index, -1), 0)[stop - 1]
-    first = np.minimum.accumulate(np.where(occupied, index, len(counts))[::-1], 0)[::-1][start]
+    within = bins.own[stop] - bins.own[start]
+    last, first = bins.last[stop - 1], bins.first[start]
     above, under = total - below[stop], below[start]
     one = first == last
     cell = np.empty((2, *kept.shape), np.int64)  # those of the first and the last bin that is kept and occupied
