@@ -21,8 +21,8 @@ import pyarrow as pa
 import torch
 
 from sweep.errors import UsageError
+from sweep.files import sha256, sync
 from sweep.statistics import Statistics
-from sweep.store.files import sha256, sync
 
 _FOLD = re.compile(r"fold-(\d+)-([0-9a-f]{64})\.parquet")
 _RUNNING = re.compile(r"running-(\d+)-(\d+)-([0-9a-f]{64})\.v3\.pt\.zst")  # the observer's third layout

@@ -21,6 +21,7 @@ into 128 equal parts.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
@@ -39,6 +40,7 @@ EQUAL = 1e-12
 AT_ONCE = 16  # candidates: what is computed of them stays in a core's own cache
 
 
+@dataclass(frozen=True, eq=False)
 class Binned:
     """Values of K members in B bins of equal width, and what every candidate asks of them.
 
@@ -46,17 +48,23 @@ class Binned:
     of the bins that are occupied, and of n ln n. first, last: int64 [B, K], the first occupied bin from each on (B if
     there is none), and the last one up to it (-1)."""
 
-    def __init__(self, counts: Floats) -> None:
+    counts: Floats
+    below: Floats
+    number: Floats
+    own: Floats
+    first: Ints
+    last: Ints
+
+    @classmethod
+    def of(cls, counts: Floats) -> Binned:
         occupied, index = counts > 0, np.arange(len(counts))[:, None]
-        self.counts = counts
-        self.below, self.number, self.own = (_running(t) for t in (counts, occupied, _xlogx(counts)))
-        self.last = np.maximum.accumulate(np.where(occupied, index, -1), 0)
-        self.first = np.minimum.accumulate(np.where(occupied, index, len(counts))[::-1], 0)[::-1]
+        below, number, own = (_running(t) for t in (counts, occupied, _xlogx(counts)))
+        first = np.minimum.accumulate(np.where(occupied, index, len(counts))[::-1], 0)[::-1]
+        last = np.maximum.accumulate(np.where(occupied, index, -1), 0)
+        return cls(counts, below, number, own, first, last)
 
     def member(self, k: int) -> Binned:
-        one = Binned.__new__(Binned)
-        vars(one).update({name: array[:, [k]] for name, array in vars(self).items()})
-        return one
+        return Binned(*(array[:, [k]] for array in vars(self).values()))
 
 
 def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
@@ -92,7 +100,7 @@ def _in_bins(histogram: Histogram, symmetric: bool) -> list[tuple[float, Ints, B
         below[0] = 0
         # [B + 1, K]; the largest |x| is in the last bin
         upto = np.concatenate([sums.below[below, 0][:, of], sums.count[None, of]])
-        found.append((float(size), of, Binned(np.diff(upto, axis=0))))
+        found.append((float(size), of, Binned.of(np.diff(upto, axis=0))))
     return found
 
 

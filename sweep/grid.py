@@ -50,18 +50,17 @@ class Grid:
             place = self.directory / str(cell.number)
             if runs.finished(place, cell.config, cell.key.hash):
                 continue
-            record = runs.read(place)
-            status = record["status"] if record else None
-            if record and status == "failed":
+            record = runs.read(place) or {"status": None}
+            if record["status"] == "failed":
                 error = record["error"]
             elif exception:
                 error = f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}"
-            elif record and status == "finished":
+            elif record["status"] == "finished":
                 error = _elsewhere(record, cell)
             else:
                 error = f"ended without a result, killed perhaps; see {place}"
             self.errors[cell.number] = error
-            if record and status == "running":  # and nobody else will ever change that
+            if record["status"] == "running":  # and nobody else will ever change that
                 runs.finish(place, record, error=error)
 
     def failures(self) -> list[str]:

@@ -10,6 +10,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,6 @@ def _shown(name: str, differences: list[tuple[str, float, str]]) -> Table:
 
 if __name__ == "__main__":
     with exit_code():
-        try:
+        with suppress(Interrupted):  # which says that something is kept
             sys.exit(main())
-        except Interrupted:  # here nothing is kept
-            print("interrupted", file=sys.stderr)
-            raise KeyboardInterrupt from None
+        raise KeyboardInterrupt

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import UsageError, first_line
+from sweep.files import sha256
 from sweep.models.weights import Weights, megatron
 
 FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*/mp_rank_00/*.pt", "latest_checkpointed_iteration.txt")
@@ -143,15 +144,12 @@ def _sha256(file: Path) -> str:
     memo /= hashlib.sha256(f"{real}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}".encode()).hexdigest()
     if memo.is_file() and len(known := memo.read_text()) == 64:
         return known
-    digest = hashlib.sha256()
-    with real.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    digest = sha256(real)
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
         draft = memo.with_name(f"{memo.name}.{os.getpid()}")
-        draft.write_text(digest.hexdigest())
+        draft.write_text(digest)
         draft.replace(memo)
     except OSError:
         pass  # a home that cannot be written costs time, not correctness
-    return digest.hexdigest()
+    return digest

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.errors import UsageError
+from sweep.files import sha256
 
 _KEY = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:mixer|mixers\.(\w+))\.conv1d\.(\w+)$")
 _FIRST = ("input_scale", "output_scale", "weight_scale")
@@ -59,7 +60,7 @@ def read(path: Path) -> Saved:
     digest = hashlib.sha256()
     seen: list[str] = []
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256(file)))
         for key, value in _load(file).items():
             seen.append(key)
             if match := _KEY.search(key):

@@ -27,8 +27,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sweep.errors import UsageError
+from sweep.files import sha256, sync
 from sweep.statistics import Statistics
-from sweep.store.files import sha256, sync
 from sweep.store.key import Key, differences, digest
 
 MANIFEST, STATISTICS = "manifest.json", "statistics.parquet"
