@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.histogram import Histogram
 
 
@@ -55,6 +56,7 @@ class SiteStatistics:
     text_alphas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     text_quantiles: tuple[NDArray[np.float64], ...] = ()
     pooled: Histogram | None = None
+    fisher: FisherHistogram | None = None
 
     @property
     def total(self) -> Histogram:
