@@ -12,9 +12,7 @@ import yaml
 
 from sweep.core.errors import UsageError, allowed
 
-PACKAGE = Path(__file__).resolve().parent.parent
-# in a wheel conf/ lies inside the package; in a checkout beside it, where users look for it
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+CONF = Path(__file__).resolve().parent.parent / "conf"  # in a checkout a link to conf/ at its top, in a wheel the files
 
 
 def refuse(error: Exception) -> NoReturn:
