@@ -1,0 +1,3 @@
+"""What every room stands on: errors, signals, progress, whole files, provenance, access to the Hub.
+
+Knows nothing of quantization, models or configuration."""

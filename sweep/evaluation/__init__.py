@@ -1,1 +1,3 @@
-"""What a cell's scales cost the network: perplexity, divergence and agreement of its fake-quantized forward pass."""
+"""What a cell's scales cost the network: perplexity, divergence and agreement of its fake-quantized forward pass.
+
+Knows nothing of W&B or of a cell's files."""

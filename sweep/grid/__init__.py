@@ -1,0 +1,1 @@
+"""Many cells: planned before they start, claimed, launched, resumed. hydra_plugins/ holds Hydra's doors to it."""

@@ -1,0 +1,1 @@
+"""What differs between cells, whether it is more than noise, and what to take."""

@@ -1,0 +1,1 @@
+"""Cells of any number of sweeps, found, filtered and asked by SQL."""

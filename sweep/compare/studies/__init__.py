@@ -1,0 +1,1 @@
+"""Studies with questions of their own."""

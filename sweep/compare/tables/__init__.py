@@ -1,0 +1,1 @@
+"""The tables of a comparison, whatever they are written as."""

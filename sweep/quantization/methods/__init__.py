@@ -1,0 +1,1 @@
+"""Methods: from what was observed to the interval that a format's codes are spread over."""
