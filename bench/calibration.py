@@ -16,10 +16,10 @@ from torch import Tensor
 
 from bench import geometry
 from bench.race import median, race, ratio, table
-from sweep.knobs import Calibration
+from sweep.calibration.tokens import Tokens
+from sweep.config.knobs import Calibration
 from sweep.models.load import Model
-from sweep.sites import mixers
-from sweep.tokens import Tokens
+from sweep.models.mixer import mixers
 
 ALPHAS = (0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99995, 0.99999, 0.999995, 0.999999, 1.0)
 SAMPLES = 2
@@ -34,7 +34,7 @@ def _model() -> Model:
 
 def ours(alphas: list[float]) -> Callable[[], None]:
     """Calibrates, then reads a clip for each alpha and site."""
-    from sweep.calibrate import calibrate
+    from sweep.calibration.loop import calibrate
 
     model = _model()
     tokens = Tokens("random", tuple(np.asarray(geometry.tokens(SAMPLES, 512))))
@@ -51,7 +51,7 @@ def ours(alphas: list[float]) -> Callable[[], None]:
 
 def usual(alphas: list[float]) -> Callable[[], None]:
     """transformers' default forward, the sites hooked, a quantile of each text and a moving average; one alpha."""
-    from sweep.taps import taps
+    from sweep.calibration.taps import taps
 
     model, ids = _model(), geometry.tokens(SAMPLES, 512)
     (alpha,) = alphas

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench.race import table
-from sweep import runs
+from sweep.runs import record as runs
 from tests.harness import browser
 
 SITES = (

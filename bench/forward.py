@@ -14,8 +14,8 @@ import torch
 
 from bench import geometry
 from bench.race import median, race, ratio, table
-from sweep.models.kernels import kernels
-from sweep.sites import mixers
+from sweep.models.kernels.patch import kernels
+from sweep.models.mixer import mixers
 
 OPEN = ExitStack()
 

@@ -18,15 +18,15 @@ import torch
 
 from bench import geometry
 from bench.race import table
-from sweep import store
-from sweep.calibrate import calibrate
-from sweep.checkpoint import Checkpoint
-from sweep.knobs import Calibration
+from sweep.calibration import cache as store
+from sweep.calibration.cache import Store
+from sweep.calibration.checkpoint import Checkpoint
+from sweep.calibration.loop import calibrate
+from sweep.calibration.tokens import Tokens
+from sweep.config.knobs import Calibration
+from sweep.core.store_key import Key
 from sweep.models.load import Model
-from sweep.sites import mixers
-from sweep.store import Store
-from sweep.store.key import Key
-from sweep.tokens import Tokens
+from sweep.models.mixer import mixers
 
 ALPHAS = "0.9,0.95,0.98,0.99,0.995,0.998,0.999,0.9995,0.9998,0.9999,0.99995,0.99999"
 FORMATS = "int8,int4"

@@ -32,10 +32,11 @@ def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = 
     import numpy as np
     import yaml
 
-    from sweep import knobs, streamed
-    from sweep.calibrate import calibrate
+    from sweep.calibration import layerwise
+    from sweep.calibration.loop import calibrate
+    from sweep.calibration.tokens import Tokens
+    from sweep.config import knobs
     from sweep.models import load
-    from sweep.tokens import Tokens
 
     geometry = yaml.safe_load((ROOT / f"conf/model/{name}.yaml").read_text())["geometry"]
     geometry["n_layer"] = layers or geometry["n_layer"]
@@ -47,7 +48,7 @@ def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = 
     before, begin = peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         if stream:
-            _, spent = streamed.calibrate_streamed(
+            _, spent = layerwise.calibrate_streamed(
                 model, "cpu", "bfloat16", tokens, calibration, lambda *_: None, Path(work) / "layers"
             )
         else:

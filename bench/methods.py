@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sweep import formats, metrics, optimum, scales
-from sweep.formats import Format
-from sweep.histogram import Histogram
-from sweep.observer import Observer, text_quantiles
-from sweep.scales import Method
-from sweep.site_statistics import leave_one_out
-from sweep.sums import signed
+from sweep.calibration.observer import Observer, text_quantiles
+from sweep.quantization import formats, metrics
+from sweep.quantization.formats import Format
+from sweep.quantization.histogram import Histogram
+from sweep.quantization.methods import mse
+from sweep.quantization.methods import registry as scales
+from sweep.quantization.methods.registry import Method
+from sweep.quantization.prefix_sums import signed
+from sweep.quantization.site_statistics import leave_one_out
 
 LAYERS, FOLDS, VALUES = 24, 8, 60_000
 SITES = ["in_proj_in"] + [f"{part}_conv_{stage}" for part in "xBC" for stage in ("in", "pre", "out")] + ["out_proj_in"]
@@ -164,9 +166,9 @@ def optimality() -> list[str]:
             losses = []
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 observed = histogram(draw(name).to(dtype))
-                low, high = optimum.clip(observed, format)
+                low, high = mse.clip(observed, format)
                 mine = metrics.measure(observed, format.place(low[0], high[0])).mse[0] * observed.n[0]
-                floor = optimum.EQUAL * signed(observed).second[0]
+                floor = mse.EQUAL * signed(observed).second[0]
                 losses.append(10 * np.log10((mine + floor) / (max(brute(observed, format), 0.0) + floor)))
             cells.append(max(losses))
         worst = max(worst, *cells)
@@ -209,16 +211,17 @@ def order() -> list[str]:
 
 def order_of_a_network() -> list[str]:
     """The same on the shipped model: how far the clips of its sites move when its texts are shuffled."""
-    from sweep import config, knobs, question
-    from sweep.calibrate import calibrate
-    from sweep.collect import Collect
+    from sweep.calibration import spec
+    from sweep.calibration.collect import Collect
+    from sweep.calibration.loop import calibrate
+    from sweep.calibration.tokens import Tokens
+    from sweep.config import config, knobs
     from sweep.models import load
-    from sweep.tokens import Tokens
 
     alphas = (0.99, 0.9995, 0.99999)
     model = knobs.Model("tiny", "pkg://sweep/models/tiny")
     asked = config.Config(model, knobs.Data("stdlib"), knobs.Calibration(samples=256))
-    tokens, loaded = question.of(asked).tokens, load.load(model, "cpu", "float32")
+    tokens, loaded = spec.of(asked).tokens, load.load(model, "cpu", "float32")
     forth, back = (
         calibrate(loaded, Tokens(tokens.source, order), asked.calibration, lambda *_: None, collect=Collect(alphas))[0]
         for order in (tokens.windows, tokens.windows[::-1])

@@ -10,10 +10,10 @@ import torch
 
 from bench import geometry
 from bench.race import median, race, ratio, table
-from sweep.models.kernels import kernels
-from sweep.observer import Observer
-from sweep.sites import mixers
-from sweep.taps import taps
+from sweep.calibration.observer import Observer
+from sweep.calibration.taps import taps
+from sweep.models.kernels.patch import kernels
+from sweep.models.mixer import mixers
 
 OPEN = ExitStack()
 

@@ -64,7 +64,7 @@ def absmax(layer: Layer) -> Clips:
 
 def observed(layer: Layer) -> Any:
     """As a layer is observed, channels and all."""
-    from sweep.observer import Observer
+    from sweep.calibration.observer import Observer
 
     observer = Observer()
     for i, text in enumerate(layer):

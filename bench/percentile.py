@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.race import table
-from sweep.observer import Observer
+from sweep.calibration.observer import Observer
 
 ALPHAS = (0.99, 0.999, 0.9995, 0.9999, 0.99999, 1.0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -9,10 +9,10 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sweep.errors import UsageError
-from sweep.interrupt import Interrupted, exit_code
-from sweep.job import job
-from sweep.wording import CONF, refuse
+from sweep.config.hydra_errors import CONF, refuse
+from sweep.core.errors import UsageError
+from sweep.core.signals import Interrupted, exit_code
+from sweep.grid.job import job
 
 
 def help_text() -> str:

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep import runs, schemas
-from sweep.config import Config
-from sweep.knobs import Data, Model
+from sweep.config.config import Config
+from sweep.config.knobs import Data, Model
+from sweep.runs import record as runs
+from sweep.runs import schemas
 
 SITES = ("x_conv_in", "x_conv_pre", "x_conv_out", "out_proj_in")
 CONFIG = Config(Model("tiny", "pkg://sweep/models/tiny"), Data("stdlib"))

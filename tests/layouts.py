@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sweep.models import assemble
-from sweep.models.geometry import to_transformers
+from sweep.models.mamba_ssm_config import to_transformers
 from sweep.models.random_weights import RandomWeights
 
 MAMBA1: dict[str, Any] = {

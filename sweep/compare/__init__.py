@@ -1,5 +1,5 @@
 """Compare cells: a query layer, verdicts with their evidence, tables, pictures, a report."""
 
-from sweep.compare.query import Comparison, load
+from sweep.compare.query.comparison import Comparison, load
 
 __all__ = ["Comparison", "load"]

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from sweep import garbage
-from sweep.compare.query import load
-from sweep.errors import UsageError
-from sweep.interrupt import exit_code
+from sweep.compare.query.comparison import load
+from sweep.core.errors import UsageError
+from sweep.core.signals import exit_code
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 MANY = 500  # cells above which no HTML is written unless a file is named
@@ -50,17 +50,17 @@ def run(arguments: list[str]) -> None:
     if options.format == "terminal":
         _terminal(found, options.table)
     else:
-        from sweep.compare.formats import FORMATS as writers
+        from sweep.compare.render.writers import FORMATS as writers
 
         sys.stdout.write(writers[options.format](found, _chosen(found, options.table)))
     sys.stdout.flush()
     if options.plots:
-        from sweep.compare.pictures import save
+        from sweep.compare.render.pictures import save
 
         print(f"{save(found, options.plots)} charts in {options.plots}", file=sys.stderr)
     _report(found, options)
     if options.log_wandb:
-        from sweep.compare.logged import log
+        from sweep.compare.render.wandb_log import log
 
         named = [path for path in options.paths if Path(path).is_dir()]  # a glob is no place for W&B's files
         print(f"W&B  {log(found, _sweep(named, found))}", file=sys.stderr)
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> None:
 def _terminal(found, table: str | None) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
 
-    from sweep.compare.terminal import show, show_table
+    from sweep.compare.render.terminal import show, show_table
 
     console = Console(highlight=False)
     if table is None:
@@ -82,7 +82,7 @@ def _terminal(found, table: str | None) -> None:  # type: ignore[no-untyped-def]
 
 
 def _chosen(found, name: str | None):  # type: ignore[no-untyped-def]
-    from sweep.compare.summaries import tables as every
+    from sweep.compare.tables.catalogue import tables as every
 
     tables = every(found)
     if name in (None, "all"):
@@ -97,7 +97,7 @@ def _report(found, options: argparse.Namespace) -> None:  # type: ignore[no-unty
     wanted = options.html or (options.format == "terminal" and not options.table and len(found.runs.listed) <= MANY)
     if not wanted or options.no_html:
         return
-    from sweep.compare.report import write
+    from sweep.compare.render.report import write
 
     path = options.html or _default(options.paths, found)
     try:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweep.compare import sentences
-from sweep.compare.convergence import Convergence, convergence
-from sweep.compare.evidence import digests
-from sweep.compare.query import Comparison
-from sweep.compare.recommend import Advice, recommend
-from sweep.compare.seed import replies
-from sweep.compare.seed.reply import Reply
-from sweep.compare.silu import Silu, silu
-from sweep.compare.tables import METRICS, main_site, one_per_model, pick
-from sweep.compare.verdicts import Verdict, verdicts
-from sweep.errors import allowed
+from sweep.compare.analysis.convergence import Convergence, convergence
+from sweep.compare.analysis.differences import digests
+from sweep.compare.analysis.recommend import Advice, recommend
+from sweep.compare.analysis.silu_gain import Silu, silu
+from sweep.compare.analysis.verdicts import Verdict, verdicts
+from sweep.compare.query.comparison import Comparison
+from sweep.compare.render import sentences
+from sweep.compare.studies.quamba_alpha import replies
+from sweep.compare.studies.quamba_alpha.reply import Reply
+from sweep.compare.tables.pivots import METRICS, main_site, one_per_model, pick
+from sweep.core.errors import allowed
 
 SHOWN = 24  # cells that tables by cell and charts show
 FEW = 500  # cells up to which every table is made

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sweep.errors import UsageError
+from sweep.core.errors import UsageError
 
 CPU_CHUNK = 64  # tokens per SSD chunk; measured on CPUs: 64 beats 32 and transformers' default of 256
 

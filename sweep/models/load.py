@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweep import hub, knobs
-from sweep.errors import UsageError, first_line, out_of_memory
-from sweep.models import assemble, checkpoints, fused, hybrid, tokenizer
-from sweep.models.checkpoints import Checkpoint
-from sweep.models.geometry import to_transformers
-from sweep.models.hybrid import FAMILIES
-from sweep.models.kernels import VERSION
+from sweep.config import knobs
+from sweep.core import hub
+from sweep.core.errors import UsageError, first_line, out_of_memory
+from sweep.models import assemble, checkpoint_dir, hf_loader, mamba_ssm_backend, tokenizer
+from sweep.models.checkpoint_dir import Checkpoint
+from sweep.models.hf_loader import FAMILIES
+from sweep.models.kernels.patch import VERSION
+from sweep.models.mamba_ssm_config import to_transformers
+from sweep.models.mixer import Mixer, geometry, mixers
 from sweep.models.random_weights import RandomWeights
-from sweep.sites import Mixer, geometry, mixers
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +48,15 @@ class Model:
 def checkpoint(model: knobs.Model) -> Checkpoint:
     """The checkpoint of a model, fetched from the Hub if need be. Raises UsageError if it is not there."""
     if model.path is None:
-        return checkpoints.open_checkpoint(
-            hub.snapshot(str(model.repo), model.revision, checkpoints.FILES, checkpoints.whole, "model.path")
+        return checkpoint_dir.open_checkpoint(
+            hub.snapshot(str(model.repo), model.revision, checkpoint_dir.FILES, checkpoint_dir.whole, "model.path")
         )
     if model.path.startswith("pkg://"):
         package, _, rest = model.path.removeprefix("pkg://").partition("/")
         spec = importlib.util.find_spec(package)
         roots = list(spec.submodule_search_locations or []) if spec else []
-        return checkpoints.open_checkpoint(Path(roots[0] if roots else package) / rest)
-    return checkpoints.open_checkpoint(Path(model.path).expanduser())
+        return checkpoint_dir.open_checkpoint(Path(roots[0] if roots else package) / rest)
+    return checkpoint_dir.open_checkpoint(Path(model.path).expanduser())
 
 
 def identity(model: knobs.Model) -> str:
@@ -99,12 +100,12 @@ def backend(model: knobs.Model, device: str) -> str:
     kind = torch.device(device).type
     by_authors = _chosen(model, device) == "mamba_ssm"
     if by_authors:
-        versions[0] = fused.version()
+        versions[0] = mamba_ssm_backend.version()
     versions.append(kind)
     if kind == "cpu":
         versions.append(f"kernels {VERSION}")
     elif not by_authors:
-        versions.append(fused.version())  # which transformers calls, too, where they are installed
+        versions.append(mamba_ssm_backend.version())  # which transformers calls, too, where they are installed
     return " ".join(filter(None, versions))
 
 
@@ -116,7 +117,7 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
     target = getattr(torch, dtype)
     with out_of_memory(f"{model.name} does not fit onto {device} in {dtype}: try dtype=bfloat16 or model.stream=true"):
         if is_pure(shape):
-            build = fused.network if chosen == "mamba_ssm" else assemble.network
+            build = mamba_ssm_backend.network if chosen == "mamba_ssm" else assemble.network
             try:
                 lm = build(shape, weights(model, shape), target, device)
             except UsageError as error:
@@ -125,7 +126,7 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
             raise UsageError(f"model.backend=mamba_ssm has no {shape.model_type}; use model.backend=transformers")
         else:
             source = None if model.weights == "random" else checkpoint(model)
-            lm = hybrid.network(model.name, shape, source, model.seed, target, device)
+            lm = hf_loader.network(model.name, shape, source, model.seed, target, device)
     found = mixers(lm)
     if not found:
         raise UsageError(f"model={model.name}: {shape.model_type} has no Mamba mixer; supported are {FAMILIES}")
@@ -180,7 +181,7 @@ def _configuration_only(model: knobs.Model) -> Checkpoint:
     else:
         name = "config.json"
         path = hub.snapshot(str(model.repo), model.revision, [name], lambda p: (p / name).is_file(), "model.path")
-    return checkpoints.open_checkpoint(path, weights=False)
+    return checkpoint_dir.open_checkpoint(path, weights=False)
 
 
 def _chosen(model: knobs.Model, device: str) -> str:
@@ -189,10 +190,10 @@ def _chosen(model: knobs.Model, device: str) -> str:
             raise UsageError("model.stream=true needs model.backend=transformers")
         return "transformers"
     if model.backend == "auto":
-        native = device.startswith("cuda") and fused.available() and is_pure(settings(model))
+        native = device.startswith("cuda") and mamba_ssm_backend.available() and is_pure(settings(model))
         return "mamba_ssm" if native else "transformers"
     if model.backend == "mamba_ssm":
-        fused.check(device)
+        mamba_ssm_backend.check(device)
     return model.backend
 
 

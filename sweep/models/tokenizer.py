@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep import hub
-from sweep.errors import UsageError, first_line
+from sweep.core import hub
+from sweep.core.errors import UsageError, first_line
 
 Ids = NDArray[np.integer[Any]]  # 32 bits wide where there are many
 Encode = Callable[[str], Ids]

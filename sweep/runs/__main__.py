@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from sweep.errors import UsageError
-from sweep.interrupt import exit_code
+from sweep.core.errors import UsageError
+from sweep.core.signals import exit_code
 from sweep.runs.listing import Sweep, sweeps
 
 STATES = ("finished", "failed", "running", "waiting", "damaged")

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sweep.errors import UsageError
+from sweep.core.errors import UsageError
 
 SKIPPED = {".hydra", "wandb", "calibrations", "shards", ".submitit", "__pycache__"}
 PLANS = {"plan.json", "multirun.yaml"}  # what a sweep's directory holds, ours or another sweeper's

@@ -14,7 +14,7 @@ from synthetic import write as write_cell
 
 from sweep.compare import load
 from sweep.compare.answer import answer
-from sweep.compare.report import write
+from sweep.compare.render.report import write
 from tests.harness import browser, require
 
 pytestmark = pytest.mark.browser

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from wandb_runs import Server
 
-from sweep.track import connection
+from sweep.runs.tracking import wandb_connection
 
 
 @pytest.fixture(scope="module")
@@ -27,5 +27,5 @@ def server(shared: Server, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     for name, value in shared.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(connection, "_refused", set())
+    monkeypatch.setattr(wandb_connection, "_refused", set())
     return shared

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sweep import knobs, tokens
+from sweep.calibration import tokens
+from sweep.config import knobs
 from sweep.models import load
-from sweep.models.kernels import kernels
+from sweep.models.kernels.patch import kernels
 from tests.harness import Run
 
 TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")

@@ -19,13 +19,13 @@ from resuming import resuming
 from synthetic import mamba, write
 from wandb_runs import Server, inspect
 
-from sweep.compare import logged
 from sweep.compare.__main__ import run
 from sweep.compare.answer import answer
-from sweep.compare.pictures import save
-from sweep.compare.query import load
-from sweep.compare.summaries import tables
-from sweep.track import connection
+from sweep.compare.query.comparison import load
+from sweep.compare.render import wandb_log
+from sweep.compare.render.pictures import save
+from sweep.compare.tables.catalogue import tables
+from sweep.runs.tracking import wandb_connection
 from tests.harness import command
 
 
@@ -153,8 +153,8 @@ def test_the_same_cells_are_logged_anew_and_nothing_of_before_stays(
     """W&B hands a resumed run its summary, and openwandb does so with the proxy's help. Its data base joins one
     summary to the next; W&B takes the last, which is in the run's file."""
     summaries = []
-    monkeypatch.setattr(logged, "_pictures", lambda a: {})  # they take their time
-    monkeypatch.setattr(logged, "tables", lambda a: [])
+    monkeypatch.setattr(wandb_log, "_pictures", lambda a: {})  # they take their time
+    monkeypatch.setattr(wandb_log, "tables", lambda a: [])
     with resuming(server) as address:
         monkeypatch.setenv("WANDB_BASE_URL", address)
         for factor in (1.0, 4.0):
@@ -174,7 +174,7 @@ def test_a_server_that_does_not_answer_leaves_an_offline_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     two_cells(tmp_path / "grid")
-    monkeypatch.setattr(connection, "CONNECT", 1.0)
+    monkeypatch.setattr(wandb_connection, "CONNECT", 1.0)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # discard: nobody listens
     run([str(tmp_path / "grid"), "--no-html", "--log-wandb"])
     (place,) = (tmp_path / "grid" / "wandb").glob("*run-*")

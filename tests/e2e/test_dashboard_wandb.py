@@ -18,7 +18,7 @@ import pytest
 from synthetic import mamba, write
 from wandb_runs import KEY, Server
 
-from sweep.track import view
+from sweep.runs.tracking import view
 from tests.harness import command, require
 
 

@@ -16,13 +16,14 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from sweep import formats, knobs
-from sweep.config import Config
-from sweep.evaluate import evaluation, heldout, passes
-from sweep.evaluate.rounding import Rounding
-from sweep.knobs import QUANTIZED, Data, Model
+from sweep.calibration.cache import Store
+from sweep.config import knobs
+from sweep.config.config import Config
+from sweep.config.knobs import QUANTIZED, Data, Model
+from sweep.evaluation import evaluate, forward, heldout
+from sweep.evaluation.channel_quantizer import Rounding
 from sweep.models import load
-from sweep.store import Store
+from sweep.quantization import formats
 from tests.harness import ROOT, Run
 
 TINY = (
@@ -54,13 +55,13 @@ def cell(sweep: Run, tmp_path: Path) -> Any:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of quantized (layer, site) pairs with every pass over the text."""
     calls: list[int] = []
-    own = passes.hidden_states
+    own = forward.hidden_states
 
     def count(model: Any, text: Any, roundings: Any, *rest: Any) -> Any:
         calls.append(len(roundings))
         return own(model, text, roundings, *rest)
 
-    monkeypatch.setattr(passes, "hidden_states", count)
+    monkeypatch.setattr(forward, "hidden_states", count)
     return calls
 
 
@@ -91,7 +92,7 @@ def test_int16_changes_nothing_and_fewer_bits_cost_more(
 def test_the_numbers_are_those_of_a_direct_computation(
     cell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "AT_ONCE", 7 * 264)  # a text takes several bites
+    monkeypatch.setattr(forward, "AT_ONCE", 7 * 264)  # a text takes several bites
     e, _ = cell("a", ON, "format=int4", "method=minmax", "evaluate.sites=[out_proj_in]")
     rows = pq.read_table(tmp_path / "a/scales.parquet").to_pylist()
     scales = {row["layer"]: row["scale"] for row in rows if row["site"] == "out_proj_in"}
@@ -177,7 +178,7 @@ def test_sensitivity_is_layer_by_layer_and_goes_on_where_it_stopped(
     assert first["only"] == second["all_but"] != first["all_but"] == second["only"]
     assert {layer["only"]["kl"] < whole["kl"] for layer in whole["layers"]} == {True}
 
-    own, left = passes.score, [1]
+    own, left = forward.score, [1]
 
     def interrupted(*arguments: Any) -> Any:
         if not left:
@@ -186,7 +187,7 @@ def test_sensitivity_is_layer_by_layer_and_goes_on_where_it_stopped(
         return own(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(passes, "score", interrupted)
+        patch.setattr(forward, "score", interrupted)
         cell("stopped", "evaluate.sensitivity=true", "format=int4", code=130)
     assert json.loads((tmp_path / "stopped/run.json").read_text())["status"] == "failed"
     counted.clear()
@@ -220,7 +221,7 @@ def test_calibrations_and_evaluations_do_not_mix(cell: Any, tmp_path: Path) -> N
 
 
 def test_off_by_default_and_free(cell: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "sweep.evaluate.evaluation", None)  # an import would fail
+    monkeypatch.setitem(sys.modules, "sweep.evaluation.evaluate", None)  # an import would fail
     record, done = cell("a")
     assert record is None
     assert "Fake-quantized" not in done.stdout
@@ -243,8 +244,8 @@ def test_what_cannot_be_is_said_in_one_line(cell: Any) -> None:
 
 
 def test_logits_that_are_no_numbers_are_an_error(cell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = passes.logits
-    monkeypatch.setattr(passes, "logits", lambda *arguments: own(*arguments) * float("nan"))
+    own = forward.logits
+    monkeypatch.setattr(forward, "logits", lambda *arguments: own(*arguments) * float("nan"))
     _, done = cell("a", ON, code=2)
     assert "NaN or infinite logits on held-out text" in done.stderr.splitlines()[-1]
 
@@ -266,7 +267,7 @@ def test_a_key_changes_with_everything_that_changes_a_pass(tmp_path: Path) -> No
     one = {(0, "x_conv_in"): Rounding(formats.FORMATS["int8"], np.ones(1), np.zeros(1))}
     elsewhere = {(1, "x_conv_in"): one[0, "x_conv_in"]}
     keys = [
-        evaluation.Bench(c, heldout.text(c)).key(which).hash
+        evaluate.Bench(c, heldout.text(c)).key(which).hash
         for c in (
             base,
             replace(base, dtype="bfloat16"),
@@ -277,4 +278,4 @@ def test_a_key_changes_with_everything_that_changes_a_pass(tmp_path: Path) -> No
     ]
     assert len(set(keys)) == len(keys)
     other = replace(base, calibration=replace(base.calibration, folds=3), method="minmax", alpha=None)
-    assert evaluation.Bench(other, heldout.text(other)).key(one).hash == keys[1]
+    assert evaluate.Bench(other, heldout.text(other)).key(one).hash == keys[1]

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import small
 
-from sweep import grid, native
-from sweep.job import own
+from sweep.config import dtype
+from sweep.grid import state
+from sweep.grid.job import own
 from tests.harness import Run, command
 
 ALPHAS = "alpha=0.99,0.999"
@@ -67,14 +68,14 @@ def test_auto_means_what_it_meant_to_the_planner(
     sweep: Run, tmp_path: Path, cell: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A grid may run on another machine than the one that planned it."""
-    claimed = grid.claimed
+    claimed = state.claimed
 
     def elsewhere(*arguments: Any) -> Any:
-        monkeypatch.setattr(native, "dtype", lambda device: "float32")
+        monkeypatch.setattr(dtype, "dtype", lambda device: "float32")
         return claimed(*arguments)
 
-    monkeypatch.setattr(native, "dtype", lambda device: "bfloat16")
-    monkeypatch.setattr(grid, "claimed", elsewhere)
+    monkeypatch.setattr(dtype, "dtype", lambda device: "bfloat16")
+    monkeypatch.setattr(state, "claimed", elsewhere)
     done = sweep("-m", *(word for word in cell if not word.startswith("dtype=")), ALPHAS, "dtype=auto")
     assert done.returncode == 0, done.stderr
     (directory,) = sweeps(tmp_path)
@@ -123,19 +124,19 @@ def test_a_failed_leader_fails_its_followers_only(sweep: Run, tmp_path: Path, ce
 
 
 def test_an_interrupted_sweep_goes_on(sweep: Run, tmp_path: Path, cell: list[str]) -> None:
-    grid = ("-m", *cell, "alpha=0.9,0.99,0.999")
-    assert sweep(*grid).returncode == 0
+    state = ("-m", *cell, "alpha=0.9,0.99,0.999")
+    assert sweep(*state).returncode == 0
     (directory,) = sweeps(tmp_path)
     record = json.loads((directory / "1/run.json").read_text())
     before = {n: (directory / f"{n}/run.json").read_text() for n in (0, 2)}
     (directory / "1/run.json").write_text(json.dumps({**record, "status": "running"}))  # as kill -9 leaves it
-    done = sweep(*grid)
+    done = sweep(*state)
     assert done.returncode == 0, done.stderr
     assert "2 of 3 cells are finished" in done.stdout
     assert sweeps(tmp_path) == [directory]
     assert {n: (directory / f"{n}/run.json").read_text() for n in (0, 2)} == before
     assert records(directory)[1]["status"] == "finished"
-    assert sweep(*grid).returncode == 0  # nothing left: a new sweep
+    assert sweep(*state).returncode == 0  # nothing left: a new sweep
     assert len(sweeps(tmp_path)) == 2
 
 

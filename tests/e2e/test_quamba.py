@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sweep.quamba.__main__ import main
+from sweep.runs.quamba.command import main
 from tests.harness import Done, Run
 
 LAYERS = 3

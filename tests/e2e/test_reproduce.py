@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import small
 
-from sweep.reproduce import main
+from sweep.runs.reproduce import main
 from tests.harness import Run, command
 
 

@@ -13,9 +13,9 @@ import pytest
 from cells import finished, record
 from wandb_runs import KEY, assert_tells_all, die_after, free_port, inspect, offline_runs
 
-from sweep.knobs import Wandb
-from sweep.track import Tracker, connection, start
-from sweep.track.__main__ import main
+from sweep.config.knobs import Wandb
+from sweep.runs.tracking import Tracker, start, wandb_connection
+from sweep.runs.tracking.command import main
 from tests.harness import Run
 
 
@@ -26,7 +26,7 @@ def _nobody(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.setattr(connection, "_refused", set())
+    monkeypatch.setattr(wandb_connection, "_refused", set())
 
 
 def track(cell: Path, settings: Wandb) -> Tracker:
@@ -126,7 +126,7 @@ def test_a_cell_started_again_goes_on_with_its_run(tmp_path: Path) -> None:
 def test_unreachable_falls_back_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connection, "CONNECT", 3.0)
+    monkeypatch.setattr(wandb_connection, "CONNECT", 3.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port()}")
     cells = [finished(tmp_path / str(i), layers=2) for i in range(2)]
@@ -183,7 +183,7 @@ def test_without_a_good_key_online_goes_offline(
 def test_replay_of_what_cannot_be_reached_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(connection, "CONNECT", 2.0)
+    monkeypatch.setattr(wandb_connection, "CONNECT", 2.0)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port()}")
     cell = finished(tmp_path / "0", layers=2)
     assert main(["replay", str(cell), "--mode", "online"]) == 2

@@ -14,11 +14,11 @@ from cells import finished, record
 from resuming import resuming
 from wandb_runs import Server, die_after, offline_runs
 
-from sweep import runs
-from sweep.knobs import Wandb
-from sweep.track import Tracker, connection, start, view
-from sweep.track.__main__ import main
-from sweep.track.connection import Identity
+from sweep.config.knobs import Wandb
+from sweep.runs import record as runs
+from sweep.runs.tracking import Tracker, start, view, wandb_connection
+from sweep.runs.tracking.command import main
+from sweep.runs.tracking.wandb_connection import Identity
 
 
 def begin(cell: Path, settings: Wandb) -> Tracker:
@@ -73,7 +73,7 @@ def test_a_run_of_which_a_part_arrived_is_sent_the_rest_alone(
     shown, identity = view.read(cell), Identity("partial00001", "name", "grid", "calibrate")
     with resuming(server) as address:
         monkeypatch.setenv("WANDB_BASE_URL", address)
-        run = connection.online(address, Wandb(), cell, identity, {})
+        run = wandb_connection.online(address, Wandb(), cell, identity, {})
         for layer in (0, 1):
             run.log({"layer": layer, **shown.layers[layer]}, step=layer, commit=True)
         run.finish()
@@ -123,7 +123,7 @@ def test_a_server_that_goes_away_costs_a_bounded_wait_and_a_replay(
 ) -> None:
     cell = finished(tmp_path / "0", layers=2)
     with monkeypatch.context() as impatient:
-        impatient.setattr(connection, "DELIVER", 2.0)
+        impatient.setattr(wandb_connection, "DELIVER", 2.0)
         impatient.setattr("wandb.apis.public.Api._HTTP_TIMEOUT", 2)  # 19 s, read once from WANDB_HTTP_TIMEOUT
         tracker = begin(cell, Wandb(mode="online"))
         assert tracker.record

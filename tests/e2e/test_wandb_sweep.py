@@ -48,7 +48,7 @@ def test_every_cell_of_the_grid_composes(tmp_path: Path) -> None:
     assert len(cells()) == 5
     from hydra import compose, initialize_config_dir
 
-    from sweep.config import from_hydra
+    from sweep.config.config import from_hydra
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         configs = [from_hydra(compose("config", expand(cell)[4:])) for cell in cells()]

@@ -20,7 +20,7 @@ from typing import Any
 
 from cells import record, rows
 
-from sweep.track import view
+from sweep.runs.tracking import view
 from tests.harness import ROOT, require
 
 KEY = "local" + "0" * 40
@@ -210,7 +210,7 @@ def die_after(layers: int, cell: Path, env: dict[str, str], wait: float = 1.5) -
         f"""
         import json, os, pathlib, signal, time, wandb
         from sweep import runs, track
-        from sweep.knobs import Wandb
+        from sweep.config.knobs import Wandb
         from wandb.sdk.wandb_run import Run
 
         cell = pathlib.Path({str(cell)!r})

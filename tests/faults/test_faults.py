@@ -17,11 +17,13 @@ import pytest
 import small
 import torch
 
-from sweep import cell, runs, store
-from sweep.checkpoint import Checkpoint
-from sweep.config import Config
-from sweep.errors import UsageError
-from sweep.knobs import Calibration, Data, Model, Wandb
+from sweep.calibration import cache as store
+from sweep.calibration.checkpoint import Checkpoint
+from sweep.config.config import Config
+from sweep.config.knobs import Calibration, Data, Model, Wandb
+from sweep.core.errors import UsageError
+from sweep.runs import cell
+from sweep.runs import record as runs
 from tests.harness import require
 
 KILLS = 50

@@ -9,10 +9,10 @@ import layouts
 import pytest
 import torch
 
-from sweep import knobs
+from sweep.calibration.taps import FUSED, taps
+from sweep.config import knobs
 from sweep.models import load
-from sweep.models.kernels import kernels
-from sweep.taps import FUSED, taps
+from sweep.models.kernels.patch import kernels
 
 pytestmark = pytest.mark.gpu
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.observer import Observer
+from sweep.calibration.observer import Observer
 from tests.tallies import CHANNELS, DTYPES, ORDERS, check_not_finite, check_values
 
 pytestmark = pytest.mark.gpu
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_one_kernel_finds_what_torch_finds(dtype: torch.dtype) -> None:
-    from sweep import tally_cuda
+    from sweep.calibration import count_cuda
 
     for channels in CHANNELS:
         for order in ORDERS:
-            check_values(tally_cuda, dtype, channels, order, "cuda")
-    check_not_finite(tally_cuda, dtype, "cuda")
-    assert not tally_cuda._tables(torch.device("cuda", torch.cuda.current_device())).any()
+            check_values(count_cuda, dtype, channels, order, "cuda")
+    check_not_finite(count_cuda, dtype, "cuda")
+    assert not count_cuda._tables(torch.device("cuda", torch.cuda.current_device())).any()
 
 
 def test_a_fold_observed_there_is_the_fold_observed_here() -> None:

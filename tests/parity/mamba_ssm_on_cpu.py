@@ -40,12 +40,12 @@ from mamba_ssm.ops.selective_scan_interface import selective_scan_ref  # noqa: E
 
 mamba_simple.selective_scan_fn = selective_scan_ref
 
-from sweep import knobs  # noqa: E402
-from sweep.evaluate.fakequant import fake_quantized  # noqa: E402
-from sweep.evaluate.rounding import Rounding  # noqa: E402
-from sweep.formats import FORMATS  # noqa: E402
+from sweep.calibration.taps import FUSED, taps  # noqa: E402
+from sweep.config import knobs  # noqa: E402
+from sweep.evaluation.channel_quantizer import Rounding  # noqa: E402
+from sweep.evaluation.fake_quant import fake_quantized  # noqa: E402
 from sweep.models import load  # noqa: E402
-from sweep.taps import FUSED, taps  # noqa: E402
+from sweep.quantization.formats import FORMATS  # noqa: E402
 
 
 def int4(seen: Mapping[str, np.ndarray]) -> dict[tuple[int, str], Rounding]:

@@ -8,13 +8,13 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
-from sweep import tally_cuda
+from sweep.calibration import count_cuda
 from tests.tallies import DTYPES, ORDERS, check_not_finite, check_values
 
 for dtype in DTYPES:
     for order in ORDERS:
-        check_values(tally_cuda, dtype, 37, order)
+        check_values(count_cuda, dtype, 37, order)
         print(dtype, order)
-    check_values(tally_cuda, dtype, 2 * tally_cuda.CHANNELS, "plain")
-    check_not_finite(tally_cuda, dtype)
+    check_values(count_cuda, dtype, 2 * count_cuda.CHANNELS, "plain")
+    check_not_finite(count_cuda, dtype)
     print(dtype)

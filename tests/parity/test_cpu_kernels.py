@@ -12,11 +12,10 @@ from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForC
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
-from sweep.models import scan, ssd
-from sweep.models.conv import SharedConvolution, convolve
-from sweep.models.kernels import kernels
-from sweep.sites import Mixer, mixers
-from sweep.taps import taps
+from sweep.calibration.taps import taps
+from sweep.models.kernels.conv import SharedConvolution, convolve
+from sweep.models.kernels.patch import kernels, selective_scan, ssd
+from sweep.models.mixer import Mixer, mixers
 
 CPU = torch.device("cpu")
 
@@ -87,13 +86,13 @@ def test_strong_decay_neither_overflows_nor_loses_digits() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 300, 24, 16), (1, 1, 8, 4), (3, 70, 600, 16)])
 def test_selective_scan_is_the_recurrence(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "BLOCK", 1 << 16)  # several blocks, the last one shorter
+    monkeypatch.setattr(selective_scan, "BLOCK", 1 << 16)  # several blocks, the last one shorter
     batch, seq, channels, state = shape
     torch.manual_seed(0)
     x, dt, z = torch.randn(3, batch, seq, channels).mT
     B, C = torch.randn(2, batch, state, seq)
     A, D, bias = -torch.rand(channels, state) * 16, torch.randn(channels), torch.rand(channels) * 4 - 4
-    found = scan.selective_scan(
+    found = selective_scan.selective_scan(
         x, dt, A, B, C, D=D, z=z, delta_bias=bias, delta_softplus=True, return_last_state=True, use_mambapy=False
     )
     theirs = modeling_mamba.mamba_selective_scan(

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from sweep import config, knobs, table, tokens
-from sweep.calibrate import calibrate
-from sweep.collect import Collect
+from sweep.calibration import tokens
+from sweep.calibration.collect import Collect
+from sweep.calibration.loop import calibrate
+from sweep.calibration.observer import text_quantiles
+from sweep.calibration.taps import taps
+from sweep.config import config, knobs
 from sweep.models import load
-from sweep.models.kernels import kernels
-from sweep.observer import text_quantiles
-from sweep.statistics import Statistics
-from sweep.taps import taps
+from sweep.models.kernels.patch import kernels
+from sweep.quantization.statistics import Statistics
+from sweep.runs import tables
 
 TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
 CALIBRATION = knobs.Calibration(samples=11, seqlen=40, folds=3, batch_size=1)
@@ -65,7 +67,7 @@ def quamba_asymmetric(texts: list[np.ndarray], alpha: float) -> tuple[float, flo
 def test_equal_to_the_independent_implementation(observed: tuple[Statistics, Texts], alpha: float) -> None:
     statistics, texts = observed
     cell = config.Config(TINY, knobs.Data("stdlib"), CALIBRATION, method="percentile_ema", alpha=alpha)
-    built = table.build(statistics, cell)
+    built = tables.build(statistics, cell)
     rows = built.scales.to_pylist()
     assert {(r["layer"], r["site"]) for r in rows} == set(texts)
     for row in rows:
@@ -86,7 +88,7 @@ def test_with_a_zero_point(observed: tuple[Statistics, Texts]) -> None:
     cell = config.Config(
         TINY, knobs.Data("stdlib"), CALIBRATION, method="percentile_ema", alpha=0.99, format="int8_asym"
     )
-    for row in table.build(statistics, cell).scales.to_pylist():
+    for row in tables.build(statistics, cell).scales.to_pylist():
         low, high = quamba_asymmetric(texts[row["layer"], row["site"]], 0.99)
         assert row["clip"] == pytest.approx(max(high, 0), rel=1e-6)
         assert row["clip_low"] == pytest.approx(min(low, 0), rel=1e-6)

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from sweep import collect, config, formats, knobs, table, tokens
-from sweep.calibrate import calibrate
+from sweep.calibration import collect, tokens
+from sweep.calibration.loop import calibrate
+from sweep.calibration.taps import taps
+from sweep.config import config, knobs
 from sweep.models import load
-from sweep.models.kernels import kernels
-from sweep.statistics import Statistics
-from sweep.taps import taps
+from sweep.models.kernels.patch import kernels
+from sweep.quantization import formats
+from sweep.quantization.statistics import Statistics
+from sweep.runs import tables
 
 TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
 CALIBRATION = knobs.Calibration(samples=4, seqlen=48, folds=2, batch_size=1)
@@ -42,9 +45,9 @@ def observed() -> tuple[Statistics, Dump, dict[str, Any]]:
     return statistics, {key: torch.cat(seen) for key, seen in dump.items()}, statistics.meta
 
 
-def rows(statistics: Statistics, granularity: str, **more: Any) -> tuple[list[dict[str, Any]], table.Tables]:
+def rows(statistics: Statistics, granularity: str, **more: Any) -> tuple[list[dict[str, Any]], tables.Tables]:
     cell = config.Config(TINY, knobs.Data("stdlib"), CALIBRATION, method="minmax", granularity=granularity, **more)
-    built = table.build(statistics, cell)
+    built = tables.build(statistics, cell)
     return built.scales.to_pylist(), built
 
 
@@ -139,7 +142,7 @@ def test_other_methods_take_histograms_of_the_groups(
     if method == "percentile_ema":  # the sites of one scale need their texts' quantiles too
         first, _ = calibrate(model, windows, CALIBRATION, lambda done, total: None, collect=collect.of(cell))
     grouped, _ = calibrate(model, windows, CALIBRATION, lambda done, total: None, collect=wanted)
-    built = table.build(first, cell, grouped)
+    built = tables.build(first, cell, grouped)
     assert built.grouping is not None
     channels = {row["layer"]: np.array(row["channels"]) for row in built.grouping.to_pylist()}
     seen = 0

@@ -1,5 +1,5 @@
 """The taps against a forward pass written from the equations of Mamba-2 (arXiv 2405.21060), token by token,
-in float64, with no code of transformers or of `sweep.sites`."""
+in float64, with no code of transformers or of `sweep.models.mixer`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sweep import knobs
+from sweep.calibration.taps import taps
+from sweep.config import knobs
 from sweep.models import load
-from sweep.taps import taps
 
 TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
 

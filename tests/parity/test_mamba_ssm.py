@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from sweep import knobs
-from sweep.evaluate.fakequant import fake_quantized
-from sweep.evaluate.rounding import Rounding
-from sweep.formats import FORMATS
+from sweep.calibration.taps import taps
+from sweep.config import knobs
+from sweep.evaluation.channel_quantizer import Rounding
+from sweep.evaluation.fake_quant import fake_quantized
 from sweep.models import load
-from sweep.taps import taps
+from sweep.quantization.formats import FORMATS
 from tests.harness import ROOT, require
 
 IDS = np.random.default_rng(0).integers(0, 90, (2, 32))

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweep.evaluate import passes
-from sweep.evaluate.fakequant import fake_quantized
-from sweep.evaluate.rounding import Rounding
-from sweep.formats import FORMATS
-from sweep.knobs import QUANTIZED
+from sweep.config.knobs import QUANTIZED
+from sweep.evaluation import forward as passes
+from sweep.evaluation.channel_quantizer import Rounding
+from sweep.evaluation.fake_quant import fake_quantized
 from sweep.models import load
+from sweep.quantization.formats import FORMATS
 from tests.parity.test_independent_forward import TINY, Site, forward
 
 INT4 = FORMATS["int4"]

@@ -17,8 +17,8 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from sweep.sites import mixers
-from sweep.taps import taps
+from sweep.calibration.taps import taps
+from sweep.models.mixer import mixers
 
 SMALL: dict[str, Any] = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
 MODELS: dict[str, Any] = {

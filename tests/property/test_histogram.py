@@ -1,4 +1,4 @@
-"""The guarantees of `sweep.histogram`, over values of every class."""
+"""The guarantees of `sweep.quantization.histogram`, over values of every class."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweep.histogram import Histogram
-from sweep.layout import BFLOAT16, BINS, FLOAT16, FLOAT32, FLOAT32_FOLDS, SIGN, layout
-from sweep.observer import LAYOUTS
+from sweep.calibration.observer import LAYOUTS
+from sweep.quantization.bins import BFLOAT16, BINS, FLOAT16, FLOAT32, FLOAT32_FOLDS, SIGN, layout
+from sweep.quantization.histogram import Histogram
 from tests.tallies import bin_codes
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sweep.histogram import Histogram
-from sweep.layout import BINS
-from sweep.observer import LAYOUTS
+from sweep.calibration.observer import LAYOUTS
+from sweep.quantization.bins import BINS
+from sweep.quantization.histogram import Histogram
 from tests.tallies import bin_codes
 
 SIZE = 40_000

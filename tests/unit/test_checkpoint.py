@@ -13,16 +13,16 @@ import small
 import torch
 from test_store import same
 
-from sweep import interrupt
-from sweep.calibrate import calibrate
-from sweep.checkpoint import Checkpoint
-from sweep.collect import Collect
-from sweep.knobs import Calibration
-from sweep.knobs import Model as ModelConfig
+from sweep.calibration.checkpoint import Checkpoint
+from sweep.calibration.collect import Collect
+from sweep.calibration.loop import calibrate
+from sweep.calibration.observer import Observer
+from sweep.calibration.tokens import Tokens
+from sweep.config.knobs import Calibration
+from sweep.config.knobs import Model as ModelConfig
+from sweep.core import signals
 from sweep.models import load
-from sweep.observer import Observer
-from sweep.statistics import Statistics
-from sweep.tokens import Tokens
+from sweep.quantization.statistics import Statistics
 
 CALIBRATION = Calibration(samples=10, seqlen=16, batch_size=2, folds=3, checkpoint=0)
 
@@ -152,7 +152,7 @@ def test_a_signal_saves_and_stops(
 
     rare = Calibration(**{**vars(CALIBRATION), "checkpoint": 1e9})
     before = signal.getsignal(number)
-    with pytest.raises(interrupt.Interrupted, match=number.name) as stopped:
+    with pytest.raises(signals.Interrupted, match=number.name) as stopped:
         calibrate(model, tokens, rare, progress, Checkpoint(tmp_path, 1e9))
     assert signal.getsignal(number) is before
     assert stopped.value.number == number
@@ -163,7 +163,7 @@ def test_a_signal_saves_and_stops(
 
 def test_a_second_signal_does_not_wait() -> None:
     def twice() -> None:
-        with interrupt.deferred() as pending:
+        with signals.deferred() as pending:
             os.kill(os.getpid(), signal.SIGINT)
             assert pending
             os.kill(os.getpid(), signal.SIGINT)
@@ -176,7 +176,7 @@ def test_sigterm_is_left_to_whoever_handles_it() -> None:
     heard: list[int] = []
     former = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with interrupt.deferred() as pending:
+        with signals.deferred() as pending:
             os.kill(os.getpid(), signal.SIGTERM)
             assert not pending
     finally:

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from synthetic import mamba, write
 
-from sweep import dashboard
-from sweep.track import view
+from sweep.runs.tracking import view, wandb_dashboard
 from tests.harness import require
 
 
@@ -59,7 +58,7 @@ def test_every_panel_shows_what_a_cell_logged(
     sweep: Path, built: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert dashboard.main([str(sweep)]) == 0
+    assert wandb_dashboard.main([str(sweep)]) == 0
     out = capsys.readouterr().out
     (space,) = built
     views = [view.read(sweep / n) for n in "01"]
@@ -84,7 +83,7 @@ def test_every_panel_shows_what_a_cell_logged(
 def test_what_would_be_sent(sweep: Path, built: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's own description of the view: panels survive it, and it filters on the sweep's group."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert dashboard.main([str(sweep)]) == 0
+    assert wandb_dashboard.main([str(sweep)]) == 0
     spec = json.loads(built[0]._to_model().model_dump_json(by_alias=True))["spec"]["section"]
     (filters,) = spec["runSets"][0]["filters"]["filters"]
     assert (filters["key"]["name"], filters["value"]) == ("group", "grid")
@@ -98,14 +97,14 @@ def test_columns_that_no_cell_logged_have_no_section(sweep: Path) -> None:
     for values in shown.layers.values():
         for key in [k for k in values if k.endswith(("ratio", "silu_gain"))]:
             del values[key]
-    assert [h.split(" ")[0] for h in dashboard.sections([shown])] == ["Summary", "Scale", "SQNR"]
+    assert [h.split(" ")[0] for h in wandb_dashboard.sections([shown])] == ["Summary", "Scale", "SQNR"]
 
 
 def test_saved_with_a_key_and_refused_in_one_line(
     sweep: Path, built: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dashboard, "_server", lambda directory: "https://api.wandb.ai")
-    assert dashboard.main([str(sweep), "--entity", "team", "--project", "p"]) == 0
+    monkeypatch.setattr(wandb_dashboard, "_server", lambda directory: "https://api.wandb.ai")
+    assert wandb_dashboard.main([str(sweep), "--entity", "team", "--project", "p"]) == 0
     assert built[0].saved
     assert (built[0].entity, built[0].project) == ("team", "p")
     assert "saved: https://there/view" in capsys.readouterr().out
@@ -114,9 +113,9 @@ def test_saved_with_a_key_and_refused_in_one_line(
         raise RuntimeError("permission denied\nsecond line")
 
     monkeypatch.setattr(type(built[0]), "save", refuse)
-    assert dashboard.main([str(sweep), "--entity", "team"]) == 2
+    assert wandb_dashboard.main([str(sweep), "--entity", "team"]) == 2
     assert capsys.readouterr().err == "error: https://api.wandb.ai did not take the workspace: permission denied\n"
-    assert dashboard.main([str(sweep), "--no-save"]) == 0
+    assert wandb_dashboard.main([str(sweep), "--no-save"]) == 0
 
 
 def test_user_errors_are_one_line(
@@ -124,8 +123,8 @@ def test_user_errors_are_one_line(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     for arguments, words in (([str(tmp_path / "no")], "no such directory"), ([str(sweep / "2")], "none of 1 cells")):
-        assert dashboard.main(arguments) == 2
+        assert wandb_dashboard.main(arguments) == 2
         assert re.fullmatch(rf"error: .*{words}.*\n", capsys.readouterr().err)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
-    assert dashboard.main([str(sweep)]) == 2
+    assert wandb_dashboard.main([str(sweep)]) == 2
     assert re.fullmatch(r"error: .*pip install 'mamba-scale-sweep\[dashboard\]'\n", capsys.readouterr().err)

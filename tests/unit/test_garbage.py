@@ -9,8 +9,9 @@ import pytest
 import small
 from omegaconf import OmegaConf
 
-from sweep import garbage, job
-from sweep.observer import Observer
+from sweep import garbage
+from sweep.calibration.observer import Observer
+from sweep.grid import job
 from tests.harness import Run
 
 

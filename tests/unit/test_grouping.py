@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.errors import UsageError
-from sweep.grouping import sort_and_cluster
+from sweep.core.errors import UsageError
+from sweep.quantization.sort_and_cluster import sort_and_cluster
 
 SHAPES = [(1, 24, 64, 4, 4), (8, 16, 64, 4, 4), (2, 6, 10, 3, 4), (1, 4, 8, 4, 8), (1, 1, 8, 1, 2)]
 

@@ -33,7 +33,7 @@ def test_an_interrupt_ends_with_130(tmp_path: Path, body: str) -> None:
     """Within exec of a string, after which python -m ends by the signal; in a callback, where Python drops it."""
     (tmp_path / "program.py").write_text(
         f"import os, signal, sys, time\nsys.path.append({str(ROOT)!r})\n"
-        f"from sweep.interrupt import Interrupted, deferred, exit_code\nwith exit_code():{body}"
+        f"from sweep.core.signals import Interrupted, deferred, exit_code\nwith exit_code():{body}"
     )
     assert subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path).returncode == 130
 
@@ -59,7 +59,7 @@ def test_what_requeues_a_job_is_not_ended_by_sigterm(body: str) -> None:
     """Handlers as submitit has them; a child in place of scontrol, which Slurm's SIGTERM meets."""
     program = f"""
 import signal, subprocess, sys
-from sweep.interrupt import Interrupted, deferred, shield_requeue
+from sweep.core.signals import Interrupted, deferred, shield_requeue
 def requeue(*_):
     sys.exit(subprocess.call(["sh", "-c", "kill -TERM $$; exit 3"]))
 signal.signal(signal.SIGTERM, lambda *_: None)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from distributions import NAMES, histogram, tensor
 
-from sweep import formats
-from sweep.formats import Quantizer
-from sweep.metrics import measure
+from sweep.quantization import formats
+from sweep.quantization.formats import Quantizer
+from sweep.quantization.metrics import measure
 
 
 def plain(x: np.ndarray, quantizer: Quantizer) -> tuple[float, float, float, float]:

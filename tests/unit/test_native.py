@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sweep import native
-from sweep.config import Config
-from sweep.knobs import Data, Model
+from sweep.config import dtype as native
+from sweep.config.config import Config
+from sweep.config.knobs import Data, Model
 
 TINY, TEXT = Model("tiny", "pkg://sweep/models/tiny"), Data("stdlib")
 

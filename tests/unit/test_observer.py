@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweep import tally
-from sweep.errors import UsageError
-from sweep.observer import Observer, SiteFold
-from sweep.statistics import Key
+from sweep.calibration import count_cpu
+from sweep.calibration.observer import Observer, SiteFold
+from sweep.core.errors import UsageError
+from sweep.quantization.statistics import Key
 from tests.harness import ROOT
 from tests.tallies import CHANNELS, DTYPES, ORDERS, check_not_finite, check_values
 
@@ -60,15 +60,15 @@ def test_short_counts_move_on_before_they_overflow(monkeypatch: pytest.MonkeyPat
     batches = [{"a": torch.randn(3, 40, 8)} for _ in range(9)]  # 320 values a text
     reference = observe(batches, 1, True)[0, "a"].histogram
     held = []
-    real = tally.tally
+    real = count_cpu.tally
 
     def watched(x: Tensor, counts: Tensor, *others: Tensor) -> Tensor:
         finite = real(x, counts, *others)
         held.append(int(counts.sum()))
         return finite
 
-    monkeypatch.setattr(tally, "tally", watched)
-    monkeypatch.setattr("sweep.observer.MOST", 700)
+    monkeypatch.setattr(count_cpu, "tally", watched)
+    monkeypatch.setattr("sweep.calibration.observer.MOST", 700)
     found = observe(batches, 1, True)[0, "a"].histogram
     assert max(held) == 640
     assert np.array_equal(found.counts, reference.counts)
@@ -87,12 +87,12 @@ def test_memory_order_makes_no_difference() -> None:
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compiled_loops_find_what_torch_finds(dtype: torch.dtype, channels: int, order: str) -> None:
-    check_values(tally, dtype, channels, order)
+    check_values(count_cpu, dtype, channels, order)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_texts_that_are_not_finite_are_told(dtype: torch.dtype) -> None:
-    check_not_finite(tally, dtype)
+    check_not_finite(count_cpu, dtype)
 
 
 def test_the_first_bad_site_in_the_order_of_the_data_is_named() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.histogram import Histogram
-from sweep.layout import BFLOAT16, FLOAT32, SIGN, Layout
+from sweep.quantization.bins import BFLOAT16, FLOAT32, SIGN, Layout
+from sweep.quantization.histogram import Histogram
 
 
 def stack(seed: int, layout: Layout, folds: int, bins: int) -> Histogram:

@@ -12,14 +12,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from rich.console import Console
 
-from sweep import grid, runs
-from sweep.compose import Composer
-from sweep.config import Config, from_dict, from_hydra
-from sweep.errors import UsageError
-from sweep.knobs import Calibration, Data, Model
-from sweep.plan import Plan, plan, same, show
-from sweep.store.key import Key
-from sweep.wording import CONF
+from sweep.config.compose import Composer
+from sweep.config.config import Config, from_dict, from_hydra
+from sweep.config.hydra_errors import CONF
+from sweep.config.knobs import Calibration, Data, Model
+from sweep.core.errors import UsageError
+from sweep.core.store_key import Key
+from sweep.grid import state
+from sweep.grid.plan import Plan, plan, same, show
+from sweep.runs import record as runs
 
 
 def cell(model: str = "tiny", method: str = "percentile", alpha: float | None = 0.999, shards: int = 1) -> Config:
@@ -101,49 +102,49 @@ def finish(directory: Path, config: Config) -> None:
 
 def test_an_unfinished_sweep_is_gone_on_with(tmp_path: Path) -> None:
     found = planned(cell("a"), cell("b"))
-    with grid.claimed(tmp_path / "1", False, found, True) as first:
+    with state.claimed(tmp_path / "1", False, found, True) as first:
         finish(first.directory / "0", cell("a"))
-        with grid.claimed(tmp_path / "2", False, found, True) as meanwhile:  # the first one is still at it
+        with state.claimed(tmp_path / "2", False, found, True) as meanwhile:  # the first one is still at it
             assert meanwhile.directory.name == "2"
         (meanwhile.directory / "plan.json").unlink()
-    with grid.claimed(tmp_path / "3", False, found, True) as again:
+    with state.claimed(tmp_path / "3", False, found, True) as again:
         assert again.directory == first.directory
         assert again.plan.done == {0}
         finish(again.directory / "1", cell("b"))
-    with grid.claimed(tmp_path / "3", False, found, True) as anew:  # finished: the same command is a new sweep
+    with state.claimed(tmp_path / "3", False, found, True) as anew:  # finished: the same command is a new sweep
         assert anew.directory.name == "3"
         assert anew.plan.done == frozenset()
 
 
 def test_resume_false_starts_anew_and_never_in_an_old_directory(tmp_path: Path) -> None:
     found = planned(cell("a"))
-    with grid.claimed(tmp_path / "1", False, found, True):
+    with state.claimed(tmp_path / "1", False, found, True):
         pass
-    with grid.claimed(tmp_path / "1", False, found, False) as anew:  # as when the clock goes back
+    with state.claimed(tmp_path / "1", False, found, False) as anew:  # as when the clock goes back
         assert anew.directory.name == "1-2"
 
 
 def test_a_chosen_directory_is_that_or_an_error(tmp_path: Path) -> None:
     found = planned(cell("a"))
-    with grid.claimed(tmp_path / "mine", True, found, True) as first:
+    with state.claimed(tmp_path / "mine", True, found, True) as first:
         assert first.directory.name == "mine"
         with (
             pytest.raises(UsageError, match="another process is running"),
-            grid.claimed(tmp_path / "mine", True, found, True),
+            state.claimed(tmp_path / "mine", True, found, True),
         ):
             pass
-    with grid.claimed(tmp_path / "mine", True, found, True) as again:
+    with state.claimed(tmp_path / "mine", True, found, True) as again:
         assert again.directory.name == "mine"
     with (
         pytest.raises(UsageError, match="holds another sweep"),
-        grid.claimed(tmp_path / "mine", True, planned(cell("b")), True),
+        state.claimed(tmp_path / "mine", True, planned(cell("b")), True),
     ):
         pass
 
 
 def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:
     found = planned(cell("a"), cell("a", alpha=0.9), cell("b"), cell("b", alpha=0.9))
-    under_way = grid.Grid(tmp_path, found)
+    under_way = state.Grid(tmp_path, found)
     leaders, followers = found.waves()
     finish(tmp_path / "2", cell("b"))
     record = runs.start(tmp_path / "0", runs.describe(cell("a"), "g"))
@@ -172,7 +173,7 @@ def test_a_job_in_another_environment_keeps_its_result(tmp_path: Path) -> None:
         (None, "its job finished something else than this process planned (a: 1 there, None here); start the"),
         (ModuleNotFoundError("No module named 'new'"), "ModuleNotFoundError: No module named 'new'"),
     ):
-        under_way = grid.Grid(tmp_path, found)
+        under_way = state.Grid(tmp_path, found)
         under_way.settle(wave, [exception])
         assert message in str(under_way.failures()[0])
         assert under_way.exit_code == (1 if exception else 2)
@@ -184,7 +185,7 @@ def test_a_job_in_another_environment_keeps_its_result(tmp_path: Path) -> None:
         ({"versions": record["versions"] | {"sweep": "0"}}, "planned (sweep: 0 there, "),
     ):
         runs.finish(place, runs.start(place, record | change))
-        under_way = grid.Grid(tmp_path, found)
+        under_way = state.Grid(tmp_path, found)
         under_way.settle(wave, [None])
         assert message in str(under_way.failures()[0])
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 from distributions import NAMES, histogram, tensor
 
-from sweep import divergence, formats, optimum, scales
-from sweep.formats import Format
-from sweep.histogram import Histogram
-from sweep.metrics import measure
-from sweep.scales import Method
-from sweep.sums import signed
+from sweep.quantization import formats
+from sweep.quantization.formats import Format
+from sweep.quantization.histogram import Histogram
+from sweep.quantization.methods import entropy, mse
+from sweep.quantization.methods import registry as scales
+from sweep.quantization.methods.registry import Method
+from sweep.quantization.metrics import measure
+from sweep.quantization.prefix_sums import signed
 
 FORMATS = list(formats.FORMATS.values())
 POOLED = [m for m in Method if m is not Method.PERCENTILE_EMA]  # what a histogram tells; the other: test_ema.py
@@ -85,7 +87,7 @@ def brute(histogram: Histogram, format: Format) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_mse_is_within_a_hundredth_of_a_decibel_of_brute_force(name: str, format: Format, dtype: torch.dtype) -> None:
     observed = histogram(tensor(name, dtype))
-    low, high = optimum.clip(observed, format)
+    low, high = mse.clip(observed, format)
     assert loss_db(observed, format, low[0], high[0], brute(observed, format)) < 0.01
 
 
@@ -93,7 +95,7 @@ def test_mse_is_within_a_hundredth_of_a_decibel_of_brute_force(name: str, format
 @pytest.mark.parametrize("name", NAMES)
 def test_mse_costs_no_more_than_any_other_method(name: str, format: Format) -> None:
     observed = histogram(tensor(name, torch.bfloat16))
-    low, high = optimum.clip(observed, format)
+    low, high = mse.clip(observed, format)
     for method in (Method.MINMAX, Method.ENTROPY, *[Method.PERCENTILE] * 5):
         for alpha in (0.9, 0.999, 0.9999):
             other = scales.clip(observed, method, alpha, format)
@@ -104,10 +106,10 @@ def test_mse_costs_no_more_than_any_other_method(name: str, format: Format) -> N
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_members_of_a_stack_have_their_own_optimum(format: Format) -> None:
     parts = [tensor("gaussian"), 10 * tensor("student"), tensor("silu"), torch.zeros(0), torch.zeros(5)]
-    low, high = optimum.clip(histogram(*parts), format)
+    low, high = mse.clip(histogram(*parts), format)
     for k, part in enumerate(parts[:3]):
         alone = histogram(part)
-        reference = optimum.clip(alone, format)
+        reference = mse.clip(alone, format)
         cost = measure(alone, format.place(reference[0][0], reference[1][0])).mse[0] * len(part)
         assert abs(loss_db(alone, format, low[k], high[k], cost)) < 0.01
     assert np.isnan([low[3], high[3]]).all()
@@ -116,7 +118,7 @@ def test_members_of_a_stack_have_their_own_optimum(format: Format) -> None:
 
 def test_mse_of_few_known_values() -> None:
     """int4 of {1, 0.4}: a scale of 0.2 would lose nothing, but its clip of 1.4 is beyond the largest value."""
-    low, high = optimum.clip(histogram(torch.tensor([1.0, 0.5, -0.25], dtype=torch.float16)), formats.named("int4"))
+    low, high = mse.clip(histogram(torch.tensor([1.0, 0.5, -0.25], dtype=torch.float16)), formats.named("int4"))
     assert high[0] == pytest.approx(0.25 * 3.5, rel=0.15)
     assert -low[0] == high[0] <= 1
 
@@ -132,14 +134,14 @@ def test_equal_values_are_clipped_at_themselves(format: Format) -> None:
 
 
 def divergences(values: np.ndarray, format: Format) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """The definition in `sweep.divergence`, bin by bin."""
+    """The definition in `sweep.quantization.methods.entropy`, bin by bin."""
     size = np.abs(values).max()
     width = size / 2048
     signed = not format.symmetric
     x = values if signed else np.abs(values)
     index = np.minimum(np.floor(x * 2048 / size).astype(int), 2047)
     found, ends = [], []
-    for kept in divergence.candidates(format):
+    for kept in entropy.candidates(format):
         top = kept / 2048 * size
         low, high = (max(x.min(), -top), min(x.max(), top)) if signed else (-top, top)
         quantizer = format.place(low, high)
@@ -170,11 +172,11 @@ def divergences(values: np.ndarray, format: Format) -> tuple[np.ndarray, list[tu
 def test_entropy_minimizes_the_divergence_as_defined(
     name: str, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(divergence, "STRIDE", 64)  # a quarter of the candidates is enough for a bin-by-bin oracle
-    divergence._cells.cache_clear()
+    monkeypatch.setattr(entropy, "STRIDE", 64)  # a quarter of the candidates is enough for a bin-by-bin oracle
+    entropy._cells.cache_clear()
     x = tensor(name, torch.bfloat16)[:5000]
-    low, high = divergence.clip(histogram(x), format)
-    divergence._cells.cache_clear()
+    low, high = entropy.clip(histogram(x), format)
+    entropy._cells.cache_clear()
     expected, ends = divergences(x.double().numpy(), format)
     mine = [abs(high[0] - b) + abs(low[0] - a) for a, b in ends]
     chosen = int(np.argmin(mine))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.histogram import Histogram
-from sweep.observer import Observer, SiteFold
-from sweep.site_statistics import SiteStatistics
-from sweep.statistics import Statistics
+from sweep.calibration.observer import Observer, SiteFold
+from sweep.quantization.histogram import Histogram
+from sweep.quantization.site_statistics import SiteStatistics
+from sweep.quantization.statistics import Statistics
 
 SITE = (3, "x_conv_out")
 
@@ -96,7 +96,7 @@ def test_what_does_not_belong_together_does_not_merge(x: torch.Tensor) -> None:
 
 def test_another_schema_is_refused(tmp_path: Path, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("sweep.statistics.SCHEMA", 99)
+        patched.setattr("sweep.quantization.statistics.SCHEMA", 99)
         statistics(x, [0, 1, 2, 3]).save(tmp_path / "s.parquet")
     with pytest.raises(ValueError, match="schema 99"):
         Statistics.load(tmp_path / "s.parquet")

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.errors import UsageError
-from sweep.histogram import Histogram
-from sweep.layout import FLOAT32
-from sweep.site_statistics import SiteStatistics
-from sweep.statistics import Statistics
-from sweep.store import MANIFEST, STATISTICS, Damaged, Store, verify
-from sweep.store.key import Key, differences
+from sweep.calibration.cache import MANIFEST, STATISTICS, Damaged, Store, verify
+from sweep.core.errors import UsageError
+from sweep.core.store_key import Key, differences
+from sweep.quantization.bins import FLOAT32
+from sweep.quantization.histogram import Histogram
+from sweep.quantization.site_statistics import SiteStatistics
+from sweep.quantization.statistics import Statistics
 
 KEY = Key("tiny-text", {"schema": 1, "model": "sha256:1", "folds": 2})
 

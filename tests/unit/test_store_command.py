@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_store import KEY, statistics
 
-from sweep.store import STATISTICS, Store
-from sweep.store.__main__ import main
+from sweep.calibration.cache import STATISTICS, Store
+from sweep.calibration.store_command import main
 
 PREIMAGE = {"dtype": "float32", "batch_size": 8, "folds": 2, "backend": "test 1.0"}
 GOOD, BAD = replace(KEY, preimage=PREIMAGE), replace(KEY, preimage={**PREIMAGE, "folds": 4})

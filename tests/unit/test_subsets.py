@@ -11,12 +11,15 @@ import torch
 from distributions import NAMES, histogram, tensor
 from test_statistics import SITE, statistics
 
-from sweep import config, knobs, metrics, reading, scales, table
-from sweep.formats import named
-from sweep.histogram import Histogram
-from sweep.scales import Method
-from sweep.site_statistics import SiteStatistics
-from sweep.statistics import Statistics
+from sweep.config import config, knobs
+from sweep.quantization import metrics, site_scales
+from sweep.quantization.formats import named
+from sweep.quantization.histogram import Histogram
+from sweep.quantization.methods import registry as scales
+from sweep.quantization.methods.registry import Method
+from sweep.quantization.site_statistics import SiteStatistics
+from sweep.quantization.statistics import Statistics
+from sweep.runs import tables
 
 FOLDS = 8
 INT8 = named("int8")
@@ -38,7 +41,7 @@ def test_all_folds_are_read_in_fine_bins(name: str) -> None:
     x, site = observed(name)
     whole = fine(x).total().abs_quantile(0.999)
     for sets, place in ((site.replicates, 0), (site.growing, -1)):
-        clips = reading.clips_of(site, sets, Method.PERCENTILE, 0.999, INT8)
+        clips = site_scales.clips_of(site, sets, Method.PERCENTILE, 0.999, INT8)
         assert clips.high[place] == whole
         assert len(clips.high) == len(sets.members)
 
@@ -67,7 +70,7 @@ def test_errors_are_those_of_fine_folds(
         x, site = observed(name)
         left_out = fine(x).pick(~np.eye(FOLDS, dtype=bool))
         for alpha in alphas:
-            found = reading.of_histograms([(reading.WHOLE, site)], method, alpha, to)
+            found = site_scales.of_histograms([(site_scales.WHOLE, site)], method, alpha, to)
             expected = scales.clip(left_out, method, alpha, to).scale
             if scales.jackknife_error(expected) > 0:
                 scale_errors.append(found.scale_se[0] / scales.jackknife_error(expected))
@@ -81,7 +84,7 @@ def test_errors_are_those_of_fine_folds(
 def test_values_that_repeat_are_exact() -> None:
     x, site = observed("few")
     left_out = fine(x).pick(~np.eye(FOLDS, dtype=bool))
-    found = reading.clips_of(site, site.replicates, Method.PERCENTILE, 0.9, INT8).high[1:]
+    found = site_scales.clips_of(site, site.replicates, Method.PERCENTILE, 0.9, INT8).high[1:]
     assert np.array_equal(found, left_out.abs_quantile(0.9))
 
 
@@ -110,7 +113,7 @@ def test_with_a_zero_point_the_whole_range_is_that_of_minmax() -> None:
     _, site = observed("student")
     sets, asymmetric = site.replicates, named("int8_asym")
     whole, minmax = (
-        reading.clips_of(site, sets, method, alpha, asymmetric)
+        site_scales.clips_of(site, sets, method, alpha, asymmetric)
         for method, alpha in ((Method.PERCENTILE, 1.0), (Method.MINMAX, None))
     )
     assert np.array_equal(whole.low, minmax.low)
@@ -129,13 +132,13 @@ def test_what_is_not_to_be_kept_or_is_too_large_for_it_reads_the_same(monkeypatc
     before = replace(site, weight_absmax=None)
     both = Statistics({(0, "x_conv_pre"): before, (0, "x_conv_out"): site}, {"n_layer": 1})
     cell = config.Config(knobs.Model("tiny", repo="a/b"), knobs.Data("stdlib"), knobs.Calibration())
-    once = table.build(both, cell)
+    once = tables.build(both, cell)
     assert "replicates" not in vars(site)
-    monkeypatch.setattr("sweep.table.KEPT", 0)
-    large = table.build(both, cell, keep=True)
+    monkeypatch.setattr("sweep.runs.tables.KEPT", 0)
+    large = tables.build(both, cell, keep=True)
     assert "replicates" not in vars(site)
     monkeypatch.undo()
-    kept = table.build(both, cell, keep=True)
+    kept = tables.build(both, cell, keep=True)
     assert "replicates" in vars(site)
     for field in fields(once):
         assert getattr(once, field.name) == getattr(large, field.name) == getattr(kept, field.name)

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sweep import hub, tokens
-from sweep.errors import UsageError
-from sweep.knobs import Calibration, Data
-from sweep.texts import texts
+from sweep.calibration import tokens
+from sweep.calibration.text import texts
+from sweep.config.knobs import Calibration, Data
+from sweep.core import hub
+from sweep.core.errors import UsageError
 
 TEXTS = ["first text\n", "zweiter Text, mit Umläuten: äöü", "third"]
 RECORDS = [{"text": t, "meta": {"n": i}} for i, t in enumerate(TEXTS)]

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from cells import CONFIG, SITES, finished, record, rows
 
-from sweep.errors import UsageError
-from sweep.knobs import Wandb
-from sweep.track import Tracker, connection, ledger, start, view
-from sweep.track.__main__ import main
-from sweep.track.ledger import OFFLINE, Destination
-from sweep.track.replay import find
+from sweep.config.knobs import Wandb
+from sweep.core.errors import UsageError
+from sweep.runs.tracking import Tracker, delivery, start, view, wandb_connection
+from sweep.runs.tracking.command import main
+from sweep.runs.tracking.delivery import OFFLINE, Destination
+from sweep.runs.tracking.replay import find
 from tests.harness import ROOT
 
 TARGET = Destination("http://127.0.0.1:1", None, "mamba-scales", "grid", "abc")
@@ -140,7 +140,7 @@ def test_disabled_imports_no_wandb_and_writes_nothing(tmp_path: Path) -> None:
     program = """
 import sys, pathlib
 from sweep import track
-from sweep.knobs import Wandb
+from sweep.config.knobs import Wandb
 tracker = track.start(Wandb(mode="disabled"), pathlib.Path("."), "name", "group", {})
 tracker.progress(1, 2)
 tracker.results(pathlib.Path("."))
@@ -168,44 +168,44 @@ def test_auto_alone_listens_to_wandb_mode(
     monkeypatch.delenv("WANDB_MODE", raising=False)
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
-    assert connection.mode(asked) == mode
+    assert wandb_connection.mode(asked) == mode
 
 
 def test_wandb_writes_inside_and_the_environment_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
     monkeypatch.setenv("WANDB_CACHE_DIR", "/elsewhere")
     before = dict(os.environ)
-    with connection.inside(tmp_path):
+    with wandb_connection.inside(tmp_path):
         assert os.environ["WANDB_DATA_DIR"].startswith(str(tmp_path))
         assert os.environ["WANDB_CACHE_DIR"].startswith(str(tmp_path))
     assert dict(os.environ) == before
 
 
 def test_an_attempt_keeps_its_id_until_it_ends_or_asks_something_else(tmp_path: Path) -> None:
-    first = ledger.attempt(tmp_path, {"alpha": 0.5})
-    assert ledger.attempt(tmp_path, {"alpha": 0.5}) == first
-    other = ledger.attempt(tmp_path, {"alpha": 0.6})
+    first = delivery.attempt(tmp_path, {"alpha": 0.5})
+    assert delivery.attempt(tmp_path, {"alpha": 0.5}) == first
+    other = delivery.attempt(tmp_path, {"alpha": 0.6})
     assert other != first
-    ledger.deliver(tmp_path, TARGET, "http://there")
-    assert ledger.attempt(tmp_path, {"alpha": 0.6}) not in (first, other)
+    delivery.deliver(tmp_path, TARGET, "http://there")
+    assert delivery.attempt(tmp_path, {"alpha": 0.6}) not in (first, other)
 
 
 def test_a_delivery_counts_for_its_destination_only(tmp_path: Path) -> None:
-    assert ledger.delivered(tmp_path, TARGET) is None
-    ledger.attempt(tmp_path, {})
-    ledger.deliver(tmp_path, TARGET, "http://there")
-    assert ledger.delivered(tmp_path, TARGET) == "http://there"
+    assert delivery.delivered(tmp_path, TARGET) is None
+    delivery.attempt(tmp_path, {})
+    delivery.deliver(tmp_path, TARGET, "http://there")
+    assert delivery.delivered(tmp_path, TARGET) == "http://there"
     for change in ({"server": OFFLINE}, {"entity": "team"}, {"project": "p"}, {"group": "g"}, {"id": "x"}):
-        assert ledger.delivered(tmp_path, Destination(**{**vars(TARGET), **change})) is None
+        assert delivery.delivered(tmp_path, Destination(**{**vars(TARGET), **change})) is None
 
 
 def test_a_cell_without_a_run_has_an_id_made_of_its_content_wherever_it_lies(tmp_path: Path) -> None:
     one, two = finished(tmp_path / "a" / "0", seed=0), finished(tmp_path / "a" / "1", seed=1)
     shutil.copytree(one, tmp_path / "b" / "7")
-    identity = ledger.identify(record(one))
-    assert identity == ledger.identify(record(tmp_path / "b" / "7"))
-    assert identity != ledger.identify(record(two))
-    assert ledger.identify(record(one) | {"wandb": {"id": "known"}}) == "known"
+    identity = delivery.identify(record(one))
+    assert identity == delivery.identify(record(tmp_path / "b" / "7"))
+    assert identity != delivery.identify(record(two))
+    assert delivery.identify(record(one) | {"wandb": {"id": "known"}}) == "known"
 
 
 # --- troubles ---------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_trouble_costs_one_warning_and_the_hint_is_to_replay(tmp_path: Path, cap
     assert [r.message for r in caplog.records] == [
         f"W&B: the service is gone; nothing is lost, send it later with: python -m sweep.track replay {cell}"
     ]
-    assert ledger.delivered(cell, TARGET) is None
+    assert delivery.delivered(cell, TARGET) is None
 
 
 def test_progress_is_reported_once_a_second_and_at_the_end(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_unfinished_and_damaged_cells_are_named(tmp_path: Path, capsys: pytest.C
     ],
 )
 def test_a_server_is_there_whatever_it_says(said: bytes | None, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECT", 0.5)
+    monkeypatch.setattr(wandb_connection, "CONNECT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -350,5 +350,5 @@ def test_a_server_is_there_whatever_it_says(said: bytes | None, there: bool, mon
         url = "http://127.0.0.1:{1}".format(*listener.getsockname())
         if said is not None:
             threading.Thread(target=serve, daemon=True).start()
-        assert connection.answers(url) is there
-    assert not connection.answers(url)  # nobody listens any more
+        assert wandb_connection.answers(url) is there
+    assert not wandb_connection.answers(url)  # nobody listens any more

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sweep.compare.answer import Answer
+from sweep.compare.charts.alpha_and_sensitivity import sensitivity, sqnr_by_alpha
 from sweep.compare.charts.base import Chart, shared
+from sweep.compare.charts.distribution import gain, histogram
 from sweep.compare.charts.folds import groups, samples
-from sweep.compare.charts.quality import sensitivity, sqnr_by_alpha
-from sweep.compare.charts.range import gain, histogram
 from sweep.compare.charts.scales import by_layer, difference
 
 __all__ = ["Chart", "charts", "shared"]

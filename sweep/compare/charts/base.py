@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweep.compare.answer import Answer
-from sweep.compare.theme import colours
+from sweep.compare.render.theme import colours
 
 Spec = dict[str, Any]
 HEIGHT = 300

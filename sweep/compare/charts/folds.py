@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from sweep.compare.analysis.significance import quantile
 from sweep.compare.answer import Answer
 from sweep.compare.charts.base import AT_SITE, HEIGHT, SHOWN, ZOOM, Chart, cell_colour, rows
-from sweep.compare.database import CONVERGENCE, SCALES
-from sweep.compare.student import quantile
-from sweep.compare.tables import pick
+from sweep.compare.query.database import CONVERGENCE, SCALES
+from sweep.compare.tables.pivots import pick
 
 LAYERS = 8
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sweep.compare.answer import Answer
 from sweep.compare.charts.base import AT_SITE, HEIGHT, SHOWN, ZOOM, Chart, cell_colour, layer_axis, rows
-from sweep.compare.database import SCALES
-from sweep.compare.theme import DIVERGING
+from sweep.compare.query.database import SCALES
+from sweep.compare.render.theme import DIVERGING
 
 
 def by_layer(a: Answer) -> Chart:

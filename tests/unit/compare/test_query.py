@@ -13,7 +13,7 @@ import pytest
 from synthetic import World, mamba, write
 
 from sweep.compare import Comparison, load
-from sweep.errors import UsageError
+from sweep.core.errors import UsageError
 
 
 def test_finds_every_finished_cell_and_lists_the_rest(runs: Comparison) -> None:
@@ -145,7 +145,7 @@ def test_incompatible_cells_are_flagged(tmp_path: Path) -> None:
 
 def test_imports_neither_torch_nor_wandb_nor_pandas() -> None:
     code = (
-        "import sys, sweep.compare, sweep.compare.answer, sweep.compare.report, sweep.compare.terminal\n"
+        "import sys, sweep.compare, sweep.compare.answer, sweep.compare.render.report, sweep.compare.render.terminal\n"
         "print([m for m in ('torch', 'wandb', 'pandas', 'matplotlib', 'transformers', 'hydra') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -16,7 +16,7 @@ from synthetic import World, mamba, write
 from compare.conftest import Done
 from sweep.compare import load
 from sweep.compare.answer import answer
-from sweep.compare.seed.reply import ANSWERED, FAILS, HOLDS, OPEN, PARTLY, REASON, STILL, Reply
+from sweep.compare.studies.quamba_alpha.reply import ANSWERED, FAILS, HOLDS, OPEN, PARTLY, REASON, STILL, Reply
 from tests.harness import ROOT, command
 
 ACTS, TAIL, SIZES, EXPANDS, LAYERS, MINMAX, SHAPE, ADVICE, UNMEASURED = range(9)

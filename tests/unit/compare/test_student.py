@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweep.compare.student import holm, jackknife, p_values, quantile, two_sided
+from sweep.compare.analysis.significance import holm, jackknife, p_values, quantile, two_sided
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 7, 8, 15, 64])

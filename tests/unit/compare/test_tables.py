@@ -14,9 +14,9 @@ from synthetic import mamba, write
 
 from sweep.compare import Comparison, load
 from sweep.compare.answer import Answer, answer
-from sweep.compare.formats import FORMATS
-from sweep.compare.summaries import tables
-from sweep.compare.table import Column, Table
+from sweep.compare.render.writers import FORMATS
+from sweep.compare.tables.catalogue import tables
+from sweep.compare.tables.table import Column, Table
 from tests.unit.compare.conftest import Done
 
 Run = Callable[..., Done]

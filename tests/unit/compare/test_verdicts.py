@@ -11,23 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import World, jackknife, mamba, write
 
-from sweep.compare import Comparison, load, sentences
+from sweep.compare import Comparison, load
+from sweep.compare.analysis.contrasts import contrasts
+from sweep.compare.analysis.differences import evidence
+from sweep.compare.analysis.recommend import recommend
+from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict, verdicts
 from sweep.compare.answer import answer, headlines
-from sweep.compare.contrasts import contrasts
-from sweep.compare.evidence import evidence
-from sweep.compare.recommend import recommend
-from sweep.compare.verdicts import (
-    DEAD,
-    MATTERS,
-    NEGLIGIBLE,
-    NOISE,
-    UNEXAMINED,
-    UNRESOLVED,
-    Verdict,
-    verdicts,
-)
-from sweep.errors import UsageError
-from sweep.evaluate.scores import Scores
+from sweep.compare.render import sentences
+from sweep.core.errors import UsageError
+from sweep.evaluation.scores import Scores
 
 
 def of(runs: Comparison, knob: str, context: str = "") -> Verdict:
@@ -267,8 +259,8 @@ def test_does_more_data_help(tmp_path: Path) -> None:
 
 
 def test_of_many_pairs_only_the_largest_are_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.compare.verdicts.PAIRS", 2)
-    monkeypatch.setattr("sweep.compare.verdicts.TOP", 2)
+    monkeypatch.setattr("sweep.compare.analysis.verdicts.PAIRS", 2)
+    monkeypatch.setattr("sweep.compare.analysis.verdicts.TOP", 2)
     world = mamba(layers=1, size=100)
     for alpha in (0.5, 0.9, 0.99):
         write(tmp_path / f"p{alpha}", world, alpha=alpha)

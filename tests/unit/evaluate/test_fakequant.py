@@ -15,13 +15,13 @@ import torch
 from families import FAMILIES, VOCABULARY, Family
 from torch import Tensor
 
-from sweep.errors import UsageError
-from sweep.evaluate import passes
-from sweep.evaluate.fakequant import fake_quantized
-from sweep.evaluate.rounding import Rounding
-from sweep.formats import FORMATS
+from sweep.core.errors import UsageError
+from sweep.evaluation import forward
+from sweep.evaluation.channel_quantizer import Rounding
+from sweep.evaluation.fake_quant import fake_quantized
 from sweep.models.load import Model
-from sweep.sites import Mixer, mixers
+from sweep.models.mixer import Mixer, mixers
+from sweep.quantization.formats import FORMATS
 
 IDS = torch.randint(3, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(1))
 INT4 = FORMATS["int4"]
@@ -118,7 +118,7 @@ def test_logits_are_the_network_s_own(family: Family) -> None:
     model = Model("x", lm, lambda ids: lm.base_model(ids, use_cache=False)[0], tuple(mixers(lm)), lm.device, "")
     with torch.inference_mode():
         expected = lm(IDS, use_cache=False).logits
-        found = passes.logits(model, model.backbone(IDS))
+        found = forward.logits(model, model.backbone(IDS))
     torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=0)
 
 

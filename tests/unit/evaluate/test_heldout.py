@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tokenizers
 
-from sweep import tokens
-from sweep.config import Config
-from sweep.errors import UsageError
-from sweep.evaluate import heldout
-from sweep.knobs import Calibration, Data, Evaluate, Model
+from sweep.calibration import tokens
+from sweep.config.config import Config
+from sweep.config.knobs import Calibration, Data, Evaluate, Model
+from sweep.core.errors import UsageError
+from sweep.evaluation import heldout
 from sweep.models import load, tokenizer
 
 TINY = Model("tiny", "pkg://sweep/models/tiny")
@@ -49,7 +49,7 @@ def test_of_the_standard_library_it_is_its_heldout_files_whatever_was_calibrated
 
 
 def heldout_files() -> list[Path]:
-    from sweep.texts import standard_library
+    from sweep.calibration.text import standard_library
 
     return standard_library("heldout")
 

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from sweep import formats
-from sweep.evaluate.fakequant import Rounder
-from sweep.evaluate.rounding import Rounding, of_table
-from sweep.formats import FORMATS, Format, Quantizer
-from sweep.schemas import SCALES
+from sweep.evaluation.channel_quantizer import Rounding, of_table
+from sweep.evaluation.fake_quant import Rounder
+from sweep.quantization import formats
+from sweep.quantization.formats import FORMATS, Format, Quantizer
+from sweep.runs.schemas import SCALES
 
 INT16 = formats._integers("int16", 16)
 EVERY = [*FORMATS.values(), INT16]

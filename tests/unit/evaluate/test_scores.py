@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sweep.evaluate.scores import Scores
+from sweep.evaluation.scores import Scores
 
 
 def scores(texts: int = 400, seed: int = 0, equal: bool = False) -> Scores:

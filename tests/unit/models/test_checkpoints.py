@@ -16,10 +16,10 @@ import layouts
 import pytest
 import torch
 
-from sweep import knobs
-from sweep.errors import UsageError
-from sweep.models import assemble, checkpoints, fused, load
-from sweep.models.geometry import to_transformers
+from sweep.config import knobs
+from sweep.core.errors import UsageError
+from sweep.models import assemble, checkpoint_dir, load, mamba_ssm_backend
+from sweep.models.mamba_ssm_config import to_transformers
 from tests.harness import ROOT
 
 IDS = torch.arange(24)[None]
@@ -82,7 +82,7 @@ import re, sys
 from pathlib import Path
 from sweep import knobs
 from sweep.models import assemble, checkpoints, load
-from sweep.models.geometry import to_transformers
+from sweep.models.mamba_ssm_config import to_transformers
 import transformers.models.bamba.modeling_bamba, transformers.models.mamba2.modeling_mamba2
 
 def peak():
@@ -188,7 +188,7 @@ def refused(path: Path, *said: str, device: str = "cpu", **settings: Any) -> Non
 def test_the_usual_file_is_taken_where_others_lie_beside_it(tmp_path: Path) -> None:
     original = write(tmp_path, layouts.transformers_safetensors, layouts.UNTIED)
     shutil.copy(tmp_path / "model.safetensors", tmp_path / "adapter_model.safetensors")
-    assert checkpoints.open_checkpoint(tmp_path).files == (tmp_path / "model.safetensors",)
+    assert checkpoint_dir.open_checkpoint(tmp_path).files == (tmp_path / "model.safetensors",)
     model = load.load(local(tmp_path), "cpu", "float32")
     assert torch.equal(model.lm.lm_head.weight, original.lm_head.weight)
 
@@ -262,7 +262,7 @@ def test_the_packages_that_transformers_computes_with_on_a_gpu_are_part_of_the_i
 ) -> None:
     model = knobs.Model("tiny", "pkg://sweep/models/tiny", backend="transformers")
     without = {device: load.backend(model, device) for device in ("cpu", "cuda")}
-    monkeypatch.setattr("sweep.models.fused.version", lambda: "causal_conv1d 1.7")
+    monkeypatch.setattr("sweep.models.mamba_ssm_backend.version", lambda: "causal_conv1d 1.7")
     assert load.backend(model, "cpu") == without["cpu"]
     assert load.backend(model, "cuda") != without["cuda"]
 
@@ -271,7 +271,7 @@ def test_a_package_that_does_not_tell_its_version_is_named_all_the_same(monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: name == "causal_conv1d")
         patch.setattr("importlib.metadata.Distribution.discover", lambda **_: iter(()))
-        assert fused.version() == "causal_conv1d unknown"
+        assert mamba_ssm_backend.version() == "causal_conv1d unknown"
 
 
 def test_running_out_of_memory_says_which_knob_to_turn() -> None:

@@ -11,8 +11,8 @@ import torch
 from families import FAMILIES, VOCABULARY, Family
 from torch import Tensor
 
-from sweep.sites import Mixer, mixers
-from sweep.taps import taps
+from sweep.calibration.taps import taps
+from sweep.models.mixer import Mixer, mixers
 
 IDS = torch.randint(3, VOCABULARY, (2, 19), generator=torch.Generator().manual_seed(1))
 

@@ -13,8 +13,8 @@ import sentencepiece
 import tokenizers
 import torch
 
-from sweep import knobs
-from sweep.errors import UsageError
+from sweep.config import knobs
+from sweep.core.errors import UsageError
 from sweep.models import load, tokenizer
 
 MODEL = knobs.Model("130m", repo="state-spaces/mamba2-130m", tokenizer="EleutherAI/gpt-neox-20b")

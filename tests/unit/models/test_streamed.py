@@ -11,12 +11,13 @@ import layouts
 import numpy as np
 import pytest
 
-from sweep import knobs, streamed
-from sweep.calibrate import calibrate
-from sweep.errors import UsageError
+from sweep.calibration import layerwise
+from sweep.calibration.loop import calibrate
+from sweep.calibration.tokens import Tokens
+from sweep.config import knobs
+from sweep.core.errors import UsageError
 from sweep.models import load
-from sweep.statistics import Statistics
-from sweep.tokens import Tokens
+from sweep.quantization.statistics import Statistics
 
 DICE = np.random.default_rng(0)
 # ragged on purpose: a batch holds samples of one length only
@@ -36,7 +37,7 @@ def ordinary(model: knobs.Model, dtype: str, path: Path) -> bytes:
 
 
 def stream(model: knobs.Model, dtype: str, path: Path, progress: Callable[[int, int], None]) -> bytes:
-    statistics, _ = streamed.calibrate_streamed(model, "cpu", dtype, TOKENS, CALIBRATION, progress, path / "work")
+    statistics, _ = layerwise.calibrate_streamed(model, "cpu", dtype, TOKENS, CALIBRATION, progress, path / "work")
     assert not (path / "work").exists()
     return saved(statistics, path / "streamed.parquet")
 

@@ -1,0 +1,229 @@
+"""The torch side of a histogram: dense accumulators for one fold of all sites.
+
+One fold accumulates at a time (768 KiB a site, and some numbers of each channel); a finished one is kept sparse.
+Nothing here waits for the device: what has to be known on the host is asked for once a batch (`check`) and once a
+fold (`finish`).
+
+On a CPU the sites of one hook are shared out among threads, this one among them, each running `sweep.calibration.count_cpu` on
+one: counting is sequential within a tensor. On a CUDA device `sweep.calibration.count_cuda` loads every value once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sweep.core.errors import UsageError
+from sweep.quantization.bins import BFLOAT16, BINS, FLOAT16, FLOAT32
+from sweep.quantization.histogram import Histogram
+from sweep.quantization.statistics import Key
+
+MOST = 2**31 - 1  # values that 32-bit counts hold in any case
+LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
+
+
+@dataclass(frozen=True, eq=False)
+class SiteFold:
+    """A finished fold of one site; the arrays are those of `SiteStatistics` without their fold axis."""
+
+    histogram: Histogram
+    channel_absmax: NDArray[np.float32]
+    channel_abs_sum: NDArray[np.float64]
+    channel_text_mean_max: NDArray[np.float32]
+    text_alphas: NDArray[np.float64]
+    text_quantiles: NDArray[np.float64]
+
+
+def text_quantiles(x: Tensor, alphas: Sequence[float]) -> Tensor:
+    """Of each text of x [batch, seq, channels], for each alpha: the alpha-quantile of |x|, and the (1 - alpha)- and
+    the alpha-quantile of x; linear interpolation, float64 [batch, A, 3].
+
+    As `torch.quantile`, which refuses more than 2^24 values and rounds the rank to float32."""
+    flat = x.flatten(1).float()
+    ends = [_upper(values, alphas) for values in (flat.abs(), -flat, flat)]
+    return torch.stack([ends[0], -ends[1], ends[2]], -1)
+
+
+def _upper(values: Tensor, alphas: Sequence[float]) -> Tensor:
+    """alpha-quantiles [batch, A] of each row."""
+    last = values.shape[1] - 1
+    ranks = [last * alpha for alpha in alphas]
+    descending = values.topk(last + 1 - int(min(ranks)), dim=1).values.double()
+    found = []
+    for rank in ranks:
+        below = int(rank)
+        lower, upper = descending[:, last - below], descending[:, max(last - below - 1, 0)]
+        found.append(lower + (upper - lower) * (rank - below))
+    return torch.stack(found, -1)
+
+
+def require(device: str) -> None:
+    """Raises UsageError where what counts on the device is not installed."""
+    if torch.device(device).type == "cuda" and find_spec("triton") is None:
+        raise UsageError(
+            f"device={device}: triton, in which the observer counts there, is not installed; torch's CUDA builds for "
+            "Linux bring it, otherwise: pip install triton"
+        )
+
+
+def _tally(device: torch.device) -> Any:
+    """The module that counts on it; imported here, since one needs a compiler and the other Triton."""
+    if device.type == "cpu":
+        from sweep.calibration import count_cpu
+
+        return count_cpu
+    from sweep.calibration import count_cuda
+
+    return count_cuda
+
+
+class _Accumulator:
+    def __init__(self, x: Tensor, alphas: tuple[float, ...]) -> None:
+        self.alphas = alphas
+        self.quantiles: list[Tensor] = []
+        channels = x.shape[-1]
+        self.dtype = x.dtype
+        self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
+        self.recent = torch.zeros(BINS, dtype=torch.int32, device=x.device)  # to be added to `counts`
+        self.held = 0  # values in `recent`
+        parts = _tally(x.device).PARTS
+        self.low = torch.full((parts, channels), torch.inf, device=x.device)
+        self.high = torch.full((parts, channels), -torch.inf, device=x.device)
+        self.abs_sum = torch.zeros(parts, channels, dtype=torch.float64, device=x.device)
+        self.text_mean = torch.zeros(parts, channels, device=x.device)
+
+    def add(self, x: Tensor) -> Tensor:
+        """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
+        if x.numel() > MOST and len(x) > 1:
+            return torch.cat([self.add(text) for text in torch.split(x, 1)])
+        if self.alphas:
+            self.quantiles.append(text_quantiles(x, self.alphas))
+        if self.held + x.numel() > MOST:
+            self._carry()
+        self.held += x.numel()
+        kept = self.recent, self.low, self.high, self.abs_sum, self.text_mean
+        finite: Tensor = _tally(x.device).tally(x, *kept)
+        return finite
+
+    def _carry(self) -> None:
+        self.counts += self.recent
+        self.recent.zero_()
+        self.held = 0
+
+    def finish(self) -> SiteFold:
+        self._carry()
+        histogram = Histogram.from_dense(
+            LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
+        )
+        largest = torch.maximum(self.low.amin(0).abs(), self.high.amax(0).abs())
+        quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
+        absmax, total, mean = (t.cpu().numpy() for t in (largest, self.abs_sum.sum(0), self.text_mean.amax(0)))
+        return SiteFold(histogram, absmax, total, mean, np.array(self.alphas, np.float64), quantiles)
+
+
+class Observer:
+    """Accumulates one fold. Call it with (layer, site, values), `settle` before the values may change, `check`
+    after each batch, `finish` at the end.
+
+    alphas: whose quantiles are taken of each text."""
+
+    def __init__(self, alphas: tuple[float, ...] = ()) -> None:
+        self._alphas = alphas
+        self._sites: dict[Key, _Accumulator] = {}
+        self._waiting: dict[Key, list[Tensor]] = {}
+        self._finite: list[tuple[Key, Tensor]] = []
+
+    def __call__(self, layer: int, site: str, x: Tensor) -> None:
+        """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on a CPU or a CUDA device."""
+        if (layer, site) not in self._sites:
+            self._sites[layer, site] = _Accumulator(x, self._alphas)
+        self._waiting.setdefault((layer, site), []).append(x)
+
+    def settle(self) -> None:
+        """Observe what was handed over since the last call."""
+        waiting, self._waiting = self._waiting, {}
+        if not waiting:
+            return
+        # a site is one thread's, so that no two touch the same counts; the largest go first
+        todo = deque(sorted(waiting, key=lambda key: -sum(x.numel() for x in waiting[key])))
+        found: dict[Key, list[Tensor]] = {}
+
+        def work() -> None:
+            with torch.inference_mode():  # which is a state of the thread
+                while True:
+                    try:
+                        key = todo.popleft()
+                    except IndexError:
+                        return
+                    found[key] = [self._sites[key].add(x) for x in waiting[key]]
+
+        on_cpu = all(x.device.type == "cpu" for tensors in waiting.values() for x in tensors)
+        others = min(torch.get_num_threads(), len(waiting)) - 1 if on_cpu else 0
+        helpers = [_threads(torch.get_num_threads() - 1).submit(work) for _ in range(others)]
+        work()
+        for helper in helpers:
+            if not helper.cancel():  # nothing is left for one that has not begun
+                helper.result()
+        self._finite += [(key, finite) for key in waiting for finite in found[key]]
+
+    def check(self, samples: Sequence[int]) -> None:
+        """Raises UsageError naming layer, site and sample where a NaN or an infinity passed since the last call.
+
+        samples: the numbers of the texts of the batch, for the message."""
+        self.settle()
+        seen, self._finite = self._finite, []
+        if not seen or bool(torch.stack([finite for _, finite in seen]).all()):
+            return
+        (layer, site), finite = min(
+            (item for item in seen if not bool(item[1].all())), key=lambda item: list(self._sites).index(item[0])
+        )
+        sample = samples[int((~finite).nonzero()[0])]
+        raise UsageError(
+            f"NaN or infinity at layer {layer}, site {site}, in sample {sample}: statistics of it would be worthless. "
+            "Try dtype=float32 (float16 overflows at 65504), or check the weights"
+        )
+
+    def state(self) -> dict[Key, dict[str, Any]]:
+        """All that has been observed of this fold so far: tensors and plain values, for `restore`."""
+        return {key: vars(site) for key, site in self._sites.items()}
+
+    def restore(self, state: dict[Key, dict[str, Any]]) -> None:
+        """Go on, bit for bit, where another observer's `state` was taken."""
+        for key, values in state.items():
+            self._sites[key] = site = _Accumulator.__new__(_Accumulator)
+            vars(site).update(values)
+
+    def finish(self) -> dict[Key, SiteFold]:
+        """The fold's statistics; the observer is empty again afterwards."""
+        self.settle()
+        done = {key: site.finish() for key, site in self._sites.items()}
+        self._sites.clear()
+        return done
+
+
+@cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    """So many threads that each compute on one, beside the one that calls."""
+    started = Barrier(number + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(number, "observer", start)
+    for _ in range(number):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(number + 1)  # part of the setting is the process's and not the thread's
+    return pool

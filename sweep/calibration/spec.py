@@ -1,0 +1,114 @@
+"""What a cell asks of the activations: which tokens of which model, computed how. Equal questions, one answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+from sweep.calibration import collect, tokens
+from sweep.calibration.cache import Store
+from sweep.calibration.collect import Collect
+from sweep.calibration.tokens import Tokens
+from sweep.config.config import Config
+from sweep.config.knobs import Calibration, Data, Model
+from sweep.core.store_key import Key
+from sweep.models import load
+from sweep.quantization.statistics import SCHEMA
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """store and key: where the answer lies, or will. tokens: what is to be read. wanted: what is to be collected.
+    origin: where the weights come from (repository and commit, or path)."""
+
+    store: Store
+    key: Key
+    tokens: Tokens
+    wanted: Collect
+    origin: dict[str, str | None]
+
+
+def of(config: Config, wanted: Collect | None = None) -> Question:
+    """The question of a cell; wanted: what is to be collected, if it is not what the cell asks first.
+
+    Weights and text are read once per process, unless they change.
+    Raises UsageError where the model or the data set cannot be had."""
+    wanted = wanted or collect.of(config)
+    return Question(_store(config), key(config, wanted), _tokens(_text(config)), wanted, load.origin(config.model))
+
+
+def key(config: Config, wanted: Collect | None = None) -> Key:
+    """The identity of a cell's calibration. Raises UsageError as `of` does."""
+    return Key(
+        prefix=re.sub(
+            r"[^\w.-]+",  # a model of the Hub has a slash in its name
+            "_",
+            f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
+        ),
+        preimage={
+            "schema": SCHEMA,
+            "model": load.identity(config.model),
+            "tokens": _fingerprint(_text(config)),
+            "batch_size": config.calibration.batch_size,
+            "folds": config.calibration.folds,
+            "dtype": config.dtype,
+            "backend": load.backend(config.model, config.device),
+            **(wanted or collect.of(config)).preimage,
+        },
+    )
+
+
+def keys() -> Callable[[Config], Key]:
+    """`key` for the moment that a plan takes: models and texts are looked at once, not once a cell."""
+    known: dict[str, Key] = {}
+
+    def look_up(config: Config) -> Key:
+        parts = (config.model, config.data, config.calibration, config.device, config.dtype, collect.of(config))
+        if (asked := repr(parts)) not in known:
+            known[asked] = key(config)
+        return known[asked]
+
+    return look_up
+
+
+def stored(config: Config, key: Key) -> bool:
+    """Whether the answer is there already."""
+    return key in _store(config)
+
+
+def _store(config: Config) -> Store:
+    return Store(Path(config.store).expanduser())
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What the tokens depend on. files: names, sizes and times of local ones, so that a change is seen."""
+
+    data: Data
+    model: Model
+    calibration: Calibration
+    files: tuple[tuple[str, int, int], ...]
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+def _text(config: Config) -> _Text:
+    plain = Calibration(config.calibration.samples, config.calibration.seqlen, 1, 1, config.calibration.seed)
+    path = Path(config.data.path).expanduser() if config.data.path else None
+    files = sorted(path.rglob("*")) if path and path.is_dir() else [path] if path and path.exists() else []
+    stamps = tuple((str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in files if p.is_file())
+    return _Text(config.data, config.model, plain, stamps)
+
+
+@lru_cache(maxsize=2)  # windows of a large data set are large; a grid asks for one set many times in a row
+def _tokens(text: _Text) -> Tokens:
+    return tokens.load(text.data, load.encoder(text.model), text.calibration)
+
+
+@cache
+def _fingerprint(text: _Text) -> str:
+    return _tokens(text).sha256

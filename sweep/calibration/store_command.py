@@ -1,0 +1,131 @@
+"""`python -m sweep.store list|verify|prune`: what the store holds, whether it is sound, and what can go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.table import Table
+
+from sweep.calibration.cache import MANIFEST, Damaged, Store, verify
+from sweep.core.errors import UsageError
+from sweep.core.signals import exit_code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sweep.store", description=__doc__)
+    parser.add_argument("--store", type=Path, default=Path("runs/calibrations"), help="directory (%(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="entries, unfinished calibrations and damaged ones, with their sizes")
+    commands.add_parser("verify", help="check every byte of every entry; exit code 1 if one is damaged")
+    prune = commands.add_parser("prune", help="remove unfinished, damaged and abandoned files, and entries by name")
+    prune.add_argument("names", nargs="*", metavar="ENTRY", help="entries to remove: names or their beginnings")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    chosen = parser.parse_args(arguments)
+    try:
+        if not chosen.store.is_dir():
+            raise UsageError(f"store {chosen.store} does not exist; give --store DIRECTORY")
+        store = Store(chosen.store)
+        if chosen.command == "list":
+            return show(store)
+        return check(store) if chosen.command == "verify" else remove(store, chosen.names, chosen.dry_run)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def show(store: Store) -> int:
+    shown = Table("calibration", "size", "what it is")
+    total = 0
+    for path in [*store.entries(), *(p for p in leftovers(store) if p.is_dir())]:
+        total += size(path)
+        shown.add_row(path.name, megabytes(size(path)), describe(path))
+    Console().print(shown)
+    print(f"{len(store.entries())} calibrations, {megabytes(total)} in {store.root}")
+    return 0
+
+
+def check(store: Store) -> int:
+    damaged = 0
+    for entry in store.entries():
+        try:
+            verify(entry)
+        except (Damaged, FileNotFoundError) as error:
+            damaged += 1
+            print(f"damaged  {error}")
+        else:
+            print(f"sound    {entry.name}")
+    if damaged:
+        print("a damaged calibration is moved aside and computed again when it is next asked for")
+    return 1 if damaged else 0
+
+
+def remove(store: Store, names: list[str], dry: bool) -> int:
+    """Nothing goes whose calibration is under way: its lock is held."""
+    going = list(leftovers(store))
+    for name in names:
+        found = [entry for entry in store.entries() if entry.name.startswith(name)]
+        if not found:
+            raise UsageError(f"no entry begins with {name}; python -m sweep.store list shows them")
+        going += found
+    total = 0
+    for path in going:
+        if busy(store, path):
+            print(f"in use    {path.name}")
+            continue
+        total += size(path)
+        print(f"{'would go' if dry else 'removed '}  {path.name}  {megabytes(size(path))}")
+        if not dry:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    print(f"{megabytes(total)} {'would be freed' if dry else 'freed'}")
+    return 0
+
+
+def leftovers(store: Store) -> Iterator[Path]:
+    """What is no entry: work areas and entries that were set aside. Locks stay: to unlink one splits its users."""
+    for path in sorted(store.root.iterdir()):
+        if path.name.endswith(".work") or ".damaged-" in path.name:
+            yield path
+
+
+def busy(store: Store, path: Path) -> bool:
+    """Whether a process holds a lock of this calibration, or of a shard of it."""
+    name = path.name.removeprefix(".").removesuffix(".work").partition(".damaged-")[0]
+    for file in store.root.glob(f".{name}*.lock"):
+        try:
+            with FileLock(file, blocking=False):
+                pass
+        except Timeout:
+            return True
+    return False
+
+
+def describe(path: Path) -> str:
+    if path.name.endswith(".work"):
+        return f"unfinished, {len(list(path.glob('fold-*')))} folds done"
+    if ".damaged-" in path.name:
+        return "damaged, set aside"
+    try:
+        preimage = json.loads((path / MANIFEST).read_text())["preimage"]
+        return f"{preimage['dtype']}, batch {preimage['batch_size']}, {preimage['folds']} folds, {preimage['backend']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "damaged: no readable manifest"
+
+
+def size(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    with exit_code():
+        sys.exit(main())

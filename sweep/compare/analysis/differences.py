@@ -1,0 +1,180 @@
+"""The difference between two cells, layer by layer and site by site, with its error.
+
+Where two cells share a calibration, their delete-one-fold replicates are paired: fold k was left out of
+both, so what the text of a fold does to both cancels in the difference, and the error of the difference is
+the jackknife of the differences. Otherwise the errors are independent and add in quadrature.
+
+SQNR replicates hold the scale fixed and vary the text. So an SQNR difference alone would call the noise of
+two estimated scales an effect: it counts only where the scales themselves differ beyond their error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.compare.analysis.per_site import Places, read
+from sweep.compare.analysis.significance import Floats, jackknife, p_values
+from sweep.compare.query.comparison import Comparison
+from sweep.compare.query.database import GROUPS
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Tests of one pair, float64 [n]. `layer` is -1 for a mean over layers, `site` is "all" for one over sites.
+
+    scale: ln(other / baseline), sqnr: other - baseline in dB, each with its standard error (NaN if unknown)
+    and two-sided p. p: what decides, the larger of both (the rows differ in both or not at all).
+    """
+
+    layer: NDArray[np.int64]
+    site: NDArray[np.object_]
+    scale: Floats
+    scale_se: Floats
+    scale_p: Floats
+    sqnr: Floats
+    sqnr_se: Floats
+    sqnr_p: Floats
+    p: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What `other` does against `baseline`. exact: not one bit of any scale or SQNR differs.
+
+    rows: every layer and site. means: first, called "all", the mean over all rows whose site is quantized in a
+    deployment (what enters SiLU never is: the convolution and SiLU are one kernel); then each site's mean
+    over layers. Empty where the cells have no finite row in common."""
+
+    baseline: int
+    other: int
+    paired: bool
+    folds: int
+    exact: bool
+    rows: Differences
+    means: Differences
+
+    @property
+    def blind(self) -> int:
+        """Places whose scale differs while an SQNR is not known: minmax of groups is read off channel maxima."""
+        return int(((self.rows.scale != 0) & np.isnan(self.rows.sqnr)).sum())
+
+    @property
+    def overall(self) -> tuple[float, float]:
+        """Mean SQNR difference over layers and deployed sites, dB, and its standard error; NaN if unknown."""
+        if not len(self.means.site) or self.means.site[0] != "all":
+            return float("nan"), float("nan")
+        return float(self.means.sqnr[0]), float(self.means.sqnr_se[0])
+
+
+def digests(runs: Comparison) -> dict[int, int]:
+    """A fingerprint of every scale and SQNR of a cell, bit for bit: equal ones differ nowhere."""
+    columns = f"layer, site, {', '.join(GROUPS)}, scale, sqnr_db"
+    return dict(runs.sql(f"SELECT cell, bit_xor(hash({columns})) FROM rows GROUP BY cell"))
+
+
+def evidence(
+    runs: Comparison,
+    pairs: Sequence[tuple[int, int]],
+    scales_decide: Sequence[bool],
+    prints: dict[int, int] | None = None,
+) -> list[Evidence]:
+    """The evidence of every (baseline, other) pair. prints: `digests(runs)`, where they are known already.
+
+    scales_decide: per pair, whether an effect has to show in the scales too. Not so between number formats
+    or granularities, which change the SQNR by themselves.
+    """
+    numbers = sorted({cell for pair in pairs for cell in pair})
+    if not pairs:
+        return []
+    sites = runs.sites
+    cells = read(runs, numbers, sites)
+    prints = prints or digests(runs)
+    found = []
+    for (a, b), decide in zip(pairs, scales_decide, strict=True):
+        paired = runs.listed[a].key == runs.listed[b].key
+        found.append(_compare(cells, sites, a, b, paired, prints[a] == prints[b], decide))
+    return found
+
+
+def _compare(
+    cells: dict[int, Places], sites: list[str], a: int, b: int, paired: bool, exact: bool, decide: bool
+) -> Evidence:
+    first, second = cells[a], cells[b]
+    codes, i, j = np.intersect1d(first.codes, second.codes, assume_unique=True, return_indices=True)
+    layer, which = np.divmod(codes, len(sites))
+    site = np.array(sites, object)[which]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.log(second.scale[j]) - np.log(first.scale[i])
+    scale[second.scale[j] == first.scale[i]] = 0.0
+    with np.errstate(invalid="ignore"):
+        sqnr = second.sqnr[j] - first.sqnr[i]
+    same = (second.sqnr[j] == first.sqnr[i]) | (np.isnan(second.sqnr[j]) & np.isnan(first.sqnr[i]))
+    sqnr[same] = 0.0  # both lossless, or both all zeros
+    scale_k, sqnr_k, folds = _errors(first, second, i, j, paired)
+    rows = _tests(layer, site, scale, sqnr, scale_k, sqnr_k, folds, decide)
+    present = np.unique(which)
+    deployed = np.array([not name.endswith("_pre") for name in sites], bool)
+    members = [deployed[which], *(which == number for number in present)]
+    names = np.array(["all", *(sites[number] for number in present)], object)
+    means = _means(names, members, scale, sqnr, scale_k, sqnr_k, folds, decide)
+    return Evidence(a, b, paired, folds, exact, rows, means)
+
+
+def _errors(
+    first: Places, second: Places, i: NDArray[np.int64], j: NDArray[np.int64], paired: bool
+) -> tuple[list[Floats], list[Floats], int]:
+    """Replicates of ln scale and SQNR whose jackknife errors add in quadrature: one array if paired, else two."""
+    x, y = (first.scale_replicates, second.scale_replicates), (first.sqnr_replicates, second.sqnr_replicates)
+    if x[0] is None or x[1] is None or y[0] is None or y[1] is None:
+        return [], [], 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u, v = np.log(x[0][i]), np.log(x[1][j])
+        p, q = y[0][i], y[1][j]
+        if paired and u.shape == v.shape:
+            return [_zero(v - u)], [_zero(q - p)], u.shape[1]
+    return [u, v], [p, q], min(u.shape[1], v.shape[1])
+
+
+def _zero(difference: Floats) -> Floats:
+    """inf - inf is no difference."""
+    return np.where(np.isnan(difference), 0.0, difference)
+
+
+def _quadrature(replicates: list[Floats], like: Floats) -> Floats:
+    if not replicates:
+        return np.full(like.shape, np.nan)
+    return np.asarray(np.sqrt(sum(jackknife(r) ** 2 for r in replicates)))
+
+
+def _tests(
+    layer: NDArray[np.int64], site: NDArray[np.object_], scale: Floats, sqnr: Floats,
+    scale_k: list[Floats], sqnr_k: list[Floats], folds: int, decide: bool,
+) -> Differences:  # fmt: skip
+    scale_se, sqnr_se = _quadrature(scale_k, scale), _quadrature(sqnr_k, sqnr)
+    df = max(folds - 1, 1)
+    scale_p, sqnr_p = p_values(scale, scale_se, df), p_values(sqnr, sqnr_se, df)
+    p = np.maximum(scale_p, sqnr_p) if decide else sqnr_p
+    return Differences(layer, site, scale, scale_se, scale_p, sqnr, sqnr_se, sqnr_p, p)
+
+
+def _means(
+    names: NDArray[np.object_], members: list[NDArray[np.bool_]], scale: Floats, sqnr: Floats,
+    scale_k: list[Floats], sqnr_k: list[Floats], folds: int, decide: bool,
+) -> Differences:  # fmt: skip
+    """The same tests of the mean over sets of rows. Replicates are averaged fold by fold first, so what the
+    rows have in common stays in the error."""
+    finite = np.isfinite(scale) & np.isfinite(sqnr)
+    rows = [np.flatnonzero(member & finite) for member in members]
+    keep = [k for k, found in enumerate(rows) if len(found)]
+
+    def mean(values: Floats) -> Floats:
+        return np.array([values[rows[k]].mean(axis=0) for k in keep]).reshape(len(keep), *values.shape[1:])
+
+    return _tests(
+        np.full(len(keep), -1), names[keep], mean(scale), mean(sqnr),
+        [mean(r) for r in scale_k], [mean(r) for r in sqnr_k], folds, decide,
+    )  # fmt: skip

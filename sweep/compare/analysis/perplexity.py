@@ -1,0 +1,74 @@
+"""What an evaluated cell lost in perplexity, against the baseline of its question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.compare.analysis.contrasts import Contrast
+from sweep.compare.query.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of one value of a knob and its difference to the baseline's.
+
+    texts: how many both cells read; `se` is then the error of the differences text by text. None where their
+    scores are not at hand: `se` adds both errors as if they were independent, which is far too large."""
+
+    value: str
+    perplexity: float
+    difference: float
+    se: float
+    kl: float | None
+    texts: int | None
+
+
+def perplexity(runs: Comparison, question: Contrast) -> tuple[Perplexity, ...]:
+    """One entry per value that was evaluated on the baseline's text; empty unless there is another such cell."""
+    first = runs.listed[question.cells[question.baseline]]
+    base = first.evaluation
+    if not base or base.get("perplexity") is None:
+        return ()
+    found = []
+    for value, number in zip(question.values, question.cells, strict=True):
+        cell = runs.listed[number]
+        here: dict[str, Any] | None = cell.evaluation
+        if here and here.get("perplexity") is not None and _text(here) == _text(base):
+            paired = _paired(cell.path, first.path)
+            error = ((base.get("perplexity_se") or 0.0) ** 2 + (here.get("perplexity_se") or 0.0) ** 2) ** 0.5
+            difference = here["perplexity"] - base["perplexity"]
+            found.append(
+                Perplexity(
+                    value,
+                    here["perplexity"],
+                    difference,
+                    paired[0] if paired else error,
+                    here.get("kl"),
+                    paired[1] if paired else None,
+                )
+            )
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _text(evaluation: dict[str, Any]) -> str | None:
+    return (evaluation.get("tokens") or {}).get("sha256")
+
+
+def _paired(cell: Path, base: Path) -> tuple[float, int] | None:
+    """The error of the difference between two cells and how many texts it is over; None if that is unknown."""
+    import pyarrow.parquet as pq  # here: most comparisons have no evaluated cell and need not wait for it
+
+    from sweep.evaluation.scores import Scores
+
+    scores = []
+    for directory in (cell, base):
+        if not (file := directory / "evaluation.parquet").is_file():
+            return None
+        scores.append(Scores.of(pq.read_table(file, filters=[("quantized", "=", "all")])))
+    try:
+        error = scores[0].against(scores[1])["delta_perplexity_se"]
+    except ValueError:
+        return None
+    return (error, len(scores[0].tokens)) if error is not None else None

@@ -1,0 +1,222 @@
+"""Verdicts: what a knob does, said only as strongly as the evidence allows.
+
+The rule, in words that every report prints (sentences.rules): three families of tests per report – the SQNR
+of every site's mean over layers, of every single (layer, site), and the scale of every site's mean – each
+corrected by Holm to a third of 5 %: at most 5 % for any false alarm in the whole report, however many rows it
+has. An effect is one that the scales and the SQNR both show. It matters from 0.1 dB on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.compare.analysis.contrasts import Contrast, contrasts
+from sweep.compare.analysis.differences import Differences, Evidence, digests, evidence
+from sweep.compare.analysis.perplexity import Perplexity, perplexity
+from sweep.compare.analysis.significance import Floats, holm, quantile
+from sweep.compare.query.comparison import Comparison
+
+DEAD, NOISE, NEGLIGIBLE, MATTERS, UNRESOLVED, UNEXAMINED = (
+    "dead knob",
+    "no effect beyond noise",
+    "real but negligible",
+    "matters",
+    "unresolved",
+    "not examined",
+)
+LEVEL = 0.05
+FAMILY = LEVEL / 3
+NEGLIGIBLE_DB = 0.1
+PAIRS = 2000  # of cells up to which all are tested; beyond, the TOP ones whose mean SQNR differs most
+TOP, EACH = 100, 10  # of all, and of one question
+
+RULES = {
+    DEAD: "not one bit of any scale or SQNR differs between the cells",
+    NOISE: "no difference of scales stands out of its error after Holm's correction",
+    NEGLIGIBLE: f"the scales differ beyond their error, yet SQNR by less than {NEGLIGIBLE_DB} dB, error included",
+    MATTERS: f"scales and SQNR both differ beyond their error, SQNR by at least {NEGLIGIBLE_DB} dB somewhere",
+    UNRESOLVED: "a difference that its error neither confirms nor bounds, or no replicates to tell an error from",
+    UNEXAMINED: f"there are differences; of that many cells, only the {TOP} pairs that differ most were tested",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """One difference to the baseline. layer is None for the mean of a site; se is one standard error, NaN if
+    unknown; p is corrected for all tests of its family in the report."""
+
+    value: str
+    layer: int | None
+    site: str
+    db: float
+    db_se: float
+    scale: float  # relative change of the scale
+    scale_se: float
+    p: float
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What `knob` does in `context`, and why that is said.
+
+    mean: the largest difference of a site's mean over layers; row: the largest at one layer and site. Both
+    are taken among the effects that count if any does. best: the value with the highest mean SQNR.
+    silent: sites at which the knob changes nothing at all though it does elsewhere.
+    bound: dB that no site's mean effect exceeds, at 95 % each (NaN if unknown).
+    """
+
+    contrast: Contrast
+    verdict: str
+    mean: Effect | None
+    row: Effect | None
+    counted: int  # places (layer, site) where an effect counts by itself, of `places`
+    places: int
+    tests: int
+    bound: float
+    silent: tuple[str, ...]
+    paired: bool
+    folds: int
+    perplexity: tuple[Perplexity, ...]
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def rule(self) -> str:
+        return RULES[self.verdict]
+
+
+def verdicts(runs: Comparison, baseline: str | None = None, prints: dict[int, int] | None = None) -> list[Verdict]:
+    """A verdict for every question the cells can answer. prints: `digests(runs)`, where they are known already.
+
+    Raises UsageError for an unknown baseline."""
+    questions = contrasts(runs.listed, baseline)
+    prints = prints or digests(runs)
+    chosen = _examined(runs, questions, prints)
+    pairs = [(q, pair) for q, here in zip(questions, chosen, strict=True) for pair in here]
+    scales_decide = [q.knob not in ("format", "granularity") for q, _ in pairs]
+    found = evidence(runs, [pair for _, pair in pairs], scales_decide, prints)
+    rows, means, scales = _corrected(found)
+    at, results = 0, []
+    for question, here in zip(questions, chosen, strict=True):
+        part = slice(at, at + len(here))
+        at = part.stop
+        same = len({prints[c] for c in question.cells}) == 1
+        results.append(_judge(runs, question, same, found[part], rows[part], means[part], scales[part]))
+    return results
+
+
+def _examined(runs: Comparison, questions: Sequence[Contrast], prints: dict[int, int]) -> list[list[tuple[int, int]]]:
+    """The pairs to test of every question: all, or in a huge sweep those whose mean SQNR differs most."""
+    if sum(len(q.pairs) for q in questions) <= PAIRS:
+        return [q.pairs for q in questions]
+    means = dict(runs.sql("SELECT cell, avg(sqnr_db) FROM points WHERE isfinite(sqnr_db) GROUP BY cell"))
+    ranked: list[tuple[float, int, tuple[int, int]]] = []
+    for i, q in enumerate(questions):
+        differing = [(abs(means.get(b, 0) - means.get(a, 0)), i, (a, b)) for a, b in q.pairs if prints[a] != prints[b]]
+        ranked += sorted(differing, reverse=True)[:EACH]
+    chosen: list[list[tuple[int, int]]] = [[] for _ in questions]
+    for _, i, pair in sorted(ranked, reverse=True)[:TOP]:
+        chosen[i].append(pair)
+    return chosen
+
+
+def _corrected(found: Sequence[Evidence]) -> tuple[list[Floats], list[Floats], list[Floats]]:
+    """Adjusted p of every row, every site mean, and every site mean's scale, over the whole report."""
+    sizes = np.cumsum([len(e.rows.p) for e in found])[:-1]
+    counts = np.cumsum([len(e.means.p) for e in found])[:-1]
+
+    def family(parts: list[Floats], cuts: NDArray[np.int64]) -> list[Floats]:
+        return list(np.split(holm(np.concatenate(parts)), cuts)) if parts else []
+
+    return (
+        family([e.rows.p for e in found], sizes),
+        family([e.means.p for e in found], counts),
+        family([e.means.scale_p for e in found], counts),
+    )
+
+
+def _judge(
+    runs: Comparison,
+    question: Contrast,
+    same: bool,
+    found: Sequence[Evidence],
+    rows: Sequence[Floats],
+    means: Sequence[Floats],
+    scales: Sequence[Floats],
+) -> Verdict:
+    mean, averages = _largest(question, [(e, e.means, p) for e, p in zip(found, means, strict=True)])
+    row, counted = _largest(question, [(e, e.rows, p) for e, p in zip(found, rows, strict=True)])
+    folds = min((e.folds for e in found), default=0)
+    bound = float("nan")
+    if folds > 1:
+        reach = [np.abs(e.means.sqnr) + quantile(0.95, e.folds - 1) * e.means.sqnr_se for e in found]
+        bound = float(max((r.max() for r in reach if len(r)), default=float("nan")))
+    if same:
+        verdict = DEAD
+    elif not found:
+        verdict = UNEXAMINED
+    elif folds < 2:
+        verdict = UNRESOLVED
+    elif averages + counted:
+        verdict = MATTERS
+    elif any(e.blind for e in found):
+        verdict = UNRESOLVED
+    elif any((p <= FAMILY).any() for p in scales):
+        verdict = NEGLIGIBLE if bound < NEGLIGIBLE_DB else UNRESOLVED
+    else:
+        verdict = NOISE
+    return Verdict(
+        question,
+        verdict,
+        mean,
+        row,
+        counted,
+        max((len(e.rows.p) for e in found), default=0),
+        sum(len(e.rows.p) for e in found),
+        bound,
+        _silent(found),
+        bool(found) and all(e.paired for e in found),
+        folds,
+        perplexity(runs, question),
+        tuple(found),
+    )
+
+
+def _largest(question: Contrast, parts: Sequence[tuple[Evidence, Differences, Floats]]) -> tuple[Effect | None, int]:
+    """The largest SQNR difference, among those that count if any does, and how many (layer, site) count."""
+    best = (False, -1.0)
+    effect: Effect | None = None
+    places: set[tuple[int, str]] = set()
+    for e, d, p in parts:
+        size = np.where(np.isfinite(d.sqnr), np.abs(d.sqnr), -1.0)
+        with np.errstate(invalid="ignore"):
+            counts = (p <= FAMILY) & (size >= NEGLIGIBLE_DB)
+        places.update(zip(d.layer[counts].tolist(), d.site[counts].tolist(), strict=True))
+        if not len(size) or size.max() < 0:
+            continue
+        k = int(np.where(counts, size, -2.0).argmax()) if counts.any() else int(size.argmax())
+        if (key := (bool(counts[k]), float(size[k]))) <= best:
+            continue
+        best = key
+        layer = None if d.layer[k] < 0 else int(d.layer[k])
+        scale, scale_se = float(np.expm1(d.scale[k])), float(d.scale_se[k] * np.exp(d.scale[k]))
+        effect = Effect(
+            question.value(e.other),
+            layer,
+            str(d.site[k]),
+            float(d.sqnr[k]),
+            float(d.sqnr_se[k]),
+            scale,
+            scale_se,
+            float(p[k]),
+        )
+    return effect, len(places)
+
+
+def _silent(found: Sequence[Evidence]) -> tuple[str, ...]:
+    names = {str(s) for e in found for s in e.rows.site}
+    moved = {str(s) for e in found for s in e.rows.site[(e.rows.scale != 0) | (e.rows.sqnr != 0)]}
+    return tuple(sorted(names - moved)) if moved else ()

@@ -1,0 +1,119 @@
+"""The query layer: any number of run directories as one in-memory database.
+
+    from sweep.compare import load
+
+    runs = load("runs/seed", "runs/*2.7b*", site="x_conv_out")
+    runs.cells()        # one row per cell: path, model, method, alpha, …, label, calibration
+    runs.scales()       # the rows of scales.parquet, with the cell's number
+    runs.frame("SELECT cell, avg(sqnr_db) FROM rows GROUP BY cell")
+    runs.problems       # unfinished and damaged cells, with the reason
+    runs.warnings       # why some of the cells are not comparable
+
+The parquet files are read where they lie: there is no index that could go stale. Neither torch nor wandb is
+imported, and pandas only when a DataFrame is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.compare.query.database import SCALES, open_cells, ordered, register, scan
+from sweep.compare.query.filters import Filters
+from sweep.compare.query.labels import labels, warnings
+from sweep.core.errors import UsageError
+from sweep.runs.discovery import Cell, Problem, find, read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Cells of any number of sweeps, open for questions. `listed[i]` is the cell with number i.
+
+    Tables of the database: `cells`; `scales()` (every column, read from disk on demand); `rows` (cell, layer,
+    site, groups, scale, sqnr_db, in memory); `points` (the same with groups pooled: one row per site).
+    """
+
+    listed: list[Cell]
+    problems: list[Problem]
+    warnings: list[str]
+    labels: list[str]
+    sites: list[str]
+    filters: Filters
+    database: duckdb.DuckDBPyConnection
+
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The result as tuples. Raises duckdb.Error for SQL that is wrong."""
+        return self.database.execute(query, list(parameters)).fetchall()
+
+    def arrays(self, query: str, parameters: Sequence[object] = ()) -> Arrays:
+        """The result as a NumPy array per column; null becomes NaN in float columns."""
+        columns = self.database.execute(query, list(parameters)).fetchnumpy()
+        return {name: _plain(column) for name, column in columns.items()}
+
+    def frame(self, query: str, parameters: Sequence[object] = ()) -> pd.DataFrame:
+        """The result as a DataFrame. Raises duckdb.Error for SQL that is wrong."""
+        return self.database.execute(query, list(parameters)).df()
+
+    def cells(self) -> pd.DataFrame:
+        """One row per cell; `calibration` is a letter: cells of one letter are comparable."""
+        return self.frame("SELECT * FROM cells ORDER BY cell")
+
+    def scales(self) -> pd.DataFrame:
+        """The rows of every scales.parquet with the number and label of its cell, filters applied."""
+        return self.frame("SELECT label, s.* FROM scales() s JOIN cells USING (cell) ORDER BY ALL")
+
+    def source(self, name: str, cells: Sequence[int] | None = None) -> str | None:
+        """SQL for the rows of a file of `cells` (default all) with the cell's number; None if no cell has it.
+
+        name: `replicates.parquet`, `convergence.parquet` or `histograms.parquet`.
+        """
+        numbers = range(len(self.listed)) if cells is None else sorted(set(cells))
+        have = [i for i in numbers if (self.listed[i].path / name).exists()]
+        if not have:
+            return None
+        table = scan([self.listed[i] for i in have], name, have)
+        return f"(SELECT * FROM {table} WHERE {self.filters.rows})"
+
+
+def load(*paths: str | Path, **filters: object) -> Comparison:
+    """Open the cells under directories or globs; under the latest sweep of runs/ if none is given.
+
+    filters: site, layer, model, method, alpha, format, granularity – a value, a comma list or a sequence;
+    `*` is allowed in names and `0-3` in layers.
+    Raises UsageError where nothing matches. Damaged cells do not raise: they are in `.problems`.
+    """
+    chosen = Filters.parse(**filters)
+    listed, problems = read(find([str(p) for p in paths]))
+    if not listed:
+        raise UsageError(f"none of {len(problems)} cells is finished; the first: {problems[0]}")
+    listed = chosen.cells(listed)
+    database = duckdb.connect()
+    # prefetching pays for files far away; here it costs a tenth of the time
+    database.execute("SET disable_parquet_prefetching = true; SET preserve_insertion_order = false")
+    database.execute("SET enable_progress_bar = false; SET memory_limit = '1500MB'")
+    listed, damaged = open_cells(database, ordered(listed), chosen)
+    chosen.check(database, scan(listed, SCALES))
+    names = labels(listed)
+    register(database, listed, names, chosen)
+    sites = [site for (site,) in database.execute("SELECT DISTINCT site FROM rows ORDER BY site").fetchall()]
+    return Comparison(listed, problems + damaged, warnings(listed), names, sites, chosen, database)
+
+
+def _plain(column: NDArray[Any]) -> NDArray[Any]:
+    if isinstance(column, np.ma.MaskedArray):
+        floating = column.dtype.kind == "f"
+        return (
+            column.filled(np.nan) if floating else np.asarray(column.filled(-1) if column.dtype.kind == "i" else column)
+        )
+    return column

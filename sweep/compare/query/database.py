@@ -1,0 +1,137 @@
+"""The in-memory database behind a comparison: tables made from run directories, damaged cells set apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+
+from sweep.compare.query.filters import Filters
+from sweep.compare.query.labels import calibrations
+from sweep.core.errors import UsageError
+from sweep.runs.discovery import Cell, Problem
+
+SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS = (
+    f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms")
+)
+GROUPS = ("ssd_group", "head_group", "dim_group")
+TEXTS = (
+    "name", "sweep", "model", "method", "format", "granularity", "data", "key", "tokens", "identity", "weights",
+    "dtype", "sizes",
+)  # fmt: skip
+NEEDED = f"layer, site, {', '.join(GROUPS)}, scale, scale_se, sqnr_db, n, mse"
+
+# The SQNR of a site whose groups have scales of their own is that of all its values together: groups count
+# by their share of the signal's energy, which is n * mse * 10^(sqnr/10).
+WEIGHTS = """
+CREATE TABLE weights AS
+SELECT *, energy / sum(energy) OVER (PARTITION BY cell, layer, site) AS share
+FROM (SELECT *, CASE WHEN isfinite(sqnr_db) THEN n * mse * pow(10, sqnr_db / 10) ELSE 0 END AS energy FROM {})"""
+# a site of one group keeps its bits: a round trip through decibels would change the last ones
+POOL = "CASE WHEN count(*) = 1 THEN any_value(sqnr_db) ELSE -10 * log10(sum(share * pow(10, -sqnr_db / 10))) END"
+POOLED = f"""
+CREATE TABLE points AS
+SELECT cell, layer, site, scale, sqnr_db FROM rows WHERE cell NOT IN (SELECT cell FROM weights)
+UNION ALL
+SELECT cell, layer, site, avg(scale), {POOL} FROM weights GROUP BY cell, layer, site"""
+
+
+def ordered(cells: list[Cell]) -> list[Cell]:
+    """The order in which tables and legends show them."""
+
+    def key(c: Cell) -> tuple[object, ...]:
+        context = (c.model, c.data, c.format != "int8", c.format, c.granularity != "tensor", c.granularity)
+        return (*context, c.method, c.alpha or 0.0, c.asked_alpha or 0.0, c.finished)
+
+    return sorted(cells, key=key)
+
+
+def open_cells(
+    database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters
+) -> tuple[list[Cell], list[Problem]]:
+    """Create `scales()` and `rows` from the cells that can be read; the others come back as problems."""
+    problems: list[Problem] = []
+    while True:
+        try:
+            _store(database, cells, filters)
+            # a macro looks into no file before it is asked
+            every = f"SELECT * FROM {scan(cells, SCALES)} WHERE {filters.rows}"
+            database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {every}")
+            return cells, problems
+        except duckdb.Error:
+            bad = dict(_damaged(database, cells))
+            if not bad:
+                raise
+            problems += [Problem(cell.path, "damaged", why) for cell, why in bad.items()]
+            cells = [cell for cell in cells if cell not in bad]
+            if not cells:
+                raise UsageError(f"no cell can be read; the first: {problems[0]}") from None
+
+
+def _store(database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters) -> None:
+    """Create `rows`. Most of a huge comparison is reading columns, so tables of one scale a site give none of groups,
+    and where there are no others nothing is stored for them."""
+    grouped = [i for i, cell in enumerate(cells) if cell.granularity != "tensor"]
+    plain = [i for i, cell in enumerate(cells) if cell.granularity == "tensor"]
+    none = ", ".join(f"NULL::INT AS {g}" for g in GROUPS)
+    parts = []
+    for numbers, groups in ((plain, none if grouped else ""), (grouped, ", ".join(GROUPS))):
+        if numbers:
+            table = scan([cells[i] for i in numbers], SCALES, numbers)
+            columns = ", ".join(filter(None, ("cell, layer, site", groups, "scale, sqnr_db")))
+            parts.append(f"SELECT {columns} FROM {table} WHERE {filters.rows}")
+    database.execute(f"CREATE OR REPLACE TABLE stored AS {' UNION ALL '.join(parts)}")
+    groups = ", ".join(GROUPS) if grouped else none
+    database.execute(f"CREATE OR REPLACE VIEW rows AS SELECT cell, layer, site, {groups}, scale, sqnr_db FROM stored")
+
+
+def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tuple[Cell, str]]:
+    """The cells whose table cannot be read, and why; found by halving, since most tables are sound."""
+    try:
+        database.execute(f"SELECT sum(hash(COLUMNS(*))) FROM (SELECT {NEEDED} FROM {scan(cells, SCALES)})")
+        return []
+    except duckdb.Error as error:
+        if len(cells) == 1:
+            return [(cells[0], f"scales.parquet: {str(error).splitlines()[0]}")]
+        half = len(cells) // 2
+        return _damaged(database, cells[:half]) + _damaged(database, cells[half:])
+
+
+def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None) -> str:
+    """SQL for the rows of a file of every cell, with the cell's number (its position unless given)."""
+    files = ", ".join(_quoted(f"{cell.path}/{name}") for cell in cells)
+    if numbers is None or list(numbers) == list(range(len(cells))):
+        number = "file_index::INT"
+    else:
+        number = f"list_extract({list(numbers)}, file_index::INT + 1)"
+    # hive_partitioning would take a directory called alpha=0.9995 for a column
+    return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], hive_partitioning = false))"
+
+
+def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters) -> None:
+    texts = {"label": names, "calibration": calibrations(cells), "path": [str(c.path) for c in cells]}
+    texts |= {name: [getattr(c, name) for c in cells] for name in TEXTS}
+    columns = {
+        "cell": np.arange(len(cells), dtype=np.int32),
+        **{name: np.array(values, object) for name, values in texts.items()},
+        "alpha": np.array([c.alpha for c in cells], np.float64),
+        "folds": np.array([c.folds for c in cells], np.int32),
+        "finished": np.array([c.finished for c in cells], object),
+    }
+    database.register("described", columns)
+    database.execute("CREATE TABLE cells AS SELECT * REPLACE (nullif(alpha, 'NaN'::DOUBLE) AS alpha) FROM described")
+    grouped = [i for i, cell in enumerate(cells) if cell.granularity != "tensor"]
+    if not grouped:
+        database.execute("CREATE VIEW points AS SELECT cell, layer, site, scale, sqnr_db FROM rows")
+        return
+    table = scan([cells[i] for i in grouped], SCALES, grouped)
+    database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
+    database.execute(POOLED)
+
+
+def _quoted(path: str) -> str:
+    """An SQL string that names this very file: DuckDB reads * ? [ in a path as a pattern, even in a list."""
+    text = re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", path)
+    return "'" + text.replace("'", "''") + "'"

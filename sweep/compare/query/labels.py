@@ -1,0 +1,75 @@
+"""What the cells of a comparison have in common and what tells them apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from sweep.runs.discovery import Cell
+
+
+def labels(cells: Sequence[Cell]) -> list[str]:
+    """Short names made of what differs: `percentile 0.9995`, or `2.7b · minmax · fp8`; unique within `cells`."""
+    differing = [
+        key
+        for key in ("model", "setting", "format", "granularity", "data", "sizes", "dtype", "sweep")
+        if len({getattr(c, key) for c in cells}) > 1
+    ]
+    differing = differing or ["setting"]
+    names = [" · ".join(str(getattr(c, key)) for key in differing) for c in cells]
+    if "sweep" in differing:  # only where nothing else tells two cells apart
+        short = [" · ".join(str(getattr(c, key)) for key in differing[:-1]) or c.setting for c in cells]
+        repeated = Counter(short)
+        names = [name if repeated[s] > 1 else s for name, s in zip(names, short, strict=True)]
+    repeated = Counter(names)
+    asked: dict[str, set[float | None]] = {}
+    for name, cell in zip(names, cells, strict=True):
+        asked.setdefault(name, set()).add(cell.asked_alpha)
+    names = [  # alpha was asked for and not used: it still tells these cells apart
+        f"{name} (alpha {cell.asked_alpha:g} unused)" if len(asked[name]) > 1 and cell.asked_alpha is not None else name
+        for name, cell in zip(names, cells, strict=True)
+    ]
+    repeated = Counter(names)
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        if repeated[name] > 1:
+            seen[name] += 1
+            names[i] = f"{name} #{seen[name]}"
+    return names
+
+
+def calibrations(cells: Sequence[Cell]) -> list[str]:
+    """A letter for every cell: cells of one letter observed the same model on the same tokens."""
+    order = {c: i for i, c in enumerate(dict.fromkeys(cell.calibration for cell in cells))}
+    return [_letters(order[cell.calibration]) for cell in cells]
+
+
+def _letters(number: int) -> str:
+    return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
+
+
+def warnings(cells: Sequence[Cell]) -> list[str]:
+    """Why not all of these cells can be compared with one another; empty if they can."""
+    found = []
+    random = sorted({c.model for c in cells if c.weights == "random"})
+    if random:
+        found.append(f"random weights: {', '.join(random)}; never trained, so this says nothing about a trained model")
+    identities: dict[str, set[str]] = {}
+    for cell in cells:
+        identities.setdefault(cell.model, set()).add(cell.identity)
+    for model, known in identities.items():
+        if len(known) > 1:
+            found.append(f"incompatible: {model} stands for {len(known)} different sets of weights ({_some(known)})")
+    for what, key in (("token sets", "tokens"), ("dtypes", "dtype"), ("calibration sizes", "sizes")):
+        values = {getattr(c, key) for c in cells}
+        if len(values) > 1:
+            found.append(
+                f"incompatible: {len(values)} different {what} ({_some(values)}); "
+                "differences between such cells are not due to method, alpha or format alone"
+            )
+    return found
+
+
+def _some(values: set[str]) -> str:
+    short = sorted(v[:12] for v in values)
+    return ", ".join(short[:4]) + (", …" if len(short) > 4 else "")

@@ -1,5 +1,0 @@
-"""The questions of the study this project grew from, in its order, answered from the cells at hand."""
-
-from sweep.compare.seed.questions import replies
-
-__all__ = ["replies"]

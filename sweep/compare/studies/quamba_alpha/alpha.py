@@ -1,0 +1,225 @@
+"""The seed on alpha: what it does, whether the tail is short, MinMax, and which alpha to take."""
+
+from __future__ import annotations
+
+import math
+
+from sweep.compare.analysis.differences import Evidence
+from sweep.compare.analysis.recommend import Advice
+from sweep.compare.analysis.significance import quantile
+from sweep.compare.query.database import SCALES
+from sweep.compare.render.sentences import plus
+from sweep.compare.studies.quamba_alpha.reply import (
+    FAILS,
+    HIGH,
+    HOLDS,
+    MODERATE,
+    OPEN,
+    PARTLY,
+    SITE,
+    Case,
+    Reply,
+    Side,
+    Subject,
+    changes,
+    decibels,
+    unite,
+)
+from sweep.compare.tables.table import Column, Table, Value
+
+SMALL = 0.001  # the seed's "< 0.1 %"
+SHORT = 1.1  # clips at 99.5 % and 99.999 % within 10 %: what "approximately equal" is taken to mean
+NORMAL = 4.4172 / 2.8070  # quantiles of |x| of a normal distribution at 0.99999 and 0.995
+
+
+def acts(case: Case) -> Reply:
+    """What alpha does on each path, including the one where it is dead."""
+    text, verdicts = [], []
+    for s in case.subjects:
+        moved = _pair(case, s.tensor, HIGH)
+        if moved is None:
+            text.append(f"{s.name}, one scale per tensor: not answered; needs percentile at {MODERATE} and {HIGH:g}.")
+        else:
+            found = changes(moved)
+            verdicts.append(FAILS if any(c.exceeds(SMALL) for c in found) else HOLDS)
+            text.append(f"{s.name}, one scale per tensor, where alpha acts: {_effect(moved)}")
+        text.append(_grouped(case, s))
+    return Reply(
+        "What does alpha do?",
+        "From 0.9995 to 0.99999 scales change by less than 0.1 %.",
+        unite(verdicts),
+        " ".join(text),
+        ("alpha", "difference-scale"),
+    )
+
+
+def _effect(e: Evidence) -> str:
+    found = changes(e)
+    return (
+        f"from {MODERATE} to {HIGH:g} the scale of {SITE} moves by {found[0]} to {found[-1]}, "
+        f"its SQNR by {plus(*decibels(e))} dB on average."
+    )
+
+
+def _grouped(case: Case, s: Subject) -> str:
+    cells = list(s.group.minmax.values())
+    if not cells:
+        return f"{s.name}, grouped path: not answered; needs method=minmax granularity=group."
+    source = case.runs.source(SCALES, cells)
+    ((rows, exact),) = case.runs.sql(
+        f"SELECT count(*), count(*) FILTER (abs(clip - absmax) <= 1e-6 * absmax) FROM {source}"
+    )
+    parts = [
+        f"{s.name}, grouped minmax, the path that the seed swept (Quamba's grouped Mamba-2 calibration takes the "
+        "maximum and never reads the alpha it is given; the differences of 0.03 to 0.06 % it saw are no effect of "
+        f"alpha): alpha is dead. The clip is the largest magnitude in {exact} of {rows} rows"
+    ]
+    if len(cells) > 1:
+        same = len({case.prints[c] for c in cells}) == 1
+        asked = ", ".join(f"{a:g}" for a in sorted(a for a in s.group.minmax if a is not None))
+        parts.append(f", and alpha {asked} {'differ in not one bit' if same else 'DIFFER, which must not be'}.")
+    else:
+        parts.append("; minmax ignores alpha, so cells that differ in nothing else are planned as one.")
+    if moved := _pair(case, s.group, HIGH):
+        parts.append(f" If alpha were read there: {_effect(moved)}")
+    return "".join(parts)
+
+
+def tail(case: Case) -> Reply:
+    """Whether the quantiles of the tail lie close together."""
+    text, verdicts, tables = [], [], []
+    for s in case.subjects:
+        alphas = sorted(a for a in s.tensor.percentiles if a < 1)
+        if len(alphas) < 2:
+            text.append(f"{s.name}: not answered; needs percentile cells at two alphas.")
+            continue
+        table = _clips(case, s, alphas)
+        factors = [float(row[-1]) for row in table.rows if row[-1] is not None]
+        low, high = alphas[0], alphas[-1]
+        if not factors:
+            continue
+        tables.append(table)
+        verdicts.append(HOLDS if max(factors) <= SHORT else FAILS if min(factors) > SHORT else PARTLY)
+        text.append(
+            f"{s.name}: from {low:.5g} to {high:.5g} the clip of {SITE} (a quantile of magnitudes) grows "
+            f"{min(factors):.2f} to {max(factors):.2f} times."
+        )
+        if low != 0.995:
+            text.append("The 99.5 % quantile is not among these cells (alpha=0.995).")
+    text.append(
+        f"Short means at most {SHORT} times here; a normal distribution's 99.999 % quantile of magnitudes is "
+        f"{NORMAL:.2f} times its 99.5 % one. The seed inferred it from scales that alpha could not change, and its "
+        "0.9995 is the 99.95 % quantile."
+    )
+    return Reply(
+        "Is the tail short?",
+        "The 99.5 % quantile is about the 99.999 % one: no extreme outliers between.",
+        unite(verdicts),
+        " ".join(text),
+        ("histogram",),
+        tuple(tables),
+    )
+
+
+def _clips(case: Case, s: Subject, alphas: list[float]) -> Table:
+    cells = [s.tensor.percentiles[a] for a in alphas]
+    query = "SELECT cell, layer, clip, absmax FROM {} WHERE site = ?"
+    found = {
+        (c, layer): rest for c, layer, *rest in case.runs.sql(query.format(case.runs.source(SCALES, cells)), [SITE])
+    }
+    rows: list[tuple[Value, ...]] = []
+    for layer in sorted({layer for _, layer in found}):
+        clips = [found.get((c, layer), (None, None))[0] for c in cells]
+        first, last = clips[0], clips[-1]
+        largest = found.get((cells[0], layer), (None, None))[1]
+        rows.append((layer, *clips, largest, last / first if first and last else None))
+    return Table(
+        "tail",
+        f"The tail of {SITE}: {s.name}",
+        f"Quantiles of magnitudes. Factor: that at {alphas[-1]:.10g} / that at {alphas[0]:.10g}.",
+        (
+            Column("layer", "count"),
+            *(Column(f"{a:.10g}", "scale") for a in alphas),
+            Column("largest", "scale"),
+            Column("factor", "number"),
+        ),
+        tuple(rows),
+    )
+
+
+def minmax(case: Case) -> Reply:
+    """MinMax against a percentile, on both paths."""
+    text, verdicts = [], []
+    for s in case.subjects:
+        for name, side in (("one scale per tensor", s.tensor), ("groups", s.group)):
+            e = _against_maximum(case, side)
+            if e is None or not changes(e):
+                text.append(f"{s.name}, {name}: not answered; needs minmax and percentile {MODERATE}.")
+                continue
+            larger = sorted(1 / (1 + c.value) for c in changes(e))
+            db, se = decibels(e)
+            known = not (math.isnan(db) or math.isnan(se))
+            reach = quantile(0.95, max(e.folds - 1, 1)) * se
+            if not known:
+                text.append(
+                    f"{s.name}, {name}: MinMax's scale of {SITE} is {larger[0]:.2f} to {larger[-1]:.2f} times that of "
+                    f"percentile {MODERATE}; its SQNR or the error of that is not known (alpha=1.0 may tell)."
+                )
+                continue
+            verdicts.append(HOLDS if db - reach > 0 else FAILS if db + reach < 0 else OPEN)
+            better = {HOLDS: "percentile is better", FAILS: "MinMax is better"}.get(verdicts[-1], "undecided")
+            text.append(
+                f"{s.name}, {name}: MinMax's scale of {SITE} is {larger[0]:.2f} to {larger[-1]:.2f} times that of "
+                f"percentile {MODERATE}; SQNR of the percentile against MinMax {plus(db, se)} dB, so {better}."
+            )
+    text.append("Larger scales are coarser steps, clipping is a loss too: SQNR weighs both.")
+    return Reply(
+        "MinMax or percentile?",
+        "Not measured, yet: the percentile has filtered outliers that MinMax would keep; better filter too many.",
+        unite(verdicts),
+        " ".join(text),
+        ("minmax", "settings"),
+    )
+
+
+def _against_maximum(case: Case, side: Side) -> Evidence | None:
+    """The evidence of percentile 0.9995 against the maximum."""
+    if side.maximum is None or MODERATE not in side.percentiles:
+        return None
+    return case.evidence[side.maximum, side.percentiles[MODERATE]]
+
+
+def advisable(case: Case) -> Reply:
+    """Which alpha to take here, with the error of what another one loses."""
+    text, verdicts = [], []
+    for one in case.advice:
+        losses = {r.setting: r for r in one.runners}
+        mine = losses.get(f"percentile {MODERATE}")
+        text.append(
+            f"{one.context}: {one.best.setting}, mean SQNR {one.best.sqnr_db:.2f} dB over all sites; {_rest(one)}."
+        )
+        if mine:
+            best = mine is one.best
+            verdicts.append(HOLDS if best or mine.tied else FAILS)
+    text.append("Grouped minmax has no alpha to choose: that advice is for a path that reads one.")
+    return Reply(
+        "Which alpha is advisable?",
+        "0.9995 by default; 0.99999 gains less than 0.1 %.",
+        unite(verdicts),
+        " ".join(text) if case.advice else "Not answered: no two settings of one model, format and granularity.",
+        ("settings", "choices", "sqnr-alpha"),
+    )
+
+
+def _rest(one: Advice) -> str:
+    return ", ".join(
+        f"{r.setting} {plus(-r.loss_db, r.loss_se)} dB{' (as good)' if r.tied else ''}" for r in one.runners[1:6]
+    )
+
+
+def _pair(case: Case, side: Side, alpha: float) -> Evidence | None:
+    """The evidence of percentile `alpha` against percentile 0.9995; None without those cells, or without the site."""
+    if MODERATE not in side.percentiles or alpha not in side.percentiles:
+        return None
+    e = case.evidence[side.percentiles[MODERATE], side.percentiles[alpha]]
+    return e if changes(e) else None

@@ -1,0 +1,169 @@
+"""The knobs of a cell, group by group, each validated where it is defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweep.core.errors import UsageError, allowed
+
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+SPLITS = ("train", "heldout")
+FOLDS = 8
+WEIGHTS = ("trained", "random")
+BACKENDS = ("auto", "transformers", "mamba_ssm")
+CUTS = ("windows", "texts")
+# what a quantized Mamba keeps in few bits between its kernels; what is inside one (the convolution's output before
+# SiLU, the scan's state) stays in full precision there
+QUANTIZED = (
+    *("in_proj_in", "x_conv_in", "B_conv_in", "C_conv_in"),
+    *("x_conv_out", "B_conv_out", "C_conv_out", "out_proj_in"),
+)
+RANDOM = "-random"  # ends the name of every network of random weights
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network. `path` (a local checkpoint) wins over `repo` (one on the Hugging Face Hub).
+
+    geometry: what state-spaces' own config.json says of a network (d_model, n_layer, ssm_cfg, …). It is all
+    that random weights need."""
+
+    name: str
+    path: str | None = None  # directory of a checkpoint; pkg://package/directory for one inside a package
+    repo: str | None = None
+    revision: str = "main"
+    tokenizer: str | None = None  # Hub repository, directory, tokenizer.json or SentencePiece model
+    geometry: dict[str, Any] | None = None
+    weights: str = "trained"
+    seed: int = 0  # of random weights
+    backend: str = "auto"
+    stream: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("model.weights", self.weights, WEIGHTS)
+        one_of("model.backend", self.backend, BACKENDS)
+        if self.weights == "random" and not self.name.endswith(RANDOM):
+            object.__setattr__(self, "name", self.name + RANDOM)  # so that no table or plot can hide it
+        if not (self.path or self.repo or (self.geometry and self.weights == "random")):
+            raise UsageError(f"model={self.name} has no weights: add model.path=DIRECTORY or model.repo=OWNER/NAME")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which text. `path` (a local file or folder) wins over `repo` (a data set on the Hugging Face Hub).
+
+    cut: `windows` joins all texts and cuts windows of `calibration.seqlen` tokens, shuffled by the seed;
+    `texts` takes texts in order, one a sample, truncated to `calibration.seqlen` tokens."""
+
+    name: str
+    path: str | None = None
+    split: str = "train"
+    repo: str | None = None
+    revision: str = "main"
+    files: list[str] = field(default_factory=list)  # of the repository: names or patterns like en/*.json.gz
+    column: str = "text"  # the key or column that holds the text
+    cut: str = "windows"
+    separator: str | None = None  # between joined texts; null: nothing, and each is tokenized by itself
+    limit: int | None = None  # texts read at most
+
+    def __post_init__(self) -> None:
+        one_of("data.cut", self.cut, CUTS)
+        if self.name == "stdlib":
+            one_of("data.split", self.split, SPLITS)
+        elif self.name == "text" and not self.path:
+            raise UsageError("data=text needs a file or a folder: add data.path=FILE_OR_FOLDER")
+        elif not (self.path or self.repo):
+            raise UsageError(f"data={self.name} needs a source: add data.path=FILE_OR_FOLDER or data.repo=OWNER/NAME")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"data.limit={self.limit} must be at least 1, or null for no limit")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    samples: int = 512
+    seqlen: int = 512
+    batch_size: int = 8
+    folds: int = 0  # 0: FOLDS, or one a sample where there are fewer
+    seed: int = 0
+    checkpoint: float = 60.0
+    shards: int = 1
+    shard: int | None = None
+    ssm_state: bool = False
+    text_quantiles: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for alpha in self.text_quantiles:
+            if not 0 < alpha <= 1:
+                raise UsageError(f"calibration.text_quantiles={self.text_quantiles}: {alpha} is outside (0, 1]")
+        if self.folds == 0:
+            object.__setattr__(self, "folds", max(1, min(FOLDS, self.samples)))
+        for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
+            if (value := getattr(self, key)) < 1:
+                raise UsageError(f"calibration.{key}={value} must be at least 1")
+        if not self.checkpoint >= 0:
+            raise UsageError(f"calibration.checkpoint={self.checkpoint} are seconds between two checkpoints, 0 or more")
+        if self.shards > self.folds:
+            raise UsageError(
+                f"calibration.shards={self.shards} exceeds calibration.folds={self.folds}: "
+                "a shard is a set of whole folds; lower shards or raise folds"
+            )
+        if self.shard is not None and not 0 <= self.shard < self.shards:
+            raise UsageError(f"calibration.shard={self.shard} is none of calibration.shards={self.shards}")
+        if self.folds > self.samples:
+            raise UsageError(
+                f"calibration.folds={self.folds} exceeds calibration.samples={self.samples}: "
+                "every fold needs a sample; lower folds or raise samples"
+            )
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    perplexity: bool = False
+    sensitivity: bool = False
+    sites: list[str] = field(default_factory=lambda: list(QUANTIZED))
+    samples: int = 64
+    data: str | None = None  # stdlib, or a file or folder; None: the data set of the calibration
+
+    def __post_init__(self) -> None:
+        for site in self.sites:
+            one_of("evaluate.sites", site, QUANTIZED)
+        if not self.sites:
+            raise UsageError(f"evaluate.sites is empty; allowed: {', '.join(QUANTIZED)}")
+        if self.samples < 1:
+            raise UsageError(f"evaluate.samples={self.samples} must be at least 1")
+
+    def __bool__(self) -> bool:
+        """Whether anything is to be evaluated."""
+        return self.perplexity or self.sensitivity
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How many clusters granularity=group makes; see `sweep.quantization.sort_and_cluster`."""
+
+    head_groups: int = 4
+    dim_groups: int = 4
+
+    def __post_init__(self) -> None:
+        for key in ("head_groups", "dim_groups"):
+            if (value := getattr(self, key)) < 1:
+                raise UsageError(f"grouping.{key}={value} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Wandb:
+    mode: str = "auto"
+    project: str = "mamba-scales"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        one_of("wandb.mode", self.mode, WANDB_MODES)
+
+
+def one_of(key: str, value: str, choices: Any) -> None:
+    """Raises UsageError for a value that is no choice."""
+    if value not in choices:
+        raise allowed(key, value, choices)

@@ -1,0 +1,69 @@
+"""Text that the calibration did not see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.calibration import spec
+from sweep.calibration.tokens import Tokens
+from sweep.config.config import Config
+from sweep.config.knobs import Data
+from sweep.core.errors import UsageError
+from sweep.models import load
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """tokens: samples, as for a calibration. bytes: int64 [N], of the text that all but the first token of each
+    sample stand for; that one is not predicted."""
+
+    tokens: Tokens
+    bytes: NDArray[np.int64]
+
+
+def text(config: Config) -> Text:
+    """`evaluate.samples` samples of `calibration.seqlen` tokens, none of them seen by the calibration.
+
+    They come from `evaluate.data`: `stdlib`, a file or a folder. Without it they come from the data set of the
+    calibration: of the standard library its held-out files, the same ones whatever the seed; of other data the
+    samples that follow those of the calibration, which therefore depend on `calibration.samples` and `.seed`.
+    Raises UsageError where there are too few."""
+    data, wanted = _source(config), config.evaluate.samples
+    if data == config.data:
+        skipped = config.calibration.samples
+        calibration = replace(config.calibration, samples=skipped + wanted)
+    else:
+        skipped, calibration = 0, replace(config.calibration, samples=wanted, folds=1, shards=1, shard=None, seed=0)
+    found = spec.of(replace(config, data=data, calibration=calibration)).tokens
+    windows = found.windows[skipped:]
+    count = load.byte_counter(config.model)
+    return Text(
+        Tokens(found.source, windows),
+        np.array([count(window) - count(window[:1]) for window in windows], np.int64),
+    )
+
+
+def _source(config: Config) -> Data:
+    here, asked = config.data, config.evaluate.data
+    if asked in (None, "stdlib") and here.name == "stdlib" and not here.path:
+        return replace(here, split="heldout")
+    if asked == "stdlib":
+        return Data("stdlib", split="heldout")
+    if asked is None or asked == here.path:
+        return here
+    if here.path and _overlap(Path(asked), Path(here.path)):
+        raise UsageError(
+            f"evaluate.data={asked} overlaps data.path={here.path}, which is calibrated on; leave it out to "
+            "evaluate on what the calibration left of it, or give other text"
+        )
+    return Data("text", path=asked, column=here.column)
+
+
+def _overlap(a: Path, b: Path) -> bool:
+    """Whether one of two paths lies in the other, or they are the same."""
+    first, second = a.expanduser().resolve(), b.expanduser().resolve()
+    return first.is_relative_to(second) or second.is_relative_to(first)

@@ -1,0 +1,182 @@
+"""A grid before it starts: which cells there are, which of them are one, and what has to come first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep.config.config import Config
+from sweep.core.store_key import Key
+from sweep.runs import record as runs
+
+FEW = 24  # cells that are listed one by one without being asked for
+
+
+@dataclass(frozen=True)
+class Cell:
+    """number: its job's number and its directory's name. overrides: as on the command line."""
+
+    number: int
+    overrides: tuple[str, ...]
+    config: Config
+    key: Key
+    stored: bool
+
+    @cached_property
+    def identity(self) -> str:
+        """Equal for cells that cannot differ: in what was asked for and in what it is asked of."""
+        return f"{self.config.identity}-{self.key.hash}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """cells: to be run, in the order of the command line. dropped: why others are not, a line each.
+    done: numbers of cells that an earlier, interrupted run of the same sweep has finished."""
+
+    cells: tuple[Cell, ...]
+    dropped: tuple[str, ...] = ()
+    done: frozenset[int] = frozenset()
+
+    @property
+    def waiting(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.number not in self.done]
+
+    def leaders(self) -> dict[str, Cell]:
+        """For each calibration that is not stored the cell that computes it: the first one."""
+        found: dict[str, Cell] = {}
+        for cell in self.waiting:
+            if not cell.stored:
+                found.setdefault(cell.key.hash, cell)
+        return found
+
+    def shards(self) -> list[tuple[Cell, int]]:
+        """Jobs that only compute a part of a calibration, by leader; they go before everything else."""
+        return [
+            (leader, shard)
+            for leader in self.leaders().values()
+            for shard in range(leader.config.calibration.shards)
+            if leader.config.calibration.shards > 1
+        ]
+
+    def waves(self) -> list[list[Cell]]:
+        """Leaders, and cells whose calibration is stored already; then the leaders' followers."""
+        leaders = {cell.number for cell in self.leaders().values()}
+        first = [cell for cell in self.waiting if cell.stored or cell.number in leaders]
+        second = [cell for cell in self.waiting if cell not in first]
+        return [wave for wave in (first, second) if wave]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a later run of the same command recognizes the sweep by."""
+        return {
+            "schema": 1,
+            "cells": [
+                {
+                    "number": cell.number,
+                    "name": cell.config.label,
+                    "overrides": list(cell.overrides),
+                    "calibration": str(cell.key),
+                    "identity": cell.identity,
+                }
+                for cell in self.cells
+            ],
+        }
+
+    def resumed(self, earlier: dict[str, Any], directory: Path) -> Plan:
+        """This plan with the numbers that an earlier one gave its cells, and what `directory` has of them."""
+        number = {cell["identity"]: cell["number"] for cell in earlier["cells"]}
+        cells = tuple(sorted((replace(c, number=number[c.identity]) for c in self.cells), key=lambda c: c.number))
+        done = (c.number for c in cells if runs.finished(directory / str(c.number), c.config, c.key.hash))
+        return replace(self, cells=cells, done=frozenset(done))
+
+
+def same(plan: Plan, earlier: dict[str, Any]) -> bool:
+    """Whether an earlier plan has just these cells, in whatever order."""
+    return {cell.identity for cell in plan.cells} == {cell["identity"] for cell in earlier["cells"]}
+
+
+def plan(
+    jobs: Iterable[tuple[Sequence[str], Config]], key: Callable[[Config], Key], stored: Callable[[Config, Key], bool]
+) -> Plan:
+    """Number the cells of a grid, without those that cannot differ from an earlier one."""
+    cells: dict[str, Cell] = {}
+    twins: dict[str, list[Config]] = {}  # by the identity of the cell that stands for them
+    for overrides, config in jobs:
+        found = key(config)
+        cell = Cell(len(cells), tuple(overrides), config, found, stored(config, found))
+        if cell.identity in cells:
+            twins.setdefault(cell.identity, []).append(config)
+        else:
+            cells[cell.identity] = cell
+    dropped, kept = Counter[str](), Counter[str]()
+    for identity, others in twins.items():
+        why = _why(cells[identity].config, others)
+        dropped[why] += len(others)
+        kept[why] += 1
+    lines = (f"{why}: {dropped[why] + kept[why]} cells are {kept[why]}" for why in kept)
+    return Plan(tuple(cells.values()), tuple(lines))
+
+
+def _why(cell: Config, others: Iterable[Config]) -> str:
+    """What differs between cells that are one."""
+    known = _flat(cell.to_dict())
+    knobs = {name for other in others for name, value in _flat(other.to_dict()).items() if known[name] != value}
+    return f"{cell.method} ignores {', '.join(sorted(knobs))}" if knobs else "asked for more than once"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def show(plan: Plan, console: Console, every: bool = False) -> None:
+    """The plan on a terminal: what is dropped, a line per calibration, and the cells (`every` one, or if few)."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in plan.cells:
+        groups.setdefault(str(cell.key), []).append(cell)
+    console.print(f"plan: {len(plan.cells)} cells, {len(groups)} calibrations", highlight=False)
+    for line in plan.dropped:
+        console.print(f"  {line}", style="yellow", highlight=False)
+    if plan.done:
+        console.print(
+            f"  going on with an interrupted sweep: {len(plan.done)} of {len(plan.cells)} cells are finished "
+            "(hydra.sweeper.resume=false starts anew)",
+            style="yellow",
+            highlight=False,
+        )
+    shown = Table("calibration", "cells", "state")
+    leaders = plan.leaders()
+    for name, cells in groups.items():
+        leader = leaders.get(cells[0].key.hash)
+        state = "in the store"
+        if leader and leader.config.calibration.shards > 1:
+            state = f"to compute in {leader.config.calibration.shards} shards, merged by cell {leader.number}"
+        elif leader:
+            state = f"to compute in cell {leader.number}"
+        elif all(cell.number in plan.done for cell in cells):
+            state = "finished"
+        shown.add_row(name, _ranges([cell.number for cell in cells]), state)
+    console.print(shown)
+    if every or len(plan.cells) <= FEW:
+        for cell in plan.cells:
+            done = "  finished" if cell.number in plan.done else ""
+            console.print(f"{cell.number:>4}  {cell.config.label}{done}", highlight=False, markup=False)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0 1 2 5 → 0–2, 5"""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in spans)

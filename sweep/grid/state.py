@@ -1,0 +1,136 @@
+"""A grid under way: its directory, which of its cells may start, and what became of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sweep import __version__
+from sweep.calibration import spec
+from sweep.core.errors import UsageError
+from sweep.core.fresh import fresh
+from sweep.core.store_key import differences
+from sweep.grid.plan import Cell, Plan, same
+from sweep.runs import record as runs
+
+PLAN = "plan.json"
+
+
+@dataclass
+class Grid:
+    """directory: of the sweep, each cell has its number's below it. errors: by the number of the failed cell."""
+
+    directory: Path
+    plan: Plan
+    errors: dict[int, str] = field(default_factory=dict)
+    followers: dict[int, list[int]] = field(default_factory=dict)  # of a failed leader
+
+    def ready(self, wave: Sequence[Cell]) -> list[Cell]:
+        """Those cells of a wave whose calibration did not fail. The others fail with their leader's error."""
+        leaders = self.plan.leaders()
+        found = []
+        for cell in wave:
+            leader = leaders.get(cell.key.hash)
+            if leader is None or leader.number not in self.errors or spec.stored(cell.config, cell.key):
+                found.append(cell)
+                continue
+            error = f"its calibration failed in cell {leader.number}: {self.errors[leader.number]}"
+            place = self.directory / str(cell.number)
+            runs.finish(place, runs.start(place, runs.describe(cell.config, self.directory.name)), error=error)
+            self.followers.setdefault(leader.number, []).append(cell.number)
+        return found
+
+    def settle(self, cells: Sequence[Cell], exceptions: Sequence[Exception | None]) -> None:
+        """Judge cells that were launched by what lies in their directories."""
+        for cell, exception in zip(cells, exceptions, strict=True):
+            place = self.directory / str(cell.number)
+            if runs.finished(place, cell.config, cell.key.hash):
+                continue
+            record = runs.read(place) or {"status": None}
+            if record["status"] == "failed":
+                error = record["error"]
+            elif exception:
+                error = f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}"
+            elif record["status"] == "finished":
+                error = _elsewhere(record, cell)
+            else:
+                error = f"ended without a result, killed perhaps; see {place}"
+            self.errors[cell.number] = error
+            if record["status"] == "running":  # and nobody else will ever change that
+                runs.finish(place, record, error=error)
+
+    def failures(self) -> list[str]:
+        """A line for each cell that failed, its followers summed up."""
+        label = {cell.number: cell.config.label for cell in self.plan.cells}
+        lines = []
+        for number, error in sorted(self.errors.items()):
+            with_it = self.followers.get(number, [])
+            more = f" ({len(with_it)} cells that need its calibration failed with it)" if with_it else ""
+            lines.append(f"cell {number} ({label[number]}): {error.removeprefix('UsageError: ')}{more}")
+        return lines
+
+    @property
+    def exit_code(self) -> int:
+        """2 if all that failed were mistakes a user can mend, 1 if something crashed."""
+        return 2 if all(error.startswith("UsageError") for error in self.errors.values()) else 1
+
+
+def _elsewhere(record: dict[str, Any], cell: Cell) -> str:
+    """Why a finished run is not the one that was planned: its job ran where packages, files or variables are others."""
+    differ = differences(record["calibration"]["preimage"], cell.key.preimage)
+    if (version := record["versions"]["sweep"]) != __version__:
+        differ.append(f"sweep: {version} there, {__version__} here")
+    return (
+        "UsageError: its job finished something else than this process planned "
+        f"({'; '.join(differ) or 'another configuration'}); start the sweep in the environment of its jobs"
+    )
+
+
+@contextmanager
+def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool) -> Iterator[Grid]:
+    """The directory of a grid, kept by this process as long as the context lasts.
+
+    An unfinished sweep of just these cells beside `wanted` is gone on with, unless a process is still at it.
+    Otherwise `wanted` is created, with a number behind it if there is one of that name.
+    chosen: `wanted` is the user's explicit choice: it is that directory or a UsageError."""
+    for directory in [wanted] if chosen else sorted((p.parent for p in wanted.parent.glob(f"*/{PLAN}")), reverse=True):
+        earlier = _read(directory)
+        if earlier is None or not (chosen or (resume and same(plan, earlier))):
+            continue
+        if not resume or not same(plan, earlier):
+            raise UsageError(f"hydra.sweep.dir={directory} holds another sweep; choose another directory")
+        lock = FileLock(directory / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if chosen:
+                raise UsageError(f"hydra.sweep.dir={directory}: another process is running this sweep") from None
+            continue
+        with lock:
+            lock.release()  # `with` took it a second time; it is held once now
+            found = plan.resumed(earlier, directory)
+            if found.waiting or chosen:
+                yield Grid(directory, found)
+                return
+    directory = wanted if chosen else fresh(wanted)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock"):
+            runs.write_json(directory / PLAN, plan.to_dict())
+            yield Grid(directory, plan)
+    except OSError as error:
+        raise UsageError(f"sweep directory {directory} cannot be written: {error.strerror or error}") from error
+
+
+def _read(directory: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((directory / PLAN).read_text())
+        return found if isinstance(found, dict) and found["schema"] == 1 else None
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,141 @@
+"""The planner of grids, as Hydra knows it: validate every cell, show the plan, launch it wave by wave.
+
+A cell's result is what lies in its directory, not what a launcher brings back: a job that was killed,
+requeued or started by hand counts by its files.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+if TYPE_CHECKING:  # Hydra imports every plugin at every start: nothing heavy up here
+    from sweep.config.config import Config
+    from sweep.grid.plan import Cell, Plan
+    from sweep.grid.state import Grid
+
+
+class GridSweeper(BasicSweeper):
+    """conf/hydra/sweeper/grid.yaml says what its arguments mean."""
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: dict[str, str] | None = None,
+        dry_run: bool = False,
+        resume: bool = True,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.dry_run = dry_run
+        self.resume = resume
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run a grid. Raises UsageError for a bad cell before anything starts; exits with 2, or with 1 after a
+        crash, when all is done and cells have failed."""
+        from rich.console import Console
+
+        from sweep.grid import plan, state
+
+        planned = self._plan(arguments)
+        assert self.config is not None
+        if self.dry_run:
+            plan.show(planned, Console(), every=True)
+            return
+        wanted = Path(str(self.config.hydra.sweep.dir))
+        chosen = any(o.startswith("hydra.sweep.dir=") for o in self.config.hydra.overrides.hydra)
+        with state.claimed(wanted, chosen, planned, self.resume) as claimed:
+            plan.show(claimed.plan, Console())
+            self._settle(claimed.directory)
+            failed = self._run(claimed)
+        for line in failed:
+            print(f"error: {line}", file=sys.stderr)
+        print(f"\nall cells side by side: python -m sweep.compare {claimed.directory}", flush=True)
+        if failed:
+            sys.exit(claimed.exit_code)
+
+    def _plan(self, arguments: list[str]) -> Plan:
+        from sweep.calibration import spec
+        from sweep.config.compose import Composer
+        from sweep.config.hydra_errors import one_line
+        from sweep.core.errors import UsageError
+        from sweep.grid import plan
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        (jobs,) = self.split_arguments(parsed, None)
+        compose = Composer(loader, self.config)
+        key = spec.keys()
+        cells: list[tuple[Sequence[str], Config]] = []
+        for number, overrides in enumerate(jobs):
+            try:
+                cells.append((overrides, config := compose(overrides)))
+                key(config)
+            except (UsageError, HydraException, OmegaConfBaseException) as error:
+                raise UsageError(f"cell {number} ({' '.join(overrides)}): {one_line(error)}") from error
+        return plan.plan(cells, key, spec.stored)
+
+    def _settle(self, directory: Path) -> None:
+        """Make `directory` the sweep's, here and in every job."""
+        assert self.config is not None
+        directory.mkdir(parents=True, exist_ok=True)
+        with read_write(self.config), open_dict(self.config):
+            self.config.hydra.sweep.dir = str(directory)
+            self.config.hydra.overrides.hydra.append(_override("hydra.sweep.dir", str(directory)))
+        OmegaConf.save(self.config, directory / "multirun.yaml")
+
+    def _run(self, state: Grid) -> list[str]:
+        """Shards, leaders, followers. Returns what went wrong, a line each."""
+        shards = [
+            [
+                *_asked(leader),
+                f"calibration.shard={shard}",
+                _override("hydra.sweep.subdir", f"shards/{leader.number}-{shard}"),
+            ]
+            for leader, shard in state.plan.shards()
+        ]
+        self._launch(shards, 0)  # a shard that fails costs time: the leader computes what is missing
+        for wave in state.plan.waves():
+            ready = state.ready(wave)
+            state.settle(ready, self._launch([self._job(cell) for cell in ready], ready[0].number if ready else 0))
+        return state.failures()
+
+    def _job(self, cell: Cell) -> list[str]:
+        assert self.config is not None
+        pattern = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
+        return [
+            *_asked(cell),
+            _override("hydra.sweep.subdir", str(pattern).replace("${hydra.job.num}", str(cell.number))),
+        ]
+
+    def _launch(self, jobs: list[list[str]], first: int) -> list[Exception | None]:
+        """Launch jobs, at most `max_batch_size` at once. Returns the exception of each, as far as known."""
+        assert self.launcher is not None
+        found: list[Exception | None] = []
+        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size) if jobs else ():
+            try:
+                returns = self.launcher.launch(batch, initial_job_idx=first + len(found))
+                found += [r._return_value if r.status is JobStatus.FAILED else None for r in returns]
+            except Exception as error:  # the launcher itself: no sbatch, a job cancelled, a worker killed
+                found += [error] * len(batch)
+        return found
+
+
+def _asked(cell: Cell) -> list[str]:
+    """A cell's overrides with dtype as the plan has it: `auto` may mean another one where the job runs."""
+    return [*cell.overrides, f"dtype={cell.config.dtype}"]
+
+
+def _override(key: str, value: str) -> str:
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{quoted}'"

@@ -1,0 +1,58 @@
+"""The mamba_ssm back end: the authors' own models and CUDA kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from sweep.core.errors import UsageError
+from sweep.models.assemble import Source, fill
+from sweep.models.mamba_ssm_config import to_mamba_ssm
+
+
+def available() -> bool:
+    """Whether mamba_ssm is installed."""
+    return importlib.util.find_spec("mamba_ssm") is not None
+
+
+def check(device: str) -> None:
+    """Raises UsageError where the back end cannot run."""
+    if not available():
+        raise UsageError("model.backend=mamba_ssm: the package is not installed: pip install -e '.[cuda]'")
+    if not device.startswith("cuda") and not os.environ.get("TRITON_INTERPRET"):
+        raise UsageError(
+            f"model.backend=mamba_ssm has kernels for CUDA only, but device={device}; "
+            "use device=cuda or model.backend=transformers"
+        )
+
+
+def version() -> str:
+    """The packages that are installed, with their versions: what scans and what convolves round in their own ways."""
+    packages = ("mamba_ssm", "causal_conv1d", "triton")
+    return " ".join(f"{p} {_version(p)}" for p in packages if importlib.util.find_spec(p))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree, or a triton that is distributed under another name
+        return "unknown"
+
+
+def network(config: Any, source: Source, dtype: torch.dtype, device: str) -> Any:
+    """mamba_ssm's MambaLMHeadModel for a transformers MambaConfig or Mamba2Config, weights from `source`.
+
+    A_log and D of Mamba-1 and D of Mamba-2 stay float32, as the package has them."""
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+
+    settings = MambaConfig(**to_mamba_ssm(config), fused_add_norm=device.startswith("cuda"))
+    with torch.device("meta"):
+        lm = MambaLMHeadModel(settings, dtype=dtype)
+    fill(lm, source, lambda name: name.replace("backbone.embedding.", "backbone.embeddings."), None, device)
+    lm.tie_weights()
+    return lm.eval()

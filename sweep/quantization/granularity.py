@@ -1,0 +1,83 @@
+"""Granularity: which parts of a site have a scale of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sweep.core.errors import UsageError
+from sweep.quantization.site_scales import NOWHERE, Place
+from sweep.quantization.sort_and_cluster import Grouping, Ints, sort_and_cluster
+from sweep.quantization.statistics import Key, Statistics
+
+Parts = list[tuple[Place, Ints]]  # of a site: place, channels
+
+
+def split(
+    statistics: Statistics, granularity: str, head_groups: int, dim_groups: int
+) -> tuple[dict[Key, Parts], dict[int, Grouping]]:
+    """The parts of every site that has more than one, and for `group` the groupings of the layers.
+
+    Raises UsageError for a grouping that the model's geometry does not allow."""
+    groupings = by_group(statistics, head_groups, dim_groups) if granularity == "group" else {}
+    found: dict[Key, Parts | None] = {}
+    for (layer, name), site in statistics.sites.items():
+        channels = site.channel_absmax.shape[1]
+        if granularity == "channel":
+            found[layer, name] = by_channel(name, channels, statistics.meta)
+        elif granularity == "group":
+            found[layer, name] = grouped(name, channels, statistics.meta, groupings[layer])
+    return {key: parts for key, parts in found.items() if parts}, groupings
+
+
+def by_channel(site: str, channels: int, geometry: dict[str, Any]) -> Parts:
+    """Every channel for itself. Numbers: SSD group, head within it and channel within the head for x and what goes
+    into out_proj and for the state; SSD group and state for B and C; the channel alone elsewhere."""
+    ssd = int(geometry["n_groups"])
+    if site[0] in "BC":
+        return [((c * ssd // channels, NOWHERE, c % (channels // ssd)), np.array([c])) for c in range(channels)]
+    if site == "in_proj_in" or geometry["family"] == "mamba1":
+        return [((NOWHERE, NOWHERE, c), np.array([c])) for c in range(channels)]
+    headdim, heads = int(geometry["headdim"]), int(geometry["n_heads"]) // ssd
+    return [((c // headdim // heads, c // headdim % heads, c % headdim), np.array([c])) for c in range(channels)]
+
+
+def by_group(statistics: Statistics, head_groups: int, dim_groups: int) -> dict[int, Grouping]:
+    """Quamba2's grouping of every layer, from the x channels after SiLU.
+
+    Raises UsageError for a model without heads, or with too few of them."""
+    geometry = statistics.meta
+    if geometry["family"] != "mamba2":
+        raise UsageError(
+            f"granularity=group clusters the heads of Mamba-2; this model is {geometry['family']}, which has none. "
+            "Use granularity=channel or granularity=tensor"
+        )
+    return {
+        layer: sort_and_cluster(
+            site.channel_text_mean_max.max(0).astype(np.float64),
+            int(geometry["n_groups"]),
+            int(geometry["headdim"]),
+            head_groups,
+            dim_groups,
+        )
+        for (layer, name), site in statistics.sites.items()
+        if name == "x_conv_out"
+    }
+
+
+def grouped(site: str, channels: int, geometry: dict[str, Any], grouping: Grouping) -> Parts | None:
+    """The parts of a site under a grouping: groups of x and SSD groups of B and C after the convolution, as in
+    Quamba2, and None for sites that keep one scale."""
+    part, _, stage = site.partition("_conv_")
+    if stage not in ("pre", "out"):
+        return None
+    if part == "x":
+        return list(grouping)
+    width = channels // int(geometry["n_groups"])
+    return [((g, NOWHERE, NOWHERE), np.arange(g * width, (g + 1) * width)) for g in range(channels // width)]
+
+
+def name(site: str, place: Place) -> str:
+    """What the statistics of one group of a site are filed under: `x_conv_out[0,1,2]`."""
+    return f"{site}[{','.join(map(str, place))}]"

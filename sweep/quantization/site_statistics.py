@@ -1,0 +1,144 @@
+"""One site of one layer, fold by fold: what all folds hold together, and what some of them hold, for errors.
+
+In 16 bits both are exact. Where float32 was counted, all folds together, the answer, are kept in fine bins (`pooled`),
+single ones in bins four times as wide, which takes a third of the memory; inside a wide bin a fold is taken to be
+distributed as all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.quantization.histogram import Histogram
+
+
+def leave_one_out(folds: int) -> NDArray[np.bool_]:
+    """All folds, then all but the first, all but the second, … (what a jackknife takes), bool [1 + K, K]."""
+    return np.concatenate([np.ones((1, folds), bool), ~np.eye(folds, dtype=bool)])
+
+
+@dataclass(frozen=True, eq=False)
+class Subsets:
+    """S sets of the K folds of a site. members: bool [S, K]. observed: what each set holds, a stack of S."""
+
+    members: NDArray[np.bool_]
+    observed: Histogram
+
+
+@dataclass(frozen=True, eq=False)
+class SiteStatistics:
+    """Everything observed at one site of one layer, fold by fold.
+
+    folds: the fold numbers present, int32 [K]; samples: how many texts each holds, int64 [K].
+    histogram: signed, a stack of K, in the bins of folds (`Layout.of_folds`). pooled: all folds together in bins a
+    quarter as wide, a stack of one, where float32 was counted; else None, and the folds are exact.
+    channel_absmax: float32 [K, C]. channel_abs_sum: float64 [K, C], the sum of |x| over texts and tokens.
+    channel_text_mean_max: float32 [K, C], the largest over texts of the text's mean |x| (Quamba2's sort key).
+    weight_absmax: max |w| of the conv1d slice that makes this site, None where no convolution does.
+    text_alphas: float64 [A], empty unless asked for. text_quantiles: for each fold float64 [samples, A, 3], of each
+    text the alpha-quantile of |x|, the (1 - alpha)-quantile and the alpha-quantile of x (linear interpolation).
+    """
+
+    folds: NDArray[np.int32]
+    samples: NDArray[np.int64]
+    histogram: Histogram
+    channel_absmax: NDArray[np.float32]
+    channel_abs_sum: NDArray[np.float64]
+    channel_text_mean_max: NDArray[np.float32]
+    weight_absmax: float | None
+    text_alphas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    text_quantiles: tuple[NDArray[np.float64], ...] = ()
+    pooled: Histogram | None = None
+
+    @property
+    def total(self) -> Histogram:
+        """Of all folds together, in the finest bins there are."""
+        return (self.pooled or self.histogram).total()
+
+    @cached_property
+    def replicates(self) -> Subsets:
+        """What `leave_one_out` names."""
+        return self._subsets(leave_one_out(len(self.folds)))
+
+    @cached_property
+    def growing(self) -> Subsets:
+        """The first 1, 2, … K folds, K sets."""
+        return self._subsets(np.tri(len(self.folds), dtype=bool))
+
+    @cached_property
+    def growing_replicates(self) -> Subsets:
+        """The first k folds but one, for each of them in turn, k = 2 … K - 1, one below the other."""
+        folds = len(self.folds)
+        upto, each = np.tri(folds, dtype=bool), np.eye(folds, dtype=bool)
+        return self._subsets(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
+
+    @property
+    def prepared_size(self) -> int:
+        """How many counts are prepared for reading, of each fold and of all in the finest bins, and kept from then on
+        for the next reader, at about 24 bytes each."""
+        return (len(self.folds) + 1) * len((self.pooled or self.histogram).bins)
+
+    def unprepared(self) -> SiteStatistics:
+        """The same, and what is prepared for reading it goes when it goes."""
+        return replace(self, histogram=replace(self.histogram), pooled=self.pooled and replace(self.pooled))
+
+    def _subsets(self, members: NDArray[np.bool_]) -> Subsets:
+        if self.pooled is None:
+            return Subsets(members, self.histogram.pick(members))
+        whole = members.all(1, keepdims=True)
+        return Subsets(members, self._folds_and_pooled.pick(np.hstack([members & ~whole, whole])))
+
+    @cached_property
+    def _folds_and_pooled(self) -> Histogram:
+        """A stack of K + 1."""
+        assert self.pooled
+        folds, pooled = self.histogram.finer(self.pooled), self.pooled
+        both = [np.concatenate([getattr(folds, n), getattr(pooled, n)]) for n in ("counts", "min", "max")]
+        return Histogram(pooled.layout, pooled.bins, *both)
+
+    def __add__(self, other: SiteStatistics) -> SiteStatistics:
+        """The folds of both, in ascending order.
+
+        Raises ValueError where a fold is on both sides, or where layouts, channels or weights differ."""
+        twice = np.intersect1d(self.folds, other.folds)
+        if len(twice):
+            raise ValueError(f"cannot merge: fold {', '.join(map(str, twice))} is on both sides")
+        if self.channel_absmax.shape[1:] != other.channel_absmax.shape[1:]:
+            raise ValueError("cannot merge: the numbers of channels differ")
+        if self.weight_absmax != other.weight_absmax:
+            raise ValueError("cannot merge: the convolution weights differ")
+        if not np.array_equal(self.text_alphas, other.text_alphas):
+            raise ValueError("cannot merge: the quantiles taken of the texts differ")
+        order = np.argsort(np.concatenate([self.folds, other.folds]))
+        merged = Histogram.stack([*_split(self.histogram), *_split(other.histogram)])
+        if (self.pooled is None) != (other.pooled is None):
+            raise ValueError("cannot merge: one side has no histogram of all folds together")
+
+        def join(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([a, b])[order]
+
+        return SiteStatistics(
+            folds=join(self.folds, other.folds),
+            samples=join(self.samples, other.samples),
+            histogram=Histogram(merged.layout, merged.bins, merged.counts[order], merged.min[order], merged.max[order]),
+            channel_absmax=join(self.channel_absmax, other.channel_absmax),
+            channel_abs_sum=join(self.channel_abs_sum, other.channel_abs_sum),
+            channel_text_mean_max=join(self.channel_text_mean_max, other.channel_text_mean_max),
+            weight_absmax=self.weight_absmax,
+            text_alphas=self.text_alphas,
+            text_quantiles=tuple((*self.text_quantiles, *other.text_quantiles)[i] for i in order)
+            if self.text_quantiles
+            else (),
+            pooled=self.pooled + other.pooled if self.pooled and other.pooled else None,
+        )
+
+
+def _split(stack: Histogram) -> Iterator[Histogram]:
+    for counts, low, high in zip(stack.counts, stack.min, stack.max, strict=True):
+        yield Histogram(stack.layout, stack.bins, counts, low, high)

@@ -1,0 +1,211 @@
+"""One cell from configuration to files: the whole story on one page."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweep import garbage
+from sweep.calibration.cache import Damaged
+from sweep.config.config import Config
+from sweep.core import provenance
+from sweep.core.errors import UsageError, out_of_memory
+from sweep.core.progress import progress
+from sweep.quantization.statistics import Statistics
+from sweep.runs import record as runs
+from sweep.runs import tables as table
+from sweep.runs import tracking
+from sweep.runs.tables import Tables
+
+if TYPE_CHECKING:
+    from sweep.calibration.collect import Collect
+    from sweep.calibration.spec import Question  # imports torch, which a cell asks for only when it runs
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A finished cell: where it lies, its run.json, its tables, and how to see its W&B run."""
+
+    directory: Path
+    record: dict[str, Any]
+    tables: Tables
+    wandb_hint: str | None
+
+
+def run(config: Config, directory: Path, group: str, siblings: bool = False) -> Cell:
+    """Calibrate (or read the calibration from the store), read the scales off it, write and log everything.
+
+    directory: the run's own. group: the sweep it belongs to. siblings: whether this process may have further cells of
+    the same calibration to run; then it stays in memory, ready to be read. Raises UsageError for what a user can mend;
+    the run's record then says `failed`, with the error."""
+    record = runs.start(directory, runs.describe(config, group))
+    tracker = tracking.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
+    try:
+        statistics, calibration = _calibration(config, tracker.progress)
+        garbage.resume()
+        grouped = _second_pass(config, statistics, calibration, tracker.progress)
+        begin = time.perf_counter()
+        tables = table.build(statistics, config, grouped, keep=siblings)
+        calibration["timings"]["readout_s"] = time.perf_counter() - begin
+        for field in fields(tables):
+            if (found := getattr(tables, field.name)) is not None:
+                runs.write_table(directory / f"{field.name}.parquet", found)
+        evaluation = None
+        if config.evaluate:
+            from sweep.evaluation.evaluate import evaluate
+
+            evaluation, texts = evaluate(config, statistics, tables.scales)
+            runs.write_table(directory / "evaluation.parquet", texts)
+        record = runs.finish(directory, {**record, **calibration, "evaluation": evaluation, "wandb": tracker.record})
+    except BaseException as error:
+        with suppress(OSError):  # else it would hide what went wrong
+            runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
+        tracker.finish(failed=True)
+        if isinstance(error, OSError) and not directory.is_dir():
+            raise UsageError(
+                f"run directory {directory} was deleted while the cell ran; the calibration is in the store: "
+                "start the cell again"
+            ) from error
+        raise
+    try:  # the cell is finished whatever becomes of its W&B run, which can be replayed from the files
+        tracker.results(directory)
+    finally:
+        tracker.finish()
+    return Cell(directory, record, tables, tracker.hint)
+
+
+def _second_pass(
+    config: Config, first: Statistics, record: dict[str, Any], report: Callable[[int, int], None]
+) -> Statistics | None:
+    """The statistics of the cell's groups, None if it needs none; what the run records of them goes into `record`."""
+    from sweep.calibration import collect
+
+    if (wanted := collect.second_pass(config, first)) is None:
+        return None
+    grouped, more = _calibration(config, report, wanted)
+    record["calibration"]["grouped"] = more["calibration"]
+    record["timings"] = {name: spent + record["timings"].get(name, 0.0) for name, spent in more["timings"].items()}
+    return grouped
+
+
+def _calibration(
+    config: Config, report: Callable[[int, int], None], wanted: Collect | None = None
+) -> tuple[Statistics, dict[str, Any]]:
+    """The statistics that the cell is read off, and what the run records of them."""
+    from sweep.calibration import spec
+
+    asked = spec.of(config, wanted)
+    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "store_s": 0.0}
+    statistics = _stored(asked, timings)
+    cached = statistics is not None
+    if statistics is None:
+        with asked.store.locked(asked.key):
+            statistics = _stored(asked, timings, locked=True)  # whoever held the lock has it finished by now
+            cached = statistics is not None
+            if statistics is None:
+                statistics = _observe(config, asked, report, timings)
+                begin = time.perf_counter()
+                asked.store.write(asked.key, statistics)
+                timings["store_s"] += time.perf_counter() - begin
+    key, windows = asked.key, asked.tokens
+    return statistics, {
+        "calibration": {
+            "key": key.hash,
+            "preimage": key.preimage,
+            "path": str(asked.store.path(key)),
+            "cached": cached,
+        },
+        "model": {
+            "name": config.model.name,
+            "identity": key.preimage["model"],
+            "weights": config.model.weights,
+            **asked.origin,
+            **statistics.meta,
+        },
+        "tokens": {
+            "sha256": windows.sha256,
+            "data": windows.source,
+            "samples": len(windows.windows),
+            "seqlen": config.calibration.seqlen,
+            "count": windows.count,
+        },
+        "device": provenance.device(config.device),
+        "timings": timings,
+        "counts": {
+            "tokens": windows.count,
+            "values": sum(int(site.histogram.counts.sum()) for site in statistics.sites.values()),
+        },
+    }
+
+
+def _stored(asked: Question, timings: dict[str, float], locked: bool = False) -> Statistics | None:
+    """The statistics in the store. A damaged entry counts as none; with the lock held it is moved away."""
+    begin = time.perf_counter()
+    try:
+        return asked.store.read(asked.key)
+    except Damaged as damage:
+        if locked:
+            aside = asked.store.set_aside(asked.key)
+            print(f"damaged: {damage}. Moved to {aside.name}; computing it again", file=sys.stderr, flush=True)
+        return None
+    finally:
+        timings["store_s"] += time.perf_counter() - begin
+
+
+def _observe(
+    config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
+) -> Statistics:
+    """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
+    from sweep.calibration.checkpoint import Checkpoint
+    from sweep.calibration.layerwise import calibrate_streamed
+    from sweep.calibration.loop import calibrate
+    from sweep.calibration.observer import require
+    from sweep.models import load
+
+    load.check(config.device)
+    require(config.device)
+    if near := asked.store.nearest(asked.key):
+        print(f"{asked.key} is not in the store: {near}", file=sys.stderr, flush=True)
+    work = asked.store.work(asked.key)
+    knobs = f"lower calibration.batch_size={config.calibration.batch_size}, use dtype=bfloat16 or model.stream=true"
+    with progress(f"calibrating {config.model.name}") as show, out_of_memory(knobs):
+
+        def both(done: int, total: int) -> None:
+            show(done, total)
+            report(done, total)
+
+        if config.model.stream:
+            statistics, spent = calibrate_streamed(
+                config.model,
+                config.device,
+                config.dtype,
+                asked.tokens,
+                config.calibration,
+                both,
+                work / "layers",
+                asked.wanted,
+            )
+        else:
+            begin = time.perf_counter()
+            model = load.load(config.model, config.device, config.dtype)
+            timings["load_s"] = time.perf_counter() - begin
+            checkpoint = Checkpoint(work, config.calibration.checkpoint)
+            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, asked.wanted)
+    timings.update(vars(spent))
+    return statistics
+
+
+def shard(config: Config) -> None:
+    """Compute the folds of `calibration.shard` and leave them in the store's work area for whoever merges."""
+    from sweep.calibration import spec
+
+    asked = spec.of(config)
+    part = f".shard-{config.calibration.shard}-of-{config.calibration.shards}"
+    with asked.store.locked(asked.key, part):
+        if asked.key not in asked.store:
+            _observe(config, asked, lambda done, total: None, {})

@@ -1,0 +1,128 @@
+"""Saved scales as a cell: the same scales.parquet and run.json as a calibrated one writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweep.core import provenance
+from sweep.quantization.site_scales import NOWHERE, WHOLE
+from sweep.runs import record as runs
+from sweep.runs import schemas, tables
+from sweep.runs.quamba.checkpoint import Saved, Values
+
+LARGEST = 127.0
+METHOD = "quamba"  # minmax for all but x without groups, which is percentile_ema; the file does not say which alpha
+
+
+def write(saved: Saved, directory: Path) -> dict[str, Any]:
+    """Writes the cell; returns its record."""
+    record = runs.start(directory, _record(saved))
+    runs.write_table(directory / "scales.parquet", tables.assemble(_rows(saved), schemas.SCALES))
+    for name, schema in (
+        ("replicates", schemas.REPLICATES),
+        ("convergence", schemas.CONVERGENCE),
+        ("histograms", schemas.HISTOGRAMS),
+    ):
+        runs.write_table(directory / f"{name}.parquet", schema.empty_table())
+    if saved.grouped:
+        runs.write_table(directory / "grouping.parquet", tables.assemble(_groupings(saved), schemas.GROUPING))
+    return runs.finish(directory, record)
+
+
+def _rows(saved: Saved) -> list[dict[str, Any]]:
+    granularity = "group" if saved.grouped else "tensor"
+    cell = {"model": saved.name, "method": METHOD, "format": "int8", "granularity": granularity}
+    rows = []
+    for layer, values in saved.layers.items():
+        for site, scale, places, weight in _sites(values):
+            known = {"clip": scale * LARGEST, "scale": scale}
+            if weight is not None:
+                known |= {"weight_scale": np.full_like(scale, weight), "ratio": scale / weight}
+            groups = {name: places[:, i] for i, name in enumerate(("ssd_group", "head_group", "dim_group"))}
+            rows.append({**cell, "layer": layer, "site": site, **groups, **known})
+    return rows
+
+
+def _sites(values: Values) -> list[tuple[str, Any, Any, float | None]]:
+    """(site, scales [P], places [P, 3], weight scale)"""
+    found: list[tuple[str, Any, Any, float | None]] = []
+    whole = np.array([WHOLE])
+    if "output_scale" in values:
+        weight = values.get("weight_scale")
+        return [
+            ("x_conv_in", values["input_scale"].reshape(1), whole, None),
+            ("x_conv_out", values["output_scale"].reshape(1), whole, None if weight is None else float(weight)),
+        ]
+    for part in "xBC":
+        out = values[f"{part}_out_scales"]
+        weight = values.get(f"w{part}_scale")
+        places = whole
+        if out.ndim == 3:
+            places = np.stack(np.unravel_index(np.arange(out.size), out.shape), 1)
+        elif part != "x" and values["x_out_scales"].ndim == 3:
+            places = np.array([(g, NOWHERE, NOWHERE) for g in range(out.size)])
+        found.append((f"{part}_conv_in", values[f"{part}_scale"].reshape(1), whole, None))
+        found.append((f"{part}_conv_out", out.reshape(-1), places, None if weight is None else float(weight)))
+    return found
+
+
+def _groupings(saved: Saved) -> list[dict[str, Any]]:
+    """The ranges of each layer; the permutation is not in the file, its weights are already in the new order."""
+    return [
+        {
+            "layer": np.array([layer]),
+            **dict(zip(("ssd_groups", "head_groups", "dim_groups"), values["x_out_scales"].shape, strict=True)),
+            "channels": [None],
+            "heads": [None],
+            "head_ends": [values["x_head_group_range"].ravel().tolist()],
+            "dim_ends": [values["x_dim_group_range"].ravel().tolist()],
+        }
+        for layer, values in saved.layers.items()
+        if values["x_out_scales"].ndim == 3
+    ]
+
+
+def _record(saved: Saved) -> dict[str, Any]:
+    granularity = "group" if saved.grouped else "tensor"
+    unknown = "not recorded in the checkpoint"
+    first = next(iter(saved.layers.values()))
+    ssd = {"n_groups": int(first["B_out_scales"].size)} if saved.family == "mamba2" and saved.grouped else {}
+    return {
+        "name": f"{saved.name} as saved by Quamba",
+        "sweep": "quamba",
+        "config": {
+            "model": {"name": saved.name, "path": str(saved.path)},
+            "data": {"name": unknown},
+            "calibration": {"samples": None, "seqlen": None, "batch_size": 1, "folds": 0, "seed": None},
+            "method": METHOD,
+            "alpha": None,
+            "format": "int8",
+            "granularity": granularity,
+            "dtype": "float16",
+        },
+        "calibration": {
+            "key": saved.digest,
+            "preimage": {"checkpoint": saved.digest},
+            "path": str(saved.path),
+            "cached": True,
+        },
+        "model": {
+            "name": saved.name,
+            "identity": saved.digest,
+            "weights": "trained",
+            "family": saved.family,
+            "n_layer": max(saved.layers) + 1,
+            **ssd,
+        },
+        "tokens": {"sha256": unknown, "data": unknown, "samples": None, "seqlen": None, "count": None},
+        "versions": provenance.versions(),
+        "git": provenance.git(),
+        "device": None,
+        "timings": {},
+        "counts": {},
+        "evaluation": None,
+        "wandb": None,
+    }

@@ -1,0 +1,145 @@
+"""`python -m sweep.reproduce RUN`: compute a finished cell again, from its run.json alone, and compare bit by bit.
+
+Nothing is read from the store: the forward pass is repeated. Exit code 0 if every table is bit-identical, 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sweep.config.config import from_dict
+from sweep.config.knobs import Wandb
+from sweep.core.errors import UsageError
+from sweep.core.signals import Interrupted, exit_code
+from sweep.runs import record as runs
+
+WORST = 5  # layers shown
+PLACE = ("layer", "site", "ssd_group", "head_group", "dim_group", "channel", "fold", "folds")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sweep.reproduce", description=__doc__)
+    parser.add_argument("run", type=Path, help="directory of a finished cell")
+    chosen = parser.parse_args(arguments)
+    try:
+        return reproduce(chosen.run, Console())
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def reproduce(directory: Path, console: Console) -> int:
+    """Raises UsageError where there is no finished cell, or where it cannot be computed here."""
+    import torch
+
+    from sweep.runs import cell
+
+    record = runs.read(directory)
+    if record is None:
+        raise UsageError(f"{directory} holds no run.json; give the directory of a cell")
+    if record["status"] != "finished":
+        raise UsageError(f"{directory} is {record['status']}, not finished: there is nothing to compare with")
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+        torch.set_num_threads(record["device"]["threads"])  # sums of floats depend on how they are split
+        config = replace(from_dict(record["config"]), store=f"{scratch}/store", wandb=Wandb(mode="disabled"))
+        again = cell.run(config, Path(scratch) / "run", "reproduce")
+        found = {path.name: compare(path, Path(scratch) / "run" / path.name) for path in tables(directory)}
+    changes = list(circumstances(record, again.record))
+    same = not any(found.values())
+    verdict = "[green]bit-identical[/green]" if same else "[red]different[/red]"
+    console.print(f"{escape(record['name'])}: {verdict} in {len(found)} tables", highlight=False)
+    for name, differences in found.items():
+        if differences:
+            console.print(_shown(name, differences))
+    if changes:
+        console.print("what changed since:" if not same else "although these changed since:")
+        for what, before, now in changes:
+            console.print(f"  {what}: {before} → {now}", highlight=False, markup=False)
+    elif not same:
+        console.print(
+            "nothing that is recorded changed: same versions, weights, tokens and device. Left are the device's "
+            "own freedom (another CPU of the same name, non-deterministic kernels) and a changed program"
+        )
+    return 0 if same else 1
+
+
+def tables(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.parquet"))
+
+
+def compare(old: Path, new: Path) -> list[tuple[str, float, str]]:
+    """Differences of two tables, the largest first: where, relative to the old value, and what. Empty if equal."""
+    if not new.exists():
+        return [("everywhere", math.inf, "the table is no longer written")]
+    a, b = pq.read_table(old), pq.read_table(new)
+    if a.equals(b):
+        return []
+    if a.schema != b.schema or len(a) != len(b):
+        return [("everywhere", math.inf, f"{len(a)} rows of {a.num_columns} columns, now {len(b)} of {b.num_columns}")]
+    found: dict[str, tuple[str, float, str]] = {}
+    for x, y in zip(_rows(a), _rows(b), strict=True):
+        where = " ".join(f"{p} {x[p]}" for p in PLACE if x.get(p) is not None)
+        for column in x:
+            if not _equal(x[column], y[column]):
+                size = _relative(x[column], y[column])
+                if size > found.get(where, ("", -1.0, ""))[1]:
+                    found[where] = (where, size, f"{column} {_number(x[column])} → {_number(y[column])}")
+    return sorted(found.values(), key=lambda difference: -difference[1])
+
+
+def circumstances(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What could explain a difference: key, then, now."""
+    for section in ("calibration", "model", "tokens", "versions", "git", "device"):
+        before, now = (r[section] or {} for r in (old, new))
+        if section == "calibration":
+            before, now = before["preimage"], now["preimage"]
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key) and not (section == "model" and key == "identity"):
+                yield f"{section}.{key}", before.get(key), now.get(key)
+
+
+def _rows(table: pa.Table) -> Iterable[dict[str, Any]]:
+    return table.to_pylist()  # type: ignore[no-any-return]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+
+
+def _relative(a: Any, b: Any) -> float:
+    if isinstance(a, float | int) and isinstance(b, float | int) and a:
+        return abs(b - a) / abs(a)
+    return math.inf
+
+
+def _number(value: Any) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)[:40]
+
+
+def _shown(name: str, differences: list[tuple[str, float, str]]) -> Table:
+    title = f"{name}: {len(differences)} places differ, the {min(WORST, len(differences))} worst"
+    shown = Table("where", "relative", "what", title=title, title_justify="left")
+    for where, size, what in differences[:WORST]:
+        shown.add_row(escape(where), "–" if math.isinf(size) else f"{size:.1e}", escape(what))
+    return shown
+
+
+if __name__ == "__main__":
+    with exit_code():
+        with suppress(Interrupted):  # which says that something is kept
+            sys.exit(main())
+        raise KeyboardInterrupt

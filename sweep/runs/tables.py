@@ -1,0 +1,211 @@
+"""From statistics and one cell of the grid to the tables that the cell writes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sweep.config.config import Config
+from sweep.quantization import formats, granularity, site_scales
+from sweep.quantization.formats import Format
+from sweep.quantization.methods import registry as scales
+from sweep.quantization.methods.registry import Method
+from sweep.quantization.site_scales import NOWHERE, WHOLE, Reading
+from sweep.quantization.site_statistics import SiteStatistics
+from sweep.quantization.sort_and_cluster import Grouping
+from sweep.quantization.statistics import Key, Statistics
+from sweep.runs.schemas import CONVERGENCE, GROUPING, HISTOGRAMS, REPLICATES, SCALES
+
+Floats = NDArray[np.float64]
+Columns = dict[str, Any]
+
+KEPT = 40_000_000  # counts, about a GB: statistics up to this size stay prepared for further cells to read
+WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127, as Quamba's wx_scale
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What a cell writes, each one as `<field>.parquet`.
+
+    scales: a row per layer, site and part with a scale of its own. replicates: the same numbers with one fold left
+    out, a row per fold, for errors of differences between cells. convergence: a row per layer, site and number of
+    folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values before and after SiLU,
+    for pictures. grouping: a row per layer, the fields of `Grouping` flattened (granularity=group, else None)."""
+
+    scales: pa.Table
+    replicates: pa.Table
+    convergence: pa.Table
+    histograms: pa.Table
+    grouping: pa.Table | None
+
+
+def build(statistics: Statistics, config: Config, grouped: Statistics | None = None, keep: bool = False) -> Tables:
+    """All tables of one cell; grouped: statistics of its groups, where it takes them (see `collect`). keep: leave the
+    statistics prepared for further cells of this process, unless they are large.
+
+    Raises UsageError for a grouping that the model's geometry does not allow."""
+    method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
+    clusters = config.grouping
+    splits, groupings = granularity.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
+    found: dict[Key, Reading] = {}
+    convergence = []
+    # what is not kept is prepared site after site, so that it never is in memory together: see `prepared_size`
+    sizes = (site.prepared_size for part in (statistics, grouped) if part for site in part.sites.values())
+    once = (lambda site: site) if keep and sum(sizes) <= KEPT else SiteStatistics.unprepared
+    for key, site in ((key, once(site)) for key, site in statistics.sites.items()):
+        split = splits.get(key)
+        if split and not grouped:
+            found[key] = site_scales.of_maxima(site, split, format)
+            continue
+        observed = [(WHOLE, site)]
+        if split and grouped:
+            layer, name = key
+            observed = [(place, once(grouped.sites[layer, granularity.name(name, place)])) for place, _ in split]
+        found[key] = site_scales.of_histograms(observed, method, alpha, format)
+        if config.granularity == "tensor":
+            convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
+    cell = {
+        "model": config.model.name,
+        "method": config.method,
+        "alpha": config.effective_alpha,
+        "format": config.format,
+        "granularity": config.granularity,
+    }
+    rows, replicates = [], []
+    for key, site in statistics.sites.items():
+        relative = _relative(key, site, found)
+        rows.append(cell | _row(key, found[key], relative, format))
+        replicates.append(_replicates(key, site, found[key], relative))
+    return Tables(
+        assemble(rows, SCALES),
+        assemble(replicates, REPLICATES),
+        assemble(convergence, CONVERGENCE),
+        assemble(list(_coarse(statistics)), HISTOGRAMS),
+        assemble([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
+    )
+
+
+def _relative(key: Key, site: SiteStatistics, found: dict[Key, Reading]) -> Columns:
+    """weight_scale, and the two ratios [P, 1 + K], of a `…_conv_out` site; NaN elsewhere."""
+    scale = found[key].scale
+    if site.weight_absmax is None:
+        nothing = np.full_like(scale, np.nan)
+        return {"weight_scale": np.nan, "ratio": nothing, "silu_gain": nothing}
+    weight = site.weight_absmax / WEIGHT_LEVELS
+    before = found[key[0], key[1].replace("_out", "_pre")].scale
+    return {
+        "weight_scale": weight,
+        "ratio": _divide(scale, np.full_like(scale, weight)),
+        "silu_gain": _divide(scale, before),
+    }
+
+
+def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
+    """Columns of SCALES: one value, or one for each part."""
+    signed = {} if format.symmetric else {"clip_low": read.clip_low, "zero_point": read.zero_point}
+    same = ("n", "min", "max", "absmax", "clip", "scale_se", "clip_fraction", "mse", "code_entropy_bits")
+    return {
+        **_place(key, read),
+        **{name: getattr(read, name) for name in same},
+        **signed,
+        "scale": read.scale[:, 0],
+        "sqnr_db": read.sqnr_db[:, 0],
+        "weight_scale": relative["weight_scale"],
+        "ratio": relative["ratio"][:, 0],
+        "silu_gain": relative["silu_gain"][:, 0],
+    }
+
+
+def _replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> Columns:
+    """Columns of REPLICATES: all parts without the first fold, all without the second, …"""
+    folds = len(site.folds)
+    numbers = {"scale": read.scale, "sqnr_db": read.sqnr_db, **{n: relative[n] for n in ("silu_gain", "ratio")}}
+    return {
+        **{name: np.tile(v, folds) if isinstance(v, np.ndarray) else v for name, v in _place(key, read).items()},
+        "fold": np.repeat(site.folds, len(read.place)),
+        **{name: both[:, 1:].T.ravel() for name, both in numbers.items()},
+    }
+
+
+def _place(key: Key, read: Reading) -> Columns:
+    groups = {name: read.place[:, i] for i, name in enumerate(("ssd_group", "head_group", "dim_group"))}
+    return {"layer": key[0], "site": key[1], **groups}
+
+
+def _convergence(
+    key: Key, site: SiteStatistics, method: Method, alpha: float | None, format: Format, final: float
+) -> Columns:
+    """The scale from the first 1, 2, … K folds, its error from those folds alone; `final` is the one of all K.
+
+    Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
+    count = len(site.folds)
+    scale = site_scales.clips_of(site, site.growing, method, alpha, format).scale
+    errors = np.full(count, np.nan)
+    if not method.searches and count > 2:
+        replicates = site_scales.clips_of(site, site.growing_replicates, method, alpha, format).scale
+        groups = np.split(replicates, np.cumsum(np.arange(2, count - 1)))
+        errors[1:-1] = [scales.jackknife_error(group) for group in groups]
+    errors[-1] = final
+    return {
+        "layer": key[0],
+        "site": key[1],
+        "folds": np.arange(1, count + 1),
+        "samples": np.cumsum(site.samples),
+        "n": site.growing.observed.n,
+        "scale": scale,
+        "scale_se": errors,
+    }
+
+
+def _grouping(layer: int, grouping: Grouping) -> Columns:
+    ssd, heads, dims = grouping.dim_ends.shape
+    names = ("channels", "heads", "head_ends", "dim_ends")
+    lists = {name: [getattr(grouping, name).ravel().tolist()] for name in names}
+    return {"layer": np.array([layer]), "ssd_groups": ssd, "head_groups": heads, "dim_groups": dims, **lists}
+
+
+def _coarse(statistics: Statistics) -> Any:
+    """512 signed bins an eighth of an octave wide over [2^-18, 2^14): W&B takes no more."""
+    magnitudes = np.exp2(np.arange(257) / 8 - 18)
+    edges = np.concatenate([-magnitudes[:0:-1], [0.0], magnitudes[1:]])  # 513
+    for (layer, name), site in statistics.sites.items():
+        if name in ("x_conv_pre", "x_conv_out"):
+            total = site.total
+            inside = np.clip(total.values, edges[0], np.nextafter(edges[-1], 0))
+            counts = np.bincount(np.searchsorted(edges, inside, side="right") - 1, weights=total.counts, minlength=512)
+            yield {"layer": layer, "site": name, "edges": [edges], "counts": [counts.astype(np.int64)]}
+
+
+def _divide(a: Floats, b: Floats) -> Floats:
+    """a / b, NaN where b is 0."""
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b != 0)
+
+
+def assemble(blocks: list[Columns], schema: pa.Schema) -> pa.Table:
+    """Blocks of columns, each a value for the whole block or one for each of its rows, one below the other.
+
+    NaN, which stands for undefined here, becomes null; so does the number of a group that is none."""
+    if not blocks:
+        return schema.empty_table()
+    lengths = [max(len(v) if isinstance(v, np.ndarray | list) else 1 for v in block.values()) for block in blocks]
+
+    def column(field: pa.Field) -> pa.Array:
+        values: list[Any] = [block.get(field.name, np.nan) for block in blocks]
+        if isinstance(values[0], list):
+            return pa.array(itertools.chain.from_iterable(values), field.type)
+        if isinstance(values[0], str):
+            return pa.array(np.repeat(values, lengths), field.type)
+        rows = np.concatenate(
+            [np.full(n, v, np.float64 if v is None else None) for n, v in zip(lengths, values, strict=True)]
+        )
+        empty = rows == NOWHERE if field.name.endswith("_group") else np.isnan(rows)
+        if pa.types.is_integer(field.type):
+            rows = np.where(np.isnan(rows), 0, rows).astype(np.int64)
+        return pa.array(rows, field.type, mask=empty)
+
+    return pa.table([column(field) for field in schema], schema)

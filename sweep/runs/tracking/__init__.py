@@ -1,0 +1,5 @@
+"""Weights & Biases: a sink for what a cell's files already say. `python -m sweep.track replay DIR` fills it later."""
+
+from sweep.runs.tracking.wandb import Tracker, start
+
+__all__ = ["Tracker", "start"]

@@ -1,0 +1,102 @@
+"""From the files of finished cells to their W&B runs: what `tracker.results` does at the end of a cell, later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.config.knobs import Wandb
+from sweep.core.errors import UsageError
+from sweep.runs.tracking import delivery, view, wandb_connection
+from sweep.runs.tracking.delivery import OFFLINE, Destination
+from sweep.runs.tracking.wandb import open_run
+from sweep.runs.tracking.wandb_connection import Identity, Unreachable
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to; None is what the cell's run.json says."""
+
+    mode: str = "auto"
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """state: `sent`; `there`, where a complete copy had gone before; `skipped`, an unfinished cell; `failed`.
+    seen: how to see the run, or why there is none."""
+
+    directory: Path
+    state: str
+    seen: str
+
+
+def replay(roots: list[Path], options: Options) -> Iterator[Outcome]:
+    """Every cell below `roots`, one outcome each. A cell keeps its id, so a run is completed and never doubled.
+
+    Raises UsageError where there is no cell, or where the server cannot be reached: nothing is lost by that,
+    and a copy of the cell in W&B's offline format would add nothing to its files."""
+    directories = find(roots)
+    try:
+        server = destination(options.mode, directories[0])
+        for directory in directories:
+            yield _one(directory, server, options)
+    except Unreachable as error:
+        raise UsageError(f"W&B: {error}") from error
+
+
+def find(roots: list[Path]) -> list[Path]:
+    """Directories of cells, finished or not. Raises UsageError where a root is none or holds none."""
+    found: set[Path] = set()
+    for root in roots:
+        if not root.is_dir():
+            raise UsageError(f"{root} is no directory; give a run, a sweep, or a folder of them, for example runs")
+        below = {path.parent for path in root.rglob("run.json") if "wandb" not in path.relative_to(root).parts}
+        if not below:
+            raise UsageError(f"{root} holds no cell: no run.json in it or below")
+        found |= below
+    return sorted(found)
+
+
+def destination(mode: str, directory: Path) -> str:
+    """The server, or OFFLINE. Raises Unreachable where `online` was asked for without a key."""
+    if (mode := wandb_connection.mode(mode)) in ("offline", "disabled"):  # disabled was W&B's variable, not the option
+        return OFFLINE
+    return wandb_connection.server(mode, directory) or OFFLINE
+
+
+def _one(directory: Path, server: str, options: Options) -> Outcome:
+    try:
+        record = json.loads((directory / "run.json").read_text())
+        if record["status"] != "finished":
+            return Outcome(directory, "skipped", record["status"])
+        return _send(directory, record, server, options)
+    except (OSError, ValueError, KeyError) as error:
+        lacking = "lacks " if isinstance(error, KeyError) else ""
+        return Outcome(directory, "failed", lacking + wandb_connection.first_line(error))
+
+
+def _send(directory: Path, record: dict[str, Any], server: str, options: Options) -> Outcome:
+    saved = record["config"]["wandb"]
+    settings = Wandb(
+        project=options.project or saved["project"],
+        entity=options.entity or saved["entity"],
+        tags=saved["tags"],
+    )
+    group = options.group or saved["group"] or record["sweep"]
+    identity = Identity(delivery.identify(record), record["name"], group, "calibrate")
+    target = Destination(server, settings.entity, settings.project, group, identity.id)
+    if seen := delivery.delivered(directory, target):
+        return Outcome(directory, "there", seen)
+    view.read(directory)  # damaged files are to be found before there is a run
+    tracker = open_run(server, settings, directory, identity, record["config"])
+    try:
+        tracker.results(directory)
+    finally:
+        tracker.finish()
+    return Outcome(directory, "sent" if tracker.complete else "failed", str(tracker.hint))

@@ -1,0 +1,147 @@
+"""One W&B run beside a cell. It may fail without the cell failing: the cell's files are the truth, and replay
+sends them later. Everything that W&B writes stays inside the run directory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from sweep.config.knobs import Wandb
+from sweep.runs.tracking import delivery, view, wandb_connection
+from sweep.runs.tracking.delivery import OFFLINE, Destination
+from sweep.runs.tracking.wandb_connection import Identity, Unreachable, first_line, inside
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0  # seconds between reports of progress
+
+
+class Tracker:
+    """A W&B run, or nothing at all where tracking is disabled. No method raises because of W&B.
+
+    record: what run.json says of the run, None where there is none. hint: the line that tells how to see it.
+    complete: whether all that the cell's files say was logged and, online, arrived; known after `finish`."""
+
+    def __init__(self, directory: Path, run: Any = None, destination: Destination | None = None) -> None:
+        self.directory, self._run, self._destination = directory, run, destination
+        self.record: dict[str, Any] | None = None
+        self.hint: str | None = None
+        self.complete = False
+        self._broken = False
+        self._reported = -EVERY
+        if run is not None:
+            place = Path(run.settings.sync_dir).relative_to(directory.resolve())
+            url = None if run.offline else run.url
+            self.record = {"mode": run.settings.mode, "id": run.id, "dir": str(place), "url": url}
+            self.hint = url or f"wandb sync {quote(str(directory / place))}"
+
+    def progress(self, done: int, total: int) -> None:
+        """Samples done and in all. Kept in the summary, so that the steps of the history are the layers alone."""
+        if self._run is None or self._broken or (done < total and time.monotonic() - self._reported < EVERY):
+            return
+        self._reported = time.monotonic()
+        with self._sparing_the_cell():
+            self._run.summary.update({"calibration/done": done, "calibration/samples": total})
+
+    def results(self, directory: Path) -> None:
+        """Log everything, from the files of the finished cell in `directory` alone."""
+        if self._run is None or self._broken:
+            return
+        shown = view.read(directory)
+        with self._sparing_the_cell():
+            _log(self._run, shown)
+            self.complete = True
+
+    def finish(self, failed: bool = False) -> None:
+        """End the run, wait for its uploads (a minute at most), and stop W&B's background process."""
+        if self._run is None:
+            return
+        import wandb
+
+        run, self._run = self._run, None
+        self.complete &= not failed
+        with self._sparing_the_cell():
+            try:
+                run.finish(exit_code=1 if failed else 0)
+            except BaseException:
+                self.complete = False
+                raise
+            finally:
+                wandb.teardown()
+            if self.complete and self._destination:
+                delivery.deliver(self.directory, self._destination, str(self.hint))
+
+    @contextmanager
+    def _sparing_the_cell(self) -> Iterator[None]:
+        """W&B's troubles, of whatever kind, cost the cell a warning, and the user a replay."""
+        try:
+            with inside(self.directory):
+                yield
+        except Exception as error:
+            self.hint = f"python -m sweep.track replay {quote(str(self.directory))}"
+            if not self._broken:
+                log.warning("W&B: %s; nothing is lost, send it later with: %s", first_line(error), self.hint)
+            self._broken, self.complete = True, False
+
+
+def start(
+    settings: Wandb, directory: Path, label: str, group: str, config: dict[str, Any], job_type: str = "calibrate"
+) -> Tracker:
+    """The run of a cell: online if that is asked for and possible, else offline. Never raises because of W&B.
+
+    A cell that was killed and is started again in the same directory goes on with its run."""
+    mode = wandb_connection.mode(settings.mode)
+    if mode == "disabled":
+        return Tracker(directory)
+    try:
+        identity = Identity(delivery.attempt(directory, config), label, group, job_type)
+        if mode != "offline":
+            try:
+                if server := wandb_connection.server(mode, directory):
+                    return open_run(server, settings, directory, identity, config)
+            except Unreachable as error:
+                log.warning("W&B: %s; tracking offline", error)
+        return open_run(OFFLINE, settings, directory, identity, config)
+    except Exception as error:  # no W&B run is better than no cell
+        log.warning("W&B: %s; not tracked", first_line(error))
+        return Tracker(directory)
+
+
+def open_run(server: str, settings: Wandb, directory: Path, identity: Identity, config: dict[str, Any]) -> Tracker:
+    """A run at that server, or offline. Raises Unreachable where the server does not take it."""
+    opened = (
+        wandb_connection.online(server, settings, directory, identity, config)
+        if server
+        else wandb_connection.offline(settings, directory, identity, config)
+    )
+    return Tracker(directory, opened, Destination(server, settings.entity, settings.project, identity.group, opened.id))
+
+
+def _log(run: Any, shown: view.View) -> None:
+    """Step k of the history is layer k, said explicitly, so that a run resumed or replayed has each layer once."""
+    import wandb
+
+    run.config.update(shown.config, allow_val_change=True)
+    if shown.notes:
+        run.notes = shown.notes
+    run.define_metric("layer", hidden=True)
+    for family in shown.families:
+        run.define_metric(f"{family}/*", step_metric="layer", summary="none")
+    for layer, series in shown.layers.items():
+        bins = shown.histograms.get(layer, {})
+        histograms = {key: wandb.Histogram(np_histogram=pair) for key, pair in bins.items()}
+        run.log({"layer": layer, **series, **histograms}, step=layer, commit=True)
+    columns = list(shown.rows[0])
+    wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(shown.rows))  # its first 10,000 rows are not the table
+    table = wandb.Table(columns=columns, data=[list(row.values()) for row in shown.rows], allow_mixed_types=True)
+    run.log({"scales": table}, step=max(shown.layers) + 1, commit=True)
+    run.summary.update(shown.summary)
+    artifact = wandb.Artifact(f"cell-{run.id}", type="cell", metadata=shown.config["cell"])
+    for path in shown.files:
+        artifact.add_file(str(path), policy="immutable", skip_cache=True)  # sent from where they lie
+    run.log_artifact(artifact)

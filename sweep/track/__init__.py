@@ -1,5 +1,0 @@
-"""Weights & Biases: a sink for what a cell's files already say. `python -m sweep.track replay DIR` fills it later."""
-
-from sweep.track.sink import Tracker, start
-
-__all__ = ["Tracker", "start"]
