@@ -14,9 +14,10 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweep import formats, native
+from sweep import formats, launch, native
 from sweep.errors import UsageError
 from sweep.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of
+from sweep.paths import expanded
 from sweep.scales import Method
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -42,6 +43,7 @@ class Config:
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "store", expanded("store", self.store))
         one_of("method", self.method, [str(m) for m in Method])
         formats.named(self.format)
         one_of("granularity", self.granularity, GRANULARITIES)
@@ -87,6 +89,11 @@ class Config:
         return self.method == Method.MINMAX and formats.named(self.format).symmetric
 
     @property
+    def second_pass(self) -> bool:
+        """Whether the groups, which a first pass tells, are observed in another one."""
+        return self.granularity == "group" and not self.reads_maxima
+
+    @property
     def effective_alpha(self) -> float | None:
         """alpha where the method reads it, else None: two cells that differ only in a dead alpha are one."""
         return self.alpha if Method(self.method).uses_alpha else None
@@ -120,7 +127,7 @@ def from_hydra(composed: DictConfig) -> Config:
 
 def typed(composed: DictConfig) -> dict[str, Any]:
     """Every value converted to its knob's type, none of them judged. Raises UsageError where that fails."""
-    plain = {k: v for k, v in composed.items() if k not in ("hydra", "experiment")}
+    plain = {k: v for k, v in composed.items() if k not in ("hydra", *launch.KNOBS)}
     try:
         return OmegaConf.to_container(OmegaConf.merge(schema(), plain), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:

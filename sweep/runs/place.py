@@ -1,0 +1,76 @@
+"""Where a run may write. Nothing that lies in its directory already is lost, unless the user insists."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sweep import runs
+from sweep.errors import UsageError
+
+TABLES = tuple(
+    f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms", "grouping", "evaluation")
+)
+HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
+INSIST = "choose another directory, or say overwrite=true"
+
+
+def take(directory: Path, same: Callable[[], bool], overwrite: bool, insist: str = INSIST) -> None:
+    """Make sure that a run may write into a directory, and drop the tables of an earlier one that it replaces.
+
+    same: whether the finished run that lies there is the one that is to be written again. Raises UsageError where the
+    directory holds the result of another cell, or files of a run's names that no run has left, unless `overwrite`."""
+    record = runs.read(directory) or {}
+    if "status" not in record:
+        if (theirs := foreign(directory)) and not overwrite:
+            raise UsageError(f"{directory} holds {theirs}, which is no run's and would be overwritten: {insist}")
+        return
+    if record["status"] == "finished":
+        if same():
+            return
+        if not overwrite:
+            name = record.get("name", "a cell")
+            raise UsageError(f"{directory} holds a finished run ({name}) that would be overwritten: {insist}")
+    for table in TABLES:  # the new run may write fewer
+        (directory / table).unlink(missing_ok=True)
+
+
+def foreign(directory: Path) -> str | None:
+    """The first file that a run would overwrite and that none has left, where no run has been."""
+    for name in ("run.json", *TABLES):
+        if (directory / name).exists():
+            return name
+    with suppress(OSError, UnicodeDecodeError):  # a run that was killed at once leaves Hydra's files alone
+        if "\ncalibration:\n" not in "\n" + (directory / HYDRA[0]).read_text(encoding="utf-8"):
+            return HYDRA[0]
+    return None
+
+
+@contextmanager
+def held(directory: Path, what: str) -> Iterator[None]:
+    """Keep a directory to this process. Raises UsageError where another one has it."""
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UsageError(f"{what}={directory}: another process is running in it; choose another directory") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def withdraw(directory: Path, log: str) -> None:
+    """Remove from a directory that this process has created what a run that came to nothing has left in it.
+
+    log: name of Hydra's log. Whatever else lies there by now stays, and the directory with it."""
+    for name in ("run.json", ".lock", log, *TABLES, *HYDRA):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / "wandb", ignore_errors=True)
+    for empty in (directory / ".hydra", directory):
+        with suppress(OSError):
+            empty.rmdir()
