@@ -22,7 +22,7 @@ class RunPlace(Callback):
     """Hydra makes a warning of a callback's exception, so that every one has to end the process here."""
 
     def __init__(self) -> None:
-        self._made: Path | None = None
+        self._before: frozenset[str] = frozenset()
         self._held: ExitStack | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -38,8 +38,7 @@ class RunPlace(Callback):
         if self._held:
             self._held.close()
         if isinstance(job_return._return_value, UsageError):
-            if self._made:
-                withdraw(self._made, f"{config.hydra.job.name}.log")
+            withdraw(Path(config.hydra.run.dir), f"{config.hydra.job.name}.log", self._before)
             refuse(job_return._return_value)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -51,7 +50,7 @@ class RunPlace(Callback):
         from sweep.config import from_hydra
         from sweep.paths import expanded
         from sweep.runs.fresh import fresh
-        from sweep.runs.place import held, take
+        from sweep.runs.place import held, take, written
 
         garbage.pause()
         asked = from_hydra(config)
@@ -59,11 +58,10 @@ class RunPlace(Callback):
         launch.objectives(config)
         directory = Path(expanded("hydra.run.dir", str(config.hydra.run.dir)))
         if _chosen(config, "hydra.run.dir"):
-            if not directory.exists():
-                directory.mkdir(parents=True)
-                self._made = directory
+            self._before = written(directory, f"{config.hydra.job.name}.log")
+            directory.mkdir(parents=True, exist_ok=True)
         else:
-            self._made = directory = fresh(directory)
+            directory = fresh(directory)
         self._held = ExitStack()
         self._held.enter_context(held(directory, "hydra.run.dir"))
 

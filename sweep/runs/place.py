@@ -64,13 +64,20 @@ def held(directory: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def withdraw(directory: Path, log: str) -> None:
-    """Remove from a directory that this process has created what a run that came to nothing has left in it.
+def written(directory: Path, log: str) -> frozenset[str]:
+    """What of that which a run writes is there. log: name of Hydra's log."""
+    names = ("run.json", ".lock", log, "wandb", *TABLES, *HYDRA, ".hydra", ".")
+    return frozenset(name for name in names if (directory / name).exists())
 
-    log: name of Hydra's log. Whatever else lies there by now stays, and the directory with it."""
-    for name in ("run.json", ".lock", log, *TABLES, *HYDRA):
-        (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(directory / "wandb", ignore_errors=True)
-    for empty in (directory / ".hydra", directory):
-        with suppress(OSError):
-            empty.rmdir()
+
+def withdraw(directory: Path, log: str, before: frozenset[str]) -> None:
+    """Remove what a run that came to nothing has left, but for what was there `before`. Whatever else has been put
+    there meanwhile stays, and the directory with it."""
+    for name in sorted(written(directory, log) - before, key=lambda n: (n == ".", n == ".hydra")):
+        if name == "wandb":
+            shutil.rmtree(directory / name, ignore_errors=True)
+        elif name in (".hydra", "."):
+            with suppress(OSError):  # something else lies in it
+                (directory / name).resolve().rmdir()
+        else:
+            (directory / name).unlink(missing_ok=True)
