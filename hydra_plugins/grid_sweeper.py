@@ -95,9 +95,9 @@ class GridSweeper(BasicSweeper):
             return [list(job) for (jobs,) in [self.split_arguments(overrides, None)] for job in jobs]
         found = []
         for chosen in several[-1].sweep_string_iterator():
-            experiment = f"experiment={chosen}"
             rest = [o for o in overrides if o.key_or_group != "experiment"]
-            one = self._parsed([experiment, *self._params_of(experiment)]) + rest
+            experiment = [] if chosen == "null" else [f"experiment={chosen}"]  # Hydra's groups take no null
+            one = self._parsed([*experiment, *self._params_of(*experiment)]) + rest
             found += [list(job) for (jobs,) in [self.split_arguments(one, None)] for job in jobs]
         return found
 
@@ -106,14 +106,15 @@ class GridSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         return parser.parse_overrides(overrides)
 
-    def _params_of(self, experiment: str) -> list[str]:
+    def _params_of(self, *experiment: str) -> list[str]:
         """What the file of an experiment sweeps over. Raises UsageError where it also wants a launcher of its own."""
         from sweep.errors import UsageError
 
         assert self.config is not None
-        composed = self._composed([experiment])
+        composed = self._composed(experiment)
         if composed.hydra.launcher != self.config.hydra.launcher:
-            raise UsageError(f"{experiment} has a launcher of its own; start it by itself, without other experiments")
+            name = experiment[0]
+            raise UsageError(f"{name} has a launcher of its own; start it by itself, without other experiments")
         params = composed.hydra.sweeper.params or {}
         return [f"{key}={value}" for key, value in params.items()]
 
