@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweep import __main__ as command, job
+from sweep import __main__ as command
+from sweep import job
 from sweep.config import Config
 from tests.harness import ROOT, Run
 
