@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from sweep import garbage
+from sweep import garbage, streams
 from sweep.compare.query import load
 from sweep.errors import UsageError
 from sweep.interrupt import exit_code
@@ -52,6 +52,8 @@ def run(arguments: list[str]) -> None:
     else:
         from sweep.compare.formats import FORMATS as writers
 
+        if options.format in ("csv", "json"):
+            streams.exact()
         sys.stdout.write(writers[options.format](found, _chosen(found, options.table)))
     sys.stdout.flush()
     if options.plots:
