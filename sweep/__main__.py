@@ -21,7 +21,7 @@ def help_text() -> str:
         f"  {group + '=':<12} {' '.join(sorted(p.stem for p in (CONF / group).glob('[!_]*.yaml')))}"
         for group in ("model", "data", "experiment")
     )
-    knobs = (CONF / "config.yaml").read_text().partition("\n\n")[2].strip()
+    knobs = (CONF / "config.yaml").read_text(encoding="utf-8").partition("\n\n")[2].strip()
     return f"""Activation scales of quantized Mamba models: one forward pass answers the whole grid.
 
 Groups (conf/<group>/<name>.yaml)

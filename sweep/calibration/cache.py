@@ -33,6 +33,10 @@ from sweep.quantization.statistics import Statistics
 
 MANIFEST, STATISTICS = "manifest.json", "statistics.parquet"
 _ENTRY = re.compile(r"[^.].*-[0-9a-f]{16}")  # neither work areas nor what was set aside
+_LEFT = re.compile(r"\..+-[0-9a-f]{16}\.work|[^.].*-[0-9a-f]{16}\.damaged-\d+")  # which are these
+_OURS = re.compile(  # names of files that the store has written, in entries and work areas, at any depth
+    r"manifest\.json|\w+\.parquet|states\.safetensors|(fold|running)-\d.*|layer-\d+\.(parquet|draft)|hidden-\d+\.(bin|draft)|\.draft-[0-9a-f]+"
+)
 _last: tuple[object, Statistics] | None = None  # last read or written: the cells of a grid ask for it in turn
 
 
@@ -163,6 +167,10 @@ class Store:
             return []
         return sorted(p for p in self.root.iterdir() if p.is_dir() and _ENTRY.fullmatch(p.name))
 
+    def leftovers(self) -> list[Path]:
+        """What is no entry: work areas and entries that were set aside. Locks stay: to unlink one splits its users."""
+        return sorted(p for p in self.root.iterdir() if p.is_dir() and not p.is_symlink() and _LEFT.fullmatch(p.name))
+
     def nearest(self, key: Key) -> str | None:
         """How the most similar entry of the same prefix differs: why a calibration is not there already."""
         best: tuple[int, str] | None = None
@@ -175,6 +183,15 @@ class Store:
                         best or (len(found) + 1, ""), (len(found), f"{entry.name} differs in {'; '.join(found)}")
                     )
         return best[1] if best else None
+
+
+def discard(path: Path) -> Path | None:
+    """Remove an entry or a leftover, unless it holds a file that the store has not written: that one is returned."""
+    for directory, _, files in os.walk(path):
+        if theirs := [name for name in files if not _OURS.fullmatch(name)]:
+            return Path(directory, theirs[0])
+    shutil.rmtree(path, ignore_errors=True)
+    return None
 
 
 def _stamp(entry: Path) -> list[tuple[object, ...]]:

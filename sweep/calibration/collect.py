@@ -52,7 +52,7 @@ def of(config: Config) -> Collect:
 def second_pass(config: Config, first: Statistics) -> Collect | None:
     """Histograms of the groups, which only the first pass tells: what granularity=group needs unless channel maxima
     do, which they do for method=minmax and symmetric formats. None where they do."""
-    if config.granularity != "group" or config.reads_maxima:
+    if not config.second_pass:
         return None
     groupings = granularity.by_group(first, config.grouping.head_groups, config.grouping.dim_groups)
     groups: dict[Key, dict[str, Ints]] = {}

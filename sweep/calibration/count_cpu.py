@@ -7,6 +7,7 @@ loops that LLVM turns into vector instructions; each touches few arrays, since L
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,20 @@ def _value(typing: Any, x: Any) -> Any:
     return types.float32(x), generate
 
 
+def _compiled(function: Any) -> Any:
+    """By numba, and kept for later processes where there is a place for that."""
+    try:
+        return njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError as error:  # a read-only installation in a read-only home
+        if "no locator" not in str(error):
+            raise
+        why = "no writable place for numba's cache: compiling anew in every process; NUMBA_CACHE_DIR can name one"
+        print(why, file=sys.stderr, flush=True)
+        return njit(nogil=True, error_model="numpy")(function)
+
+
 # nothing but the types of the arguments tells the dtypes apart: what a closure holds would be in the cache's key
-@njit(nogil=True, cache=True, error_model="numpy")
+@_compiled
 def _run(flat, shape, strides, counts, low, high, abs_sum, text_mean, finite):  # type: ignore[no-untyped-def]
     texts, tokens, channels = shape
     codes = np.empty(min(WIDTH, channels), np.uint16)

@@ -47,6 +47,7 @@ def key(config: Config, wanted: Collect | None = None) -> Key:
             r"[^\w.-]+",  # a model of the Hub has a slash in its name
             "_",
             f"{config.model.name}-{config.data.name}-{config.calibration.samples}x{config.calibration.seqlen}",
+            flags=re.ASCII,  # a directory's name, also where the locale knows no other letters
         ),
         preimage={
             "schema": SCHEMA,

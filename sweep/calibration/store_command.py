@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from sweep.calibration.cache import MANIFEST, Damaged, Store, verify
+from sweep.calibration.cache import MANIFEST, Damaged, Store, discard, verify
+from sweep.config.hydra_errors import counted
 from sweep.core.errors import UsageError
+from sweep.core.paths import expanded
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     chosen = parser.parse_args(arguments)
     try:
+        chosen.store = Path(expanded("--store", str(chosen.store)))
         if not chosen.store.is_dir():
             raise UsageError(f"store {chosen.store} does not exist; give --store DIRECTORY")
         store = Store(chosen.store)
@@ -42,11 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
 def show(store: Store) -> int:
     shown = Table("calibration", "size", "what it is")
     total = 0
-    for path in [*store.entries(), *(p for p in leftovers(store) if p.is_dir())]:
+    for path in [*store.entries(), *store.leftovers()]:
         total += size(path)
         shown.add_row(path.name, megabytes(size(path)), describe(path))
     Console().print(shown)
-    print(f"{len(store.entries())} calibrations, {megabytes(total)} in {store.root}")
+    print(f"{counted(len(store.entries()), 'calibration')}, {megabytes(total)} in {store.root}")
     return 0
 
 
@@ -67,7 +68,7 @@ def check(store: Store) -> int:
 
 def remove(store: Store, names: list[str], dry: bool) -> int:
     """Nothing goes whose calibration is under way: its lock is held."""
-    going = list(leftovers(store))
+    going = store.leftovers()
     for name in names:
         found = [entry for entry in store.entries() if entry.name.startswith(name)]
         if not found:
@@ -78,19 +79,14 @@ def remove(store: Store, names: list[str], dry: bool) -> int:
         if busy(store, path):
             print(f"in use    {path.name}")
             continue
-        total += size(path)
-        print(f"{'would go' if dry else 'removed '}  {path.name}  {megabytes(size(path))}")
-        if not dry:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        bytes_ = size(path)
+        if not dry and (theirs := discard(path)):
+            print(f"left      {path.name}: {theirs} is not the store's")
+            continue
+        total += bytes_
+        print(f"{'would go' if dry else 'removed '}  {path.name}  {megabytes(bytes_)}")
     print(f"{megabytes(total)} {'would be freed' if dry else 'freed'}")
     return 0
-
-
-def leftovers(store: Store) -> Iterator[Path]:
-    """What is no entry: work areas and entries that were set aside. Locks stay: to unlink one splits its users."""
-    for path in sorted(store.root.iterdir()):
-        if path.name.endswith(".work") or ".damaged-" in path.name:
-            yield path
 
 
 def busy(store: Store, path: Path) -> bool:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from sweep.compare.query.comparison import load
+from sweep.core import streams
 from sweep.core.errors import UsageError
 from sweep.core.signals import exit_code
 
@@ -51,6 +52,8 @@ def run(arguments: list[str]) -> None:
     else:
         from sweep.compare.render.writers import FORMATS as writers
 
+        if options.format in ("csv", "json"):
+            streams.exact()
         sys.stdout.write(writers[options.format](found, _chosen(found, options.table)))
     sys.stdout.flush()
     if options.plots:

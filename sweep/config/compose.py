@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
+from sweep.config import launch
 from sweep.config.config import Config, from_dict, from_hydra, schema, typed
 
 
@@ -38,7 +39,7 @@ class Composer:
             values = copy.deepcopy(base)
             try:
                 for override in overrides:
-                    if override not in files:
+                    if override not in files and self._parsed(override).key_or_group not in launch.KNOBS:
                         self._set(values, override)
                 return from_dict(values)
             except Exception:  # the full composition finds the words for it, or no fault

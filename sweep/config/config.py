@@ -15,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.config import dtype as native
+from sweep.config import launch
 from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of
 from sweep.core.errors import UsageError
+from sweep.core.paths import expanded
 from sweep.quantization import formats
 from sweep.quantization.methods.registry import Method
 
@@ -43,6 +45,7 @@ class Config:
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "store", expanded("store", self.store))
         one_of("method", self.method, [str(m) for m in Method])
         formats.named(self.format)
         one_of("granularity", self.granularity, GRANULARITIES)
@@ -88,6 +91,11 @@ class Config:
         return self.method == Method.MINMAX and formats.named(self.format).symmetric
 
     @property
+    def second_pass(self) -> bool:
+        """Whether the groups, which a first pass tells, are observed in another one."""
+        return self.granularity == "group" and not self.reads_maxima
+
+    @property
     def effective_alpha(self) -> float | None:
         """alpha where the method reads it, else None: two cells that differ only in a dead alpha are one."""
         return self.alpha if Method(self.method).uses_alpha else None
@@ -121,7 +129,7 @@ def from_hydra(composed: DictConfig) -> Config:
 
 def typed(composed: DictConfig) -> dict[str, Any]:
     """Every value converted to its knob's type, none of them judged. Raises UsageError where that fails."""
-    plain = {k: v for k, v in composed.items() if k not in ("hydra", "experiment")}
+    plain = {k: v for k, v in composed.items() if k not in ("hydra", *launch.KNOBS)}
     try:
         return OmegaConf.to_container(OmegaConf.merge(schema(), plain), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweep.core.errors import UsageError, allowed
+from sweep.core.paths import expanded
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
@@ -43,6 +44,7 @@ class Model:
     def __post_init__(self) -> None:
         one_of("model.weights", self.weights, WEIGHTS)
         one_of("model.backend", self.backend, BACKENDS)
+        expand(self, "model", "path", "tokenizer")
         if self.weights == "random" and not self.name.endswith(RANDOM):
             object.__setattr__(self, "name", self.name + RANDOM)  # so that no table or plot can hide it
         if not (self.path or self.repo or (self.geometry and self.weights == "random")):
@@ -69,6 +71,7 @@ class Data:
 
     def __post_init__(self) -> None:
         one_of("data.cut", self.cut, CUTS)
+        expand(self, "data", "path")
         if self.name == "stdlib":
             one_of("data.split", self.split, SPLITS)
         elif self.name == "text" and not self.path:
@@ -128,6 +131,7 @@ class Evaluate:
     def __post_init__(self) -> None:
         for site in self.sites:
             one_of("evaluate.sites", site, QUANTIZED)
+        expand(self, "evaluate", "data")
         if not self.sites:
             raise UsageError(f"evaluate.sites is empty; allowed: {', '.join(QUANTIZED)}")
         if self.samples < 1:
@@ -161,6 +165,13 @@ class Wandb:
 
     def __post_init__(self) -> None:
         one_of("wandb.mode", self.mode, WANDB_MODES)
+
+
+def expand(group: Any, name: str, *keys: str) -> None:
+    """Put home and variables into those knobs of a group that are paths. Raises UsageError."""
+    for key in keys:
+        if (path := getattr(group, key)) is not None:
+            object.__setattr__(group, key, expanded(f"{name}.{key}", path))
 
 
 def one_of(key: str, value: str, choices: Any) -> None:

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from sweep.core import streams
+
 
 class Interrupted(BaseException):
     """Work stopped at a good moment because of a signal. Not an Exception: nothing may mistake it for a failure."""
@@ -62,11 +64,12 @@ class _Noted:
 
 @contextmanager
 def exit_code() -> Iterator[None]:
-    """Inside, a KeyboardInterrupt ends the process with 130 and a word on stderr. One that is lost takes effect with
-    the next `deferred`.
+    """What surrounds a command. Its streams never fail for want of a letter. Inside, a KeyboardInterrupt ends the
+    process with 130 and a word on stderr. One that is lost takes effect with the next `deferred`.
 
     sys.exit is not enough: where the signal came while a string ran in `exec`, as imports do with dataclasses, `python
     -m` ends by the signal all the same. So the last of all exit functions, hence the first registered, leaves first."""
+    streams.forgiving()
     interrupted = False
 
     def leave() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,29 +13,35 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sweep.config import launch
 from sweep.config.config import Config, from_hydra
-from sweep.config.hydra_errors import refuse
+from sweep.core import streams
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted, shield_requeue
+from sweep.grid import objective
 
 
-def job(composed: DictConfig) -> None:
-    """What Hydra calls, in this process or, through a launcher, in another one."""
+def job(composed: DictConfig) -> float | list[float] | None:
+    """What Hydra calls, in this process or, through a launcher, in another one. Returns the cell's `objective`.
+
+    Relative paths are the launch directory's, also where hydra.job.chdir=true has just left it."""
+    os.chdir(HydraConfig.get().runtime.cwd)
+    streams.forgiving()  # a launcher's process has streams of its own
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
+    config, objectives = from_hydra(composed), launch.objectives(composed)
     if hydra.mode is not RunMode.MULTIRUN:
-        chosen = any(o.startswith("hydra.run.dir=") for o in hydra.overrides.hydra)
-        alone(composed, directory if chosen else own(directory))
-        return
+        alone(config, directory)
+        return objective.answer(directory, objectives)
     shield_requeue()
-    config = from_hydra(composed)
     try:
         if config.calibration.shard is not None:
             from sweep.runs.cell import shard
 
             shard(config)
-        else:
-            member(config, directory, Path(hydra.sweep.dir).name)
+            return None
+        member(config, directory, Path(hydra.sweep.dir).name, launch.overwrite(composed))
+        return objective.answer(directory, objectives)
     except Interrupted as signal:
         print(f"interrupted: {signal}", file=sys.stderr, flush=True)
         signal.hand_on()  # under submitit: to its handler, which requeues this job
@@ -46,44 +52,30 @@ def job(composed: DictConfig) -> None:
         raise
 
 
-def own(directory: Path) -> Path:
-    """The directory Hydra made, or a new one beside it where a run that began in the same second has taken that."""
-    try:
-        (directory / ".taken").touch(exist_ok=False)
-    except FileExistsError:
-        from sweep.core.fresh import fresh
+def alone(config: Config, directory: Path) -> None:
+    """A single run, with all that it has to say. `RunPlace` has seen to its directory."""
+    from rich.console import Console
 
-        return fresh(directory)
-    return directory
+    from sweep.runs.cell import run
+    from sweep.runs.summary import show
 
-
-def alone(composed: DictConfig, directory: Path) -> None:
-    """A single run, with all that it has to say."""
-    try:
-        config = from_hydra(composed)
-        from rich.console import Console
-
-        from sweep.runs.cell import run
-        from sweep.runs.summary import show
-
-        show(run(config, directory, directory.name), Console())
-    except UsageError as error:
-        shutil.rmtree(directory, ignore_errors=True)  # nothing half-written: it holds no result
-        refuse(error)  # here: Hydra would have more to say
+    show(run(config, directory, directory.name), Console())
 
 
-def member(config: Config, directory: Path, group: str) -> None:
+def member(config: Config, directory: Path, group: str, overwrite: bool = False) -> None:
     """A cell of a grid, in one line. A finished one is left as it is: its job was requeued, or started twice."""
     from sweep.calibration import spec
     from sweep.runs import record as runs
     from sweep.runs.cell import run
+    from sweep.runs.place import take
 
     begin = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / ".lock"):
-        if runs.finished(directory, config, spec.key(config).hash):
+        key = spec.key(config).hash
+        if runs.finished(directory, config, key):
             print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
             return
+        take(directory, lambda: runs.finished(directory, config, key, of_any_version=True), overwrite)
         cell = run(config, directory, group, siblings=True)
-    how = "read from the store" if cell.record["calibration"]["cached"] else "calibrated"
-    print(f"{directory.name:>4}  {config.label}  {how}  {time.perf_counter() - begin:.1f} s", flush=True)
+    print(f"{directory.name:>4}  {config.label}  {cell.how}  {time.perf_counter() - begin:.1f} s", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.config.config import Config
+from sweep.config.hydra_errors import counted
+from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
 from sweep.runs import record as runs
 
@@ -21,13 +24,14 @@ FEW = 24  # cells that are listed one by one without being asked for
 
 @dataclass(frozen=True)
 class Cell:
-    """number: its job's number and its directory's name. overrides: as on the command line."""
+    """number: its job's. place: its directory, below the sweep's. overrides: as on the command line."""
 
     number: int
     overrides: tuple[str, ...]
     config: Config
     key: Key
     stored: bool
+    place: str
 
     @cached_property
     def identity(self) -> str:
@@ -79,6 +83,7 @@ class Plan:
             "cells": [
                 {
                     "number": cell.number,
+                    "directory": cell.place,
                     "name": cell.config.label,
                     "overrides": list(cell.overrides),
                     "calibration": str(cell.key),
@@ -89,10 +94,13 @@ class Plan:
         }
 
     def resumed(self, earlier: dict[str, Any], directory: Path) -> Plan:
-        """This plan with the numbers that an earlier one gave its cells, and what `directory` has of them."""
-        number = {cell["identity"]: cell["number"] for cell in earlier["cells"]}
-        cells = tuple(sorted((replace(c, number=number[c.identity]) for c in self.cells), key=lambda c: c.number))
-        done = (c.number for c in cells if runs.finished(directory / str(c.number), c.config, c.key.hash))
+        """This plan with the numbers and places that an earlier one gave its cells, and what of them is there."""
+        known = {
+            cell["identity"]: {"number": cell["number"], "place": cell.get("directory", str(cell["number"]))}
+            for cell in earlier["cells"]
+        }
+        cells = tuple(sorted((replace(c, **known[c.identity]) for c in self.cells), key=lambda c: c.number))
+        done = (c.number for c in cells if runs.finished(directory / c.place, c.config, c.key.hash))
         return replace(self, cells=cells, done=frozenset(done))
 
 
@@ -102,18 +110,30 @@ def same(plan: Plan, earlier: dict[str, Any]) -> bool:
 
 
 def plan(
-    jobs: Iterable[tuple[Sequence[str], Config]], key: Callable[[Config], Key], stored: Callable[[Config, Key], bool]
+    jobs: Iterable[tuple[Sequence[str], Config]],
+    key: Callable[[Config], Key],
+    stored: Callable[[Config, Key], bool],
+    place: Callable[[int, Sequence[str]], str] = lambda number, overrides: str(number),
 ) -> Plan:
-    """Number the cells of a grid, without those that cannot differ from an earlier one."""
+    """Number the cells of a grid, without those that cannot differ from an earlier one.
+
+    place: from a job's number and overrides to its directory. Raises UsageError where two cells have the same one."""
     cells: dict[str, Cell] = {}
     twins: dict[str, list[Config]] = {}  # by the identity of the cell that stands for them
     for overrides, config in jobs:
         found = key(config)
-        cell = Cell(len(cells), tuple(overrides), config, found, stored(config, found))
+        cell = Cell(len(cells), tuple(overrides), config, found, stored(config, found), "")
         if cell.identity in cells:
             twins.setdefault(cell.identity, []).append(config)
         else:
-            cells[cell.identity] = cell
+            cells[cell.identity] = replace(cell, place=place(cell.number, overrides))
+    places: dict[str, Cell] = {}
+    for cell in cells.values():
+        if (other := places.setdefault(os.path.normpath(cell.place), cell)) is not cell:
+            raise UsageError(
+                f"hydra.sweep.subdir puts cells {other.number} and {cell.number} both into {cell.place}: "
+                "name what they differ in, or ${hydra.job.num}"
+            )
     dropped, kept = Counter[str](), Counter[str]()
     for identity, others in twins.items():
         why = _why(cells[identity].config, others)
@@ -142,12 +162,15 @@ def show(plan: Plan, console: Console, every: bool = False) -> None:
     groups: dict[str, list[Cell]] = {}
     for cell in plan.cells:
         groups.setdefault(str(cell.key), []).append(cell)
-    console.print(f"plan: {len(plan.cells)} cells, {len(groups)} calibrations", highlight=False)
+    passes = _second_passes(plan.cells)
+    more = f", {counted(len(passes), 'second pass', 'second passes')}" if passes else ""
+    sizes = f"{counted(len(plan.cells), 'cell')}, {counted(len(groups), 'calibration')}{more}"
+    console.print(f"plan: {sizes}", highlight=False)
     for line in plan.dropped:
         console.print(f"  {line}", style="yellow", highlight=False)
     if plan.done:
         console.print(
-            f"  going on with an interrupted sweep: {len(plan.done)} of {len(plan.cells)} cells are finished "
+            f"  going on with an interrupted sweep: {len(plan.done)} of {counted(len(plan.cells), 'cell')} finished "
             "(hydra.sweeper.resume=false starts anew)",
             style="yellow",
             highlight=False,
@@ -163,12 +186,25 @@ def show(plan: Plan, console: Console, every: bool = False) -> None:
             state = f"to compute in cell {leader.number}"
         elif all(cell.number in plan.done for cell in cells):
             state = "finished"
+        again = [cell.number for cell in cells if cell.number in passes.values() and cell.number not in plan.done]
+        if again:
+            state += f"; groups take a second pass in cell {_ranges(again)}, unless it is stored"
         shown.add_row(name, _ranges([cell.number for cell in cells]), state)
     console.print(shown)
     if every or len(plan.cells) <= FEW:
         for cell in plan.cells:
             done = "  finished" if cell.number in plan.done else ""
             console.print(f"{cell.number:>4}  {cell.config.label}{done}", highlight=False, markup=False)
+
+
+def _second_passes(cells: Iterable[Cell]) -> dict[tuple[object, ...], int]:
+    """The first cell of each pass that observes groups. Which groups those are, and whether the store has them, is
+    known only when the first pass is."""
+    passes: dict[tuple[object, ...], int] = {}
+    for cell in cells:
+        if cell.config.second_pass:
+            passes.setdefault((cell.key.hash, cell.config.store, cell.config.grouping), cell.number)
+    return passes
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sweep.core.fresh import fresh
 from sweep.core.store_key import differences
 from sweep.grid.plan import Cell, Plan, same
 from sweep.runs import record as runs
+from sweep.runs.place import INSIST, held, take
 
 PLAN = "plan.json"
 
@@ -41,7 +43,7 @@ class Grid:
                 found.append(cell)
                 continue
             error = f"its calibration failed in cell {leader.number}: {self.errors[leader.number]}"
-            place = self.directory / str(cell.number)
+            place = self.directory / cell.place
             runs.finish(place, runs.start(place, runs.describe(cell.config, self.directory.name)), error=error)
             self.followers.setdefault(leader.number, []).append(cell.number)
         return found
@@ -49,7 +51,7 @@ class Grid:
     def settle(self, cells: Sequence[Cell], exceptions: Sequence[Exception | None]) -> None:
         """Judge cells that were launched by what lies in their directories."""
         for cell, exception in zip(cells, exceptions, strict=True):
-            place = self.directory / str(cell.number)
+            place = self.directory / cell.place
             if runs.finished(place, cell.config, cell.key.hash):
                 continue
             record = runs.read(place) or {"status": None}
@@ -71,7 +73,8 @@ class Grid:
         lines = []
         for number, error in sorted(self.errors.items()):
             with_it = self.followers.get(number, [])
-            more = f" ({len(with_it)} cells that need its calibration failed with it)" if with_it else ""
+            need = "cell that needs" if len(with_it) == 1 else "cells that need"
+            more = f" ({len(with_it)} {need} its calibration failed with it)" if with_it else ""
             lines.append(f"cell {number} ({label[number]}): {error.removeprefix('UsageError: ')}{more}")
         return lines
 
@@ -93,39 +96,58 @@ def _elsewhere(record: dict[str, Any], cell: Cell) -> str:
 
 
 @contextmanager
-def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool) -> Iterator[Grid]:
+def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool, overwrite: bool = False) -> Iterator[Grid]:
     """The directory of a grid, kept by this process as long as the context lasts.
 
     An unfinished sweep of just these cells beside `wanted` is gone on with, unless a process is still at it.
     Otherwise `wanted` is created, with a number behind it if there is one of that name.
-    chosen: `wanted` is the user's explicit choice: it is that directory or a UsageError."""
-    for directory in [wanted] if chosen else sorted((p.parent for p in wanted.parent.glob(f"*/{PLAN}")), reverse=True):
-        earlier = _read(directory)
-        if earlier is None or not (chosen or (resume and same(plan, earlier))):
-            continue
-        if not resume or not same(plan, earlier):
-            raise UsageError(f"hydra.sweep.dir={directory} holds another sweep; choose another directory")
-        lock = FileLock(directory / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            if chosen:
-                raise UsageError(f"hydra.sweep.dir={directory}: another process is running this sweep") from None
-            continue
-        with lock:
-            lock.release()  # `with` took it a second time; it is held once now
-            found = plan.resumed(earlier, directory)
-            if found.waiting or chosen:
-                yield Grid(directory, found)
-                return
+    chosen: `wanted` is the user's explicit choice: it is that directory or a UsageError. What it holds of anything
+    else is replaced only with `overwrite`."""
+    if resume and not chosen:
+        for directory in sorted((p.parent for p in wanted.parent.glob(f"*/{PLAN}")), reverse=True):
+            earlier = _read(directory)
+            if earlier is None or not same(plan, earlier):
+                continue
+            lock = FileLock(directory / ".lock")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            with lock:
+                lock.release()  # `with` took it a second time; it is held once now
+                found = plan.resumed(earlier, directory)
+                if found.waiting:
+                    yield Grid(directory, found)
+                    return
     directory = wanted if chosen else fresh(wanted)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock"):
-            runs.write_json(directory / PLAN, plan.to_dict())
-            yield Grid(directory, plan)
+        with held(directory, "hydra.sweep.dir"):  # what it holds is looked at once nobody else can change it
+            found = _settled(directory, plan, resume, overwrite)
+            if found is plan:
+                runs.write_json(directory / PLAN, plan.to_dict())
+            yield Grid(directory, found)
     except OSError as error:
         raise UsageError(f"sweep directory {directory} cannot be written: {error.strerror or error}") from error
+
+
+def _settled(directory: Path, plan: Plan, resume: bool, overwrite: bool) -> Plan:
+    """The plan as it is to be carried out here. Raises UsageError where that would cost what lies here."""
+    earlier = _read(directory)
+    if earlier and resume and same(plan, earlier):
+        return plan.resumed(earlier, directory)
+    if overwrite:
+        return plan
+    if earlier:
+        raise UsageError(f"hydra.sweep.dir={directory} holds another sweep: {INSIST}")
+    for name in (PLAN, "multirun.yaml"):
+        if (directory / name).exists():
+            raise UsageError(f"hydra.sweep.dir={directory} holds a {name} that is no sweep's of this program: {INSIST}")
+    for cell in plan.cells:
+        place = directory / cell.place
+        if place.exists():
+            take(place, partial(runs.finished, place, cell.config, cell.key.hash, of_any_version=True), overwrite)
+    return plan
 
 
 def _read(directory: Path) -> dict[str, Any] | None:

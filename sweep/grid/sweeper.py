@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
-from omegaconf import OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+
+from sweep.config.launch import override
 
 if TYPE_CHECKING:  # Hydra imports every plugin at every start: nothing heavy up here
     from sweep.config.config import Config
@@ -43,6 +47,7 @@ class GridSweeper(BasicSweeper):
         crash, when all is done and cells have failed."""
         from rich.console import Console
 
+        from sweep.config import launch
         from sweep.grid import plan, state
 
         planned = self._plan(arguments)
@@ -52,7 +57,7 @@ class GridSweeper(BasicSweeper):
             return
         wanted = Path(str(self.config.hydra.sweep.dir))
         chosen = any(o.startswith("hydra.sweep.dir=") for o in self.config.hydra.overrides.hydra)
-        with state.claimed(wanted, chosen, planned, self.resume) as claimed:
+        with state.claimed(wanted, chosen, planned, self.resume, launch.overwrite(self.config)) as claimed:
             plan.show(claimed.plan, Console())
             self._settle(claimed.directory)
             failed = self._run(claimed)
@@ -72,8 +77,8 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        (jobs,) = self.split_arguments(parsed, None)
+        parsed = self._parsed([*self._parse_config(), *arguments])
+        jobs = self._jobs(parsed)
         compose = Composer(loader, self.config)
         key = spec.keys()
         cells: list[tuple[Sequence[str], Config]] = []
@@ -83,7 +88,60 @@ class GridSweeper(BasicSweeper):
                 key(config)
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 raise UsageError(f"cell {number} ({' '.join(overrides)}): {one_line(error)}") from error
-        return plan.plan(cells, key, spec.stored)
+        return plan.plan(cells, key, spec.stored, self._place)
+
+    def _jobs(self, overrides: list[Override]) -> list[list[str]]:
+        """The overrides of every job. Several experiments are several sweeps, one after the other."""
+        several = [o for o in overrides if o.key_or_group == "experiment" and o.is_sweep_override()]
+        if not several:
+            return [list(job) for (jobs,) in [self.split_arguments(overrides, None)] for job in jobs]
+        found = []
+        for chosen in several[-1].sweep_string_iterator():
+            rest = [o for o in overrides if o.key_or_group != "experiment"]
+            experiment = [] if chosen == "null" else [f"experiment={chosen}"]  # Hydra's groups take no null
+            one = self._parsed([*experiment, *self._params_of(*experiment)]) + rest
+            found += [list(job) for (jobs,) in [self.split_arguments(one, None)] for job in jobs]
+        return found
+
+    def _parsed(self, overrides: list[str]) -> list[Override]:
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return parser.parse_overrides(overrides)
+
+    def _params_of(self, *experiment: str) -> list[str]:
+        """What the file of an experiment sweeps over. Raises UsageError where it also wants a launcher of its own."""
+        from sweep.core.errors import UsageError
+
+        assert self.config is not None
+        composed = self._composed(experiment)
+        if composed.hydra.launcher != self.config.hydra.launcher:
+            name = experiment[0]
+            raise UsageError(f"{name} has a launcher of its own; start it by itself, without other experiments")
+        params = composed.hydra.sweeper.params or {}
+        return [f"{key}={value}" for key, value in params.items()]
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+
+    def _place(self, number: int, overrides: Sequence[str]) -> str:
+        """Where a cell lies below the sweep's directory: what hydra.sweep.subdir says in its own configuration."""
+        assert self.config is not None
+        sweep = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
+        pattern = str(sweep["subdir"]).replace("${hydra.job.num}", str(number))  # type: ignore[index, call-overload]
+        if "${" not in pattern:
+            return pattern
+        composed = self._composed(overrides)
+        with read_write(composed), open_dict(composed):
+            composed.hydra.job.num = number
+            composed.hydra.job.id = str(number)
+        former = HydraConfig.instance().cfg
+        try:
+            HydraConfig.instance().set_config(composed)  # for ${hydra:…}
+            return str(composed.hydra.sweep.subdir)
+        finally:
+            HydraConfig.instance().cfg = former
 
     def _settle(self, directory: Path) -> None:
         """Make `directory` the sweep's, here and in every job."""
@@ -91,7 +149,7 @@ class GridSweeper(BasicSweeper):
         directory.mkdir(parents=True, exist_ok=True)
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(directory)
-            self.config.hydra.overrides.hydra.append(_override("hydra.sweep.dir", str(directory)))
+            self.config.hydra.overrides.hydra.append(override("hydra.sweep.dir", str(directory)))
         OmegaConf.save(self.config, directory / "multirun.yaml")
 
     def _run(self, state: Grid) -> list[str]:
@@ -100,7 +158,7 @@ class GridSweeper(BasicSweeper):
             [
                 *_asked(leader),
                 f"calibration.shard={shard}",
-                _override("hydra.sweep.subdir", f"shards/{leader.number}-{shard}"),
+                override("hydra.sweep.subdir", f".shards/{leader.number}-{shard}"),
             ]
             for leader, shard in state.plan.shards()
         ]
@@ -111,12 +169,7 @@ class GridSweeper(BasicSweeper):
         return state.failures()
 
     def _job(self, cell: Cell) -> list[str]:
-        assert self.config is not None
-        pattern = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
-        return [
-            *_asked(cell),
-            _override("hydra.sweep.subdir", str(pattern).replace("${hydra.job.num}", str(cell.number))),
-        ]
+        return [*_asked(cell), override("hydra.sweep.subdir", cell.place)]
 
     def _launch(self, jobs: list[list[str]], first: int) -> list[Exception | None]:
         """Launch jobs, at most `max_batch_size` at once. Returns the exception of each, as far as known."""
@@ -134,8 +187,3 @@ class GridSweeper(BasicSweeper):
 def _asked(cell: Cell) -> list[str]:
     """A cell's overrides with dtype as the plan has it: `auto` may mean another one where the job runs."""
     return [*cell.overrides, f"dtype={cell.config.dtype}"]
-
-
-def _override(key: str, value: str) -> str:
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"

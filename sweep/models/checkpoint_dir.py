@@ -62,7 +62,7 @@ def open_checkpoint(path: Path, weights: bool = True) -> Checkpoint:
         raise UsageError(f"model.path={path} is no directory; give the directory that holds config.json")
     if (config := path / "config.json").is_file():
         try:
-            settings = json.loads(config.read_text())
+            settings = json.loads(config.read_bytes())
         except ValueError as error:
             raise UsageError(f"{config} cannot be loaded: {first_line(error)}") from error
         layout = "transformers" if "model_type" in settings else "mamba_ssm" if "d_model" in settings else None
@@ -95,7 +95,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             return (path / usual,)
         suffix = usual.rpartition(".")[2]
         for index in sorted(path.glob(f"*.{suffix}.index.json")):
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
             if missing := [name for name in names if not (path / name).is_file()]:
                 raise UsageError(
                     f"model.path={path}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing[:3])}; "

@@ -51,12 +51,17 @@ def checkpoint(model: knobs.Model) -> Checkpoint:
         return checkpoint_dir.open_checkpoint(
             hub.snapshot(str(model.repo), model.revision, checkpoint_dir.FILES, checkpoint_dir.whole, "model.path")
         )
-    if model.path.startswith("pkg://"):
-        package, _, rest = model.path.removeprefix("pkg://").partition("/")
-        spec = importlib.util.find_spec(package)
-        roots = list(spec.submodule_search_locations or []) if spec else []
-        return checkpoint_dir.open_checkpoint(Path(roots[0] if roots else package) / rest)
-    return checkpoint_dir.open_checkpoint(Path(model.path).expanduser())
+    return checkpoint_dir.open_checkpoint(_local(model.path))
+
+
+def _local(path: str) -> Path:
+    """The directory that model.path names, be it inside an installed package."""
+    if not path.startswith("pkg://"):
+        return Path(path).expanduser()
+    package, _, rest = path.removeprefix("pkg://").partition("/")
+    spec = importlib.util.find_spec(package)
+    roots = list(spec.submodule_search_locations or []) if spec else []
+    return Path(roots[0] if roots else package) / rest
 
 
 def identity(model: knobs.Model) -> str:
@@ -177,7 +182,7 @@ def _described(model: knobs.Model) -> dict[str, Any]:
 def _configuration_only(model: knobs.Model) -> Checkpoint:
     """A checkpoint of which nothing but config.json needs to be there."""
     if model.path:
-        path = Path(model.path).expanduser()
+        path = _local(model.path)
     else:
         name = "config.json"
         path = hub.snapshot(str(model.repo), model.revision, [name], lambda p: (p / name).is_file(), "model.path")

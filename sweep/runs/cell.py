@@ -35,6 +35,15 @@ class Cell:
     tables: Tables
     wandb_hint: str | None
 
+    @property
+    def how(self) -> str:
+        """How its statistics were come by, those of its groups' second pass included."""
+        first = self.record["calibration"]
+        second = first.get("grouped")
+        if second and not second["cached"]:
+            return "read from the store, second pass calibrated" if first["cached"] else "calibrated in two passes"
+        return "read from the store" if first["cached"] else "calibrated"
+
 
 def run(config: Config, directory: Path, group: str, siblings: bool = False) -> Cell:
     """Calibrate (or read the calibration from the store), read the scales off it, write and log everything.

@@ -14,7 +14,7 @@ from typing import Any
 from sweep.core.errors import UsageError
 
 RUNS = Path("runs")
-SKIPPED = {".hydra", "wandb", "calibrations", ".submitit", "__pycache__"}
+SKIPPED = {".hydra", "wandb", "calibrations", ".shards", ".submitit", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ def _cells(root: str) -> Iterator[str]:
     with os.scandir(root) as entries:
         folders = sorted(entry.name for entry in entries if entry.is_dir())
     below = [name for name in folders if name not in SKIPPED]
+    if "shards" in below and os.path.exists(f"{root}/plan.json"):
+        below.remove("shards")  # as sweeps of earlier versions kept what is no cell
     if not below and ".hydra" in folders:
         yield root  # it died before it could write run.json
     for name in below:

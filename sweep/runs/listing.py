@@ -13,7 +13,7 @@ from typing import Any
 
 from sweep.core.errors import UsageError
 
-SKIPPED = {".hydra", "wandb", "calibrations", "shards", ".submitit", "__pycache__"}
+SKIPPED = {".hydra", "wandb", "calibrations", ".shards", ".submitit", "__pycache__"}
 PLANS = {"plan.json", "multirun.yaml"}  # what a sweep's directory holds, ours or another sweeper's
 STATES = ("finished", "failed", "running")  # of a run.json; `damaged` and `waiting` (planned only) come on top
 MAGIC = b"PAR1"  # first and last bytes of every whole Parquet file
@@ -47,12 +47,24 @@ def _find(root: Path) -> Iterator[tuple[Path, list[Path]]]:
         names = {entry.name: entry.is_dir() for entry in entries}
     below = sorted(Path(root, name) for name, folder in names.items() if folder and name not in SKIPPED)
     if PLANS & names.keys():
-        yield root, [path for path in below if path.name.isdigit() or _is_cell(path)]
+        below = [path for path in below if path.name != "shards"]  # as sweeps of earlier versions kept what is no cell
+        yield root, [cell for path in below for cell in _cells(path)]
     elif _is_cell(root):
         yield root, [root]
     else:
         for path in below:
             yield from _find(path)
+
+
+def _cells(path: Path) -> Iterator[Path]:
+    """The cells of a sweep in one of its directories: itself, or those below where hydra.sweep.subdir has slashes."""
+    if path.name.isdigit() or _is_cell(path):
+        yield path
+        return
+    with os.scandir(path) as entries:
+        below = sorted(Path(entry.path) for entry in entries if entry.is_dir() and entry.name not in SKIPPED)
+    for one in below:
+        yield from _cells(one)
 
 
 def _is_cell(path: Path) -> bool:

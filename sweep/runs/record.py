@@ -69,10 +69,12 @@ def read(directory: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def finished(directory: Path, config: Config, key: str) -> bool:
+def finished(directory: Path, config: Config, key: str, of_any_version: bool = False) -> bool:
     """Whether a directory holds the result of this very cell: configuration, calibration key and version."""
     record = read(directory)
-    if not record or record["status"] != "finished" or record["versions"]["sweep"] != __version__:
+    if not record or record["status"] != "finished":
+        return False
+    if record["versions"]["sweep"] != __version__ and not of_any_version:
         return False
     try:
         return record["calibration"]["key"] == key and from_dict(record["config"]).identity == config.identity

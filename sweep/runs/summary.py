@@ -29,7 +29,8 @@ def show(cell: Cell, console: Console) -> None:
                 f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True
             )
     calibration, timings = record["calibration"], record["timings"]
-    spent = "read from the store" if calibration["cached"] else f"{timings['forward_s'] + timings['observe_s']:.1f} s"
+    seconds = timings["forward_s"] + timings["observe_s"]
+    spent = f"{cell.how}, {seconds:.1f} s" if seconds else cell.how
     lines = {
         "calibration": f"{calibration['path']} ({spent}; {record['counts']['tokens']:,} tokens)",
         "run": str(cell.directory),

@@ -13,8 +13,8 @@ import pytest
 import small
 
 from sweep.config import dtype
+from sweep.core.fresh import fresh
 from sweep.grid import state
-from sweep.grid.job import own
 from tests.harness import Run, command
 
 ALPHAS = "alpha=0.99,0.999"
@@ -41,7 +41,7 @@ def records(sweep: Path) -> dict[int, dict[str, Any]]:
 def test_a_grid_costs_one_forward_pass(sweep: Run, tmp_path: Path, cell: list[str]) -> None:
     done = sweep("-m", *cell, "method=minmax,percentile", ALPHAS)
     assert done.returncode == 0, done.stderr
-    assert "plan: 3 cells, 1 calibrations" in done.stdout
+    assert "plan: 3 cells, 1 calibration\n" in done.stdout
     assert "minmax ignores alpha: 2 cells are 1" in done.stdout
     (directory,) = sweeps(tmp_path)
     found = records(directory)
@@ -83,9 +83,9 @@ def test_auto_means_what_it_meant_to_the_planner(
 
 
 def test_runs_that_begin_in_the_same_second_have_directories_of_their_own(tmp_path: Path) -> None:
-    (wanted := tmp_path / "2026-01-01_00-00-00").mkdir()
+    wanted = tmp_path / "2026-01-01_00-00-00"
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: own(wanted), range(8)))
+        found = list(pool.map(lambda _: fresh(wanted), range(8)))
     assert sorted(found) == [wanted, *(tmp_path / f"{wanted.name}-{n}" for n in range(2, 9))]
     assert all(path.is_dir() for path in found)
 
@@ -116,7 +116,7 @@ def test_a_failed_leader_fails_its_followers_only(sweep: Run, tmp_path: Path, ce
     assert done.returncode == 2, done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error"))
     assert line.startswith("error: cell 0 (tiny percentile a=0.99")
-    assert "(1 cells that need its calibration failed with it)" in line
+    assert "(1 cell that needs its calibration failed with it)" in line
     assert "Traceback" not in done.stderr + done.stdout
     found = records(sweeps(tmp_path)[0])
     assert [found[n]["status"] for n in range(4)] == ["failed", "failed", "finished", "finished"]
@@ -132,7 +132,7 @@ def test_an_interrupted_sweep_goes_on(sweep: Run, tmp_path: Path, cell: list[str
     (directory / "1/run.json").write_text(json.dumps({**record, "status": "running"}))  # as kill -9 leaves it
     done = sweep(*state)
     assert done.returncode == 0, done.stderr
-    assert "2 of 3 cells are finished" in done.stdout
+    assert "2 of 3 cells finished" in done.stdout
     assert sweeps(tmp_path) == [directory]
     assert {n: (directory / f"{n}/run.json").read_text() for n in (0, 2)} == before
     assert records(directory)[1]["status"] == "finished"
@@ -142,7 +142,7 @@ def test_an_interrupted_sweep_goes_on(sweep: Run, tmp_path: Path, cell: list[str
 
 def test_shards_merge_to_the_same_bits(sweep: Run, tmp_path: Path, cell: list[str]) -> None:
     assert sweep("-m", *cell, ALPHAS, "calibration.shards=3", "hydra.sweep.dir=runs/sharded").returncode == 0
-    assert (tmp_path / "runs/sharded/shards/0-2").is_dir()
+    assert (tmp_path / "runs/sharded/.shards/0-2").is_dir()
     assert sweep("-m", *cell, ALPHAS, "store=other", "hydra.sweep.dir=runs/whole").returncode == 0
     (sharded,), (whole,) = (
         [e / "statistics.parquet" for e in (tmp_path / s).iterdir() if not e.name.startswith(".")]
@@ -181,5 +181,5 @@ def test_the_real_command(tmp_path: Path, cell: list[str]) -> None:
 def test_the_prepared_grid_needs_no_flag(sweep: Run, cell: list[str]) -> None:
     done = sweep(*cell, "experiment=alpha_grid", "hydra.sweeper.dry_run=true")
     assert done.returncode == 0, done.stderr
-    assert "plan: 6 cells, 1 calibrations" in done.stdout
+    assert "plan: 6 cells, 1 calibration\n" in done.stdout
     assert "minmax ignores alpha: 5 cells are 1" in done.stdout

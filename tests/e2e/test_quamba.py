@@ -221,3 +221,25 @@ def test_what_quamba_has_no_place_for(
     done = quamba("export", "mine")
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_nothing_of_another_name_s_is_replaced_unasked(sweep: Run, quamba: Run, tmp_path: Path) -> None:
+    """Two checkpoints of one name are two runs, and a file that exists is no place for an export."""
+    checkpoint(tmp_path / "a/model.safetensors", None)
+    assert quamba("a", "--runs", "runs").returncode == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    before = (run / "run.json").read_bytes()
+    assert quamba("a", "--runs", "runs").returncode == 0  # the same again
+    checkpoint(tmp_path / "a/model.safetensors", (1, 4, 4))
+    before = (run / "run.json").read_bytes()
+    done = quamba("a", "--runs", "runs")
+    assert (done.returncode, (run / "run.json").read_bytes()) == (2, before)
+    assert "--overwrite" in done.stderr
+    assert quamba("a", "--runs", "runs", "--overwrite").returncode == 0
+    assert sweep(*SMALL, "hydra.run.dir=cell").returncode == 0
+    weights = (tmp_path / "a/model.safetensors").read_bytes()
+    done = quamba("export", "cell", "-o", "a/model.safetensors")
+    assert done.returncode == 2
+    assert "exists" in done.stderr
+    assert (tmp_path / "a/model.safetensors").read_bytes() == weights
+    assert quamba("export", "cell", "-o", "a/model.safetensors", "--overwrite").returncode == 0

@@ -156,7 +156,7 @@ def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:
     under_way.settle(followers[1:], [MemoryError("out of\nmemory")])
     assert under_way.exit_code == 1
     assert under_way.failures() == [
-        "cell 0 (a percentile a=0.999 int8 tensor): no such weights (1 cells that need its calibration failed with it)",
+        "cell 0 (a percentile a=0.999 int8 tensor): no such weights (1 cell that needs its calibration failed with it)",
         "cell 3 (b percentile a=0.9 int8 tensor): MemoryError: out of",
     ]
 

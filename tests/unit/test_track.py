@@ -352,3 +352,22 @@ def test_a_server_is_there_whatever_it_says(said: bytes | None, there: bool, mon
             threading.Thread(target=serve, daemon=True).start()
         assert wandb_connection.answers(url) is there
     assert not wandb_connection.answers(url)  # nobody listens any more
+
+
+def test_a_run_that_is_not_taken_removes_no_other_run_s_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may open its run in the same folder meanwhile."""
+    ours, theirs = tmp_path / "wandb/run-20260101_000000-ours", tmp_path / "wandb/run-20260101_000000-theirs"
+
+    def init(*arguments: Any) -> Any:
+        ours.mkdir(parents=True)
+        theirs.mkdir()
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(wandb_connection, "_init", init)
+    monkeypatch.setattr(wandb_connection, "_refused", set())
+    with pytest.raises(wandb_connection.Unreachable):
+        wandb_connection.online(
+            "http://127.0.0.1:9", Wandb(), tmp_path, wandb_connection.Identity("ours", "n", "g", "j"), {}
+        )
+    assert theirs.is_dir()
+    assert not ours.exists()

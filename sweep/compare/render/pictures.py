@@ -42,7 +42,7 @@ def save(a: Answer, directory: Path) -> int:
     found = charts(a)
     for name, chart in found.items():
         svg = vl_convert.vegalite_to_svg(standalone(chart, a))
-        (directory / f"{name}.svg").write_text(svg)
+        (directory / f"{name}.svg").write_text(svg, encoding="utf-8")
         (directory / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
     return len(found)
 

@@ -11,14 +11,16 @@ from sweep.core import provenance
 from sweep.quantization.site_scales import NOWHERE, WHOLE
 from sweep.runs import record as runs
 from sweep.runs import schemas, tables
+from sweep.runs.place import take
 from sweep.runs.quamba.checkpoint import Saved, Values
 
 LARGEST = 127.0
 METHOD = "quamba"  # minmax for all but x without groups, which is percentile_ema; the file does not say which alpha
 
 
-def write(saved: Saved, directory: Path) -> dict[str, Any]:
-    """Writes the cell; returns its record."""
+def write(saved: Saved, directory: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Writes the cell; returns its record. Raises UsageError where another one would be lost by it."""
+    take(directory, lambda: _holds(directory, saved), overwrite, "choose another --runs, or say --overwrite")
     record = runs.start(directory, _record(saved))
     runs.write_table(directory / "scales.parquet", tables.assemble(_rows(saved), schemas.SCALES))
     for name, schema in (
@@ -30,6 +32,10 @@ def write(saved: Saved, directory: Path) -> dict[str, Any]:
     if saved.grouped:
         runs.write_table(directory / "grouping.parquet", tables.assemble(_groupings(saved), schemas.GROUPING))
     return runs.finish(directory, record)
+
+
+def _holds(directory: Path, saved: Saved) -> bool:
+    return bool((runs.read(directory) or {})["calibration"]["key"] == saved.digest)
 
 
 def _rows(saved: Saved) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ def _import(arguments: list[str]) -> int:
     )
     parser.add_argument("checkpoint", nargs="+", type=Path, help="a .safetensors or .bin file, or a directory of them")
     parser.add_argument("--runs", type=Path, default=Path("runs/quamba"), help="where to write (default %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace other runs of the same names")
     chosen = parser.parse_args(arguments)
     console = Console()
     saved = [checkpoint.read(path) for path in chosen.checkpoint]  # all are read before anything is written
@@ -49,7 +50,7 @@ def _import(arguments: list[str]) -> int:
     for one in saved:
         unique = one.name if names.count(one.name) == 1 else f"{one.name}-{one.digest[:8]}"
         directory = chosen.runs / unique
-        cell.write(one, directory)
+        cell.write(one, directory, chosen.overwrite)
         console.print(_table(one))
         if one.without:
             console.print(f"without activation scales: layers {', '.join(map(str, one.without))}", highlight=False)
@@ -86,7 +87,10 @@ def _export(arguments: list[str]) -> int:
     )
     parser.add_argument("run", type=Path, help="directory of a finished run")
     parser.add_argument("-o", "--output", type=Path, help=".safetensors or .bin (default RUN/quamba.safetensors)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file that OUTPUT names")
     chosen = parser.parse_args(arguments)
     target = chosen.output or chosen.run / "quamba.safetensors"
+    if chosen.output and target.exists() and not chosen.overwrite:
+        raise UsageError(f"{target} exists; name another file, or say --overwrite")
     print(f"{export(chosen.run, target)} entries in {target}")
     return 0

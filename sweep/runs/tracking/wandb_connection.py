@@ -77,14 +77,14 @@ def online(url: str, settings: Wandb, directory: Path, identity: Identity, confi
     """An online run. Raises Unreachable after a bounded wait, leaving nothing of the attempt behind."""
     if url in _refused:
         raise Unreachable(f"{url} could not be reached a moment ago")
-    before = _places(directory)
+    before = _places(directory, identity)
     try:
         return _init("online", settings, directory, identity, config)
     except Exception as error:  # wandb raises a dozen unrelated types here
         import wandb
 
         wandb.teardown()  # its service would hold on to the run's id
-        for place in _places(directory) - before:
+        for place in _places(directory, identity) - before:
             shutil.rmtree(place, ignore_errors=True)
         _refused.add(url)
         raise Unreachable(f"{url} did not take the run ({first_line(error)})") from error
@@ -133,8 +133,9 @@ def _quiet(**settings: Any) -> Any:
     return wandb.Settings(silent=True, console="off", **settings)
 
 
-def _places(directory: Path) -> set[Path]:
-    return set((directory / "wandb").glob("run-*"))
+def _places(directory: Path, identity: Identity) -> set[Path]:
+    """Where W&B has opened this very run: others may use the same folder."""
+    return set((directory / "wandb").glob(f"run-*-{identity.id}"))
 
 
 @contextmanager
