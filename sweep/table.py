@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sweep import formats, parts, reading, scales
 from sweep.config import Config
+from sweep.errors import UsageError
 from sweep.formats import Format
 from sweep.grouping import Grouping
 from sweep.reading import NOWHERE, WHOLE, Reading
@@ -49,8 +50,7 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
     method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
-    clusters = config.grouping
-    splits, groupings = parts.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
+    splits, groupings = parts.split(statistics, config.granularity, config.grouping)
     found: dict[Key, Reading] = {}
     convergence = []
     # what is not kept is prepared site after site, so that it never is in memory together: see `prepared_size`
@@ -65,7 +65,10 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
         if split and grouped:
             layer, name = key
             observed = [(place, once(grouped.sites[layer, parts.name(name, place)])) for place, _ in split]
-        found[key] = reading.of_histograms(observed, method, alpha, format)
+        try:
+            found[key] = reading.of_histograms(observed, method, alpha, format)
+        except UsageError as error:
+            raise UsageError(f"layer {key[0]}, site {key[1]}: {error}") from error
         if config.granularity == "tensor":
             convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
     cell = {
