@@ -243,9 +243,7 @@ def test_an_ungrouped_save_of_several_ssd_groups_says_which(quamba: Run, tmp_pat
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
-def test_a_dead_layer_is_exported_with_quambas_floor(
-    sweep: Run, quamba: Run, tmp_path: Path, ending: str
-) -> None:
+def test_a_dead_layer_is_exported_with_quambas_floor(sweep: Run, quamba: Run, tmp_path: Path, ending: str) -> None:
     def kill(weights: dict[str, torch.Tensor]) -> None:
         for name in ("in_proj.weight", "conv1d.weight", "conv1d.bias"):
             weights[f"backbone.layers.2.mixer.{name}"].zero_()
