@@ -200,9 +200,10 @@ class Histogram:
         width = stop[place] - start[place]
         beyond = (ends > start[place]).astype(np.float64)
         share = np.divide(ends - start[place], width, out=beyond, where=width > 0).clip(0, 1)
-        share = np.where(_pile(low[place], high[place], np.min(self.min)), np.sqrt(share), share)
-        before, after = self._cumulative.take(place, 0), self._cumulative.take(place + 1, 0)
-        return np.asarray(before + np.floor(share[:, None] * (after - before) + 0.5).astype(np.int64)).T
+        share = np.where(_pile(low[place], high[place], np.asarray(np.min(self.min))), np.sqrt(share), share)
+        before, after = (np.asarray(self._cumulative.take(row, 0)) for row in (place, place + 1))
+        inside = np.floor(np.expand_dims(share, 1) * (after - before) + 0.5).astype(np.int64)
+        return np.asarray((before + inside).T)
 
     def between(self, places: NDArray[np.intp]) -> Ints:
         """How many values lie in the bins places[i] … places[i + 1] - 1 of `ascending`, int64 [K, i]."""
@@ -322,7 +323,7 @@ class Picked(Histogram):
 def _pile(low: Floats, high: Floats, least: Floats) -> NDArray[np.bool_]:
     """Whether bins from `low` to `high` hold SiLU's minimum and nothing less: there the values pile up, and the share
     of them below a point grows as the square root of its distance from the minimum."""
-    return (np.abs(least - SILU_MINIMUM) < SILU_REACHED) & (low <= SILU_MINIMUM) & (SILU_MINIMUM < high)
+    return (np.abs(least - SILU_MINIMUM) < SILU_REACHED) & (low <= SILU_MINIMUM) & (high > SILU_MINIMUM)
 
 
 def _check_layouts(parts: list[Histogram]) -> None:

@@ -122,7 +122,7 @@ class _Accumulator:
         tokens, channels = text.shape[1:]
         largest, mean = self.text_mean, torch.zeros(channels, dtype=torch.float64, device=text.device)
         finite = torch.ones(1, dtype=torch.bool, device=text.device)
-        for part in text.split(max(1, min(STRETCH, MOST // channels)), 1):
+        for part in torch.split(text, max(1, min(STRETCH, MOST // channels)), 1):
             self.text_mean = torch.zeros_like(largest)
             finite &= self._count(part)
             mean += self.text_mean.amax(0).double() * part.shape[1] / tokens

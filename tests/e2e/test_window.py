@@ -1,4 +1,4 @@
-"""Weights that drive float32 activations far out of float16's range and back: right numbers, or a line, at every site."""
+"""Weights that drive float32 activations far out of float16's range: right numbers at every site."""
 
 from __future__ import annotations
 

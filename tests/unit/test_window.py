@@ -108,7 +108,7 @@ def test_one_large_value_among_ordinary_ones() -> None:
     ],
 )
 def test_what_no_window_holds_is_refused(x: Tensor, method: Method, alpha: float | None) -> None:
-    with pytest.raises(UsageError, match="span more than the bins that float32 is counted in.*dtype=bfloat16"):
+    with pytest.raises(UsageError, match=r"span more than the bins that float32 is counted in.*dtype=bfloat16"):
         read(site(x), method, alpha, "int8")
 
 
