@@ -32,7 +32,7 @@ def sort_and_cluster(statistic: Floats, ssd_groups: int, headdim: int, head_grou
     if heads < max(2, head_groups) or headdim % dim_groups:
         raise _stops(
             f"it needs at least {max(2, head_groups)} heads in an SSD group and a headdim that dim_groups divides; "
-            f"this model has {heads} heads and headdim {headdim}, with head_groups={head_groups} dim_groups={dim_groups}"
+            f"this model has {heads} heads and headdim {headdim}; head_groups={head_groups} dim_groups={dim_groups}"
         )
     order = torch.argsort(cube, dim=-1)
     ascending = cube.gather(-1, order)
