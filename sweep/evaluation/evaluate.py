@@ -51,8 +51,7 @@ def evaluate(config: Config, statistics: Statistics, scales: pa.Table) -> tuple[
     Of all layers quantized, and for `sensitivity` of each layer alone and of all but that one. The table has the
     columns of `Scores.table` behind `quantized` (all, only, all_but) and `layer` (null for all).
     Raises UsageError for what a user can mend, Interrupted after a signal."""
-    clusters = config.grouping
-    split, _ = granularity.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
+    split, _ = granularity.split(statistics, config.granularity, config.grouping)
     roundings = channel_quantizer.of_table(scales, config.evaluate.sites, split)
     if not roundings:
         raise UsageError(f"evaluate.sites={config.evaluate.sites}: {config.model.name} has none of them")
