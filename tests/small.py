@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,3 +52,18 @@ def files(root: Path) -> Path:
     write(root / "model")
     text(root / "text.txt")
     return root
+
+
+def shipped(directory: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of the shipped model whose weights, by name and in float32, `change` has changed in place."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from sweep import models
+
+    shutil.copytree(Path(models.__file__).parent / "tiny", directory)
+    weights = {name: value.float() for name, value in load_file(directory / "model.safetensors").items()}
+    change(weights)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory

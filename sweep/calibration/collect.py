@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sweep.config.config import Config
-from sweep.quantization import granularity
+from sweep.quantization import granularity, window
 from sweep.quantization.methods.registry import Method
 from sweep.quantization.sort_and_cluster import Ints
 from sweep.quantization.statistics import Key, Statistics
@@ -18,11 +18,13 @@ from sweep.quantization.statistics import Key, Statistics
 class Collect:
     """quantiles: alphas whose quantiles are taken of every text (percentile_ema; a sort per text and site, several
     times the cost of a histogram). ssm_state: whether the last state of every text is observed (another scan).
-    groups: per layer and site, channels that get histograms of their own; nothing else is observed then."""
+    groups: per layer and site, channels that get histograms of their own; nothing else is observed then. shifts: sites,
+    or groups, that are counted times a power of two (`quantization.window`); without groups nothing else is observed."""
 
     quantiles: tuple[float, ...] = ()
     ssm_state: bool = False
     groups: Mapping[Key, Mapping[str, Ints]] = field(default_factory=dict)
+    shifts: Mapping[Key, int] = field(default_factory=dict)
 
     @property
     def preimage(self) -> dict[str, Any]:
@@ -38,6 +40,8 @@ class Collect:
                 for part, channels in groups.items():
                     digest.update(f"{key} {part} {channels.tolist()}".encode())
             found["grouping"] = digest.hexdigest()
+        if self.shifts:
+            found["shifts"] = [[*key, shift] for key, shift in sorted(self.shifts.items())]
         return found
 
 
@@ -54,10 +58,22 @@ def second_pass(config: Config, first: Statistics) -> Collect | None:
     do, which they do for method=minmax and symmetric formats. None where they do."""
     if not config.second_pass:
         return None
-    groupings = granularity.by_group(first, config.grouping.head_groups, config.grouping.dim_groups)
+    groupings = granularity.by_group(first, config.grouping)
     groups: dict[Key, dict[str, Ints]] = {}
+    shifts: dict[Key, int] = {}
     for (layer, name), site in first.sites.items():
         split = granularity.grouped(name, site.channel_absmax.shape[1], first.meta, groupings[layer])
         if split:
             groups[layer, name] = {granularity.name(name, place): channels for place, channels in split}
-    return replace(of(config), ssm_state=False, groups=groups)
+            for part, channels in groups[layer, name].items():
+                if shift := window.of_group(site, float(site.channel_absmax[:, channels].max())):
+                    shifts[layer, part] = shift
+    return replace(of(config), ssm_state=False, groups=groups, shifts=shifts)
+
+
+def rescaled(config: Config, first: Statistics) -> Collect | None:
+    """The sites that lie beyond the window of float32's bins, once more and scaled. None where none does."""
+    if not (shifts := window.shifts(first)):
+        return None
+    state = any(site == "ssm_state" for _, site in shifts)
+    return replace(of(config), quantiles=(), ssm_state=state, shifts=shifts)

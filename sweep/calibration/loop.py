@@ -48,7 +48,7 @@ def calibrate(
     result is the same bit for bit, however often it was stopped. Raises UsageError where a NaN or an infinity
     appears, TapError where a site did not fire, Interrupted, with a checkpoint saved, after a signal."""
     collect = collect or Collect()
-    timings, observer = Timings(), Observer(collect.quantiles)
+    timings, observer = Timings(), Observer(collect.quantiles, collect.shifts)
     wanted = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
     finished: set[int] = set()
     found: Statistics | None = None  # what they hold together
@@ -65,7 +65,7 @@ def calibrate(
     done = sum(len(_dealt(tokens, fold, calibration)) for fold in finished)
 
     def observe(layer: int, site: str, values: Tensor) -> None:
-        if not collect.groups:
+        if not collect.groups and (not collect.shifts or (layer, site) in collect.shifts):
             observer(layer, site, values)
         for part, channels in collect.groups.get((layer, site), {}).items():
             observer(layer, part, values[..., channels])

@@ -12,7 +12,7 @@ On a CPU the sites of one hook are shared out among threads, this one among them
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +31,7 @@ from sweep.quantization.histogram import Histogram
 from sweep.quantization.statistics import Key
 
 MOST = 2**31 - 1  # values that 32-bit counts hold in any case
+STRETCH = 4096  # tokens of a text that are summed in float32; of longer ones the sums of stretches are, in float64
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
 
 
@@ -90,8 +91,11 @@ def _tally(device: torch.device) -> Any:
 
 
 class _Accumulator:
-    def __init__(self, x: Tensor, alphas: tuple[float, ...]) -> None:
+    """What is observed of one site in one fold; all but quantiles is of the values times 2^shift."""
+
+    def __init__(self, x: Tensor, alphas: tuple[float, ...], shift: int) -> None:
         self.alphas = alphas
+        self.shift = shift
         self.quantiles: list[Tensor] = []
         channels = x.shape[-1]
         self.dtype = x.dtype
@@ -106,10 +110,28 @@ class _Accumulator:
 
     def add(self, x: Tensor) -> Tensor:
         """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
-        if x.numel() > MOST and len(x) > 1:
-            return torch.cat([self.add(text) for text in torch.split(x, 1)])
         if self.alphas:
             self.quantiles.append(text_quantiles(x, self.alphas))
+        if self.shift:  # in two steps: 2^shift may be beyond float32 itself
+            x = x * 2.0 ** (self.shift // 2) * 2.0 ** (self.shift - self.shift // 2)
+        if x.shape[1] > STRETCH or x.numel() > MOST:
+            return torch.cat([self._long(text) for text in torch.split(x, 1)])
+        return self._count(x)
+
+    def _long(self, text: Tensor) -> Tensor:
+        """Observe a text [1, seq, channels] stretch by stretch, so that neither its counts nor its sums go astray."""
+        tokens, channels = text.shape[1:]
+        largest, mean = self.text_mean, torch.zeros(channels, dtype=torch.float64, device=text.device)
+        finite = torch.ones(1, dtype=torch.bool, device=text.device)
+        for part in torch.split(text, max(1, min(STRETCH, MOST // channels)), 1):
+            self.text_mean = torch.zeros_like(largest)
+            finite &= self._count(part)
+            mean += self.text_mean.amax(0).double() * part.shape[1] / tokens
+        self.text_mean = largest
+        largest[0] = torch.maximum(largest[0], mean.float())
+        return finite
+
+    def _count(self, x: Tensor) -> Tensor:
         if self.held + x.numel() > MOST:
             self._carry()
         self.held += x.numel()
@@ -124,23 +146,30 @@ class _Accumulator:
 
     def finish(self) -> SiteFold:
         self._carry()
+        back = 2.0**-self.shift
         histogram = Histogram.from_dense(
-            LAYOUTS[self.dtype], self.counts.cpu().numpy(), float(self.low.min()), float(self.high.max())
+            LAYOUTS[self.dtype].times(self.shift),
+            self.counts.cpu().numpy(),
+            float(self.low.min()) * back,
+            float(self.high.max()) * back,
         )
         largest = torch.maximum(self.low.amin(0).abs(), self.high.amax(0).abs())
         quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
         absmax, total, mean = (t.cpu().numpy() for t in (largest, self.abs_sum.sum(0), self.text_mean.amax(0)))
-        return SiteFold(histogram, absmax, total, mean, np.array(self.alphas, np.float64), quantiles)
+        absmax, mean = ((a * back).astype(np.float32) for a in (absmax.astype(np.float64), mean.astype(np.float64)))
+        return SiteFold(histogram, absmax, total * back, mean, np.array(self.alphas, np.float64), quantiles)
 
 
 class Observer:
     """Accumulates one fold. Call it with (layer, site, values), `settle` before the values may change, `check`
     after each batch, `finish` at the end.
 
-    alphas: whose quantiles are taken of each text."""
+    alphas: whose quantiles are taken of each text. shifts: sites of float32 that are counted times so many powers of
+    two, see `sweep.quantization.window`."""
 
-    def __init__(self, alphas: tuple[float, ...] = ()) -> None:
+    def __init__(self, alphas: tuple[float, ...] = (), shifts: Mapping[Key, int] | None = None) -> None:
         self._alphas = alphas
+        self._shifts = shifts or {}
         self._sites: dict[Key, _Accumulator] = {}
         self._waiting: dict[Key, list[Tensor]] = {}
         self._finite: list[tuple[Key, Tensor]] = []
@@ -148,7 +177,7 @@ class Observer:
     def __call__(self, layer: int, site: str, x: Tensor) -> None:
         """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on a CPU or a CUDA device."""
         if (layer, site) not in self._sites:
-            self._sites[layer, site] = _Accumulator(x, self._alphas)
+            self._sites[layer, site] = _Accumulator(x, self._alphas, self._shifts.get((layer, site), 0))
         self._waiting.setdefault((layer, site), []).append(x)
 
     def settle(self) -> None:

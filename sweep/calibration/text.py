@@ -24,7 +24,7 @@ _NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages"}
 
 
 def texts(data: Data) -> Iterator[str]:
-    """The texts of a data set in a fixed order, at most `data.limit`; empty ones are left out.
+    """The texts of a data set in a fixed order, at most `data.limit`; empty ones and nulls are left out.
 
     Files come in the order of their names, records in the order of their file.
     Raises UsageError for what cannot be read."""
@@ -131,13 +131,15 @@ def _parquet(file: Path, column: str) -> Iterator[str]:
         raise UsageError(f"{file} has no column {column}; data.column may be: {', '.join(table.schema_arrow.names)}")
     for batch in table.iter_batches(batch_size=1024, columns=[column]):
         for text in batch.column(0).to_pylist():
-            yield _text_of({column: text or ""}, column, str(file))
+            yield _text_of({column: text}, column, str(file))
 
 
 def _text_of(record: object, column: str, where: str) -> str:
     if not isinstance(record, dict) or column not in record:
         keys = ", ".join(map(str, record)) if isinstance(record, dict) else "none, it is no object"
         raise UsageError(f"{where}: no key {column}; data.column may be: {keys}")
-    if not isinstance(text := record[column], str):
+    if (text := record[column]) is None:
+        return ""  # as empty as an empty one, whatever the file's kind
+    if not isinstance(text, str):
         raise UsageError(f"{where}: {column} holds a {type(text).__name__} where text was expected; set data.column")
     return text

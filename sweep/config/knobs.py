@@ -14,6 +14,7 @@ FOLDS = 8
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
+GROUPING_VARIANTS = ("paper", "published")
 # what a quantized Mamba keeps in few bits between its kernels; what is inside one (the convolution's output before
 # SiLU, the scan's state) stays in full precision there
 QUANTIZED = (
@@ -144,12 +145,15 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Grouping:
-    """How many clusters granularity=group makes; see `sweep.quantization.sort_and_cluster`."""
+    """How many clusters granularity=group makes, and whose: `quantization.sort_and_cluster` (paper) or
+    `quantization.published_clusters` (published)."""
 
     head_groups: int = 4
     dim_groups: int = 4
+    variant: str = "paper"
 
     def __post_init__(self) -> None:
+        one_of("grouping.variant", self.variant, GROUPING_VARIANTS)
         for key in ("head_groups", "dim_groups"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"grouping.{key}={value} must be at least 1")

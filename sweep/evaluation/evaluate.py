@@ -51,8 +51,7 @@ def evaluate(config: Config, statistics: Statistics, scales: pa.Table) -> tuple[
     Of all layers quantized, and for `sensitivity` of each layer alone and of all but that one. The table has the
     columns of `Scores.table` behind `quantized` (all, only, all_but) and `layer` (null for all).
     Raises UsageError for what a user can mend, Interrupted after a signal."""
-    clusters = config.grouping
-    split, _ = granularity.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
+    split, _ = granularity.split(statistics, config.granularity, config.grouping)
     roundings = channel_quantizer.of_table(scales, config.evaluate.sites, split)
     if not roundings:
         raise UsageError(f"evaluate.sites={config.evaluate.sites}: {config.model.name} has none of them")
@@ -117,8 +116,8 @@ class Bench:
         """Of the pass with these sites quantized, or of the unquantized one."""
         if roundings is None:
             return Key(f"{self._config.model.name}-unquantized", self._preimage)
-        granularity = [f"{layer} {site} {roundings[layer, site].fingerprint}\n" for layer, site in sorted(roundings)]
-        quantizers = hashlib.sha256("".join(granularity).encode()).hexdigest()
+        fingerprints = [f"{layer} {site} {roundings[layer, site].fingerprint}\n" for layer, site in sorted(roundings)]
+        quantizers = hashlib.sha256("".join(fingerprints).encode()).hexdigest()
         layers, sites = (sorted(set(names)) for names in zip(*roundings, strict=True)) if roundings else ([], [])
         preimage = {**self._preimage, "layers": layers, "sites": sites, "quantizers": quantizers}
         return Key(f"{self._config.model.name}-quantized", preimage)
@@ -185,12 +184,12 @@ class Bench:
 
 
 def _table(found: Mapping[tuple[str, int | None], Scores]) -> pa.Table:
-    granularity = []
+    tables = []
     for (which, layer), scores in found.items():
         table = scores.table()
-        granularity.append(
+        tables.append(
             table.add_column(0, "quantized", pa.array([which] * len(table))).add_column(
                 1, "layer", pa.array([layer] * len(table), pa.int32())
             )
         )
-    return pa.concat_tables(granularity)
+    return pa.concat_tables(tables)

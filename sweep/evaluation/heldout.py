@@ -40,6 +40,11 @@ def text(config: Config) -> Text:
         skipped, calibration = 0, replace(config.calibration, samples=wanted, folds=1, shards=1, shard=None, seed=0)
     found = spec.of(replace(config, data=data, calibration=calibration)).tokens
     windows = found.windows[skipped:]
+    if all(len(window) < 2 for window in windows):
+        raise UsageError(
+            f"data={found.source}: none of the {len(windows)} samples to evaluate on has a second token to predict; "
+            f"give longer text in evaluate.data, or raise calibration.seqlen={config.calibration.seqlen} if it is 1"
+        )
     count = load.byte_counter(config.model)
     return Text(
         Tokens(found.source, windows),

@@ -6,7 +6,7 @@ magnitude, and its sign is the top bit. Bit 15 of a bin code is the sign, the 15
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -21,10 +21,12 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Layout:
     """How a value becomes a bin. `name` is the dtype observed. `width`: how many codes a bin takes, of which the first
-    stands for it, from one edge to another; 0 where a bin is a single value."""
+    stands for it, from one edge to another; 0 where a bin is a single value. `shift`: values are counted times 2^shift,
+    see `sweep.quantization.window`; edges are those of the values themselves."""
 
     name: str
     width: int = 0
+    shift: int = 0
 
     @property
     def exact(self) -> bool:
@@ -47,7 +49,7 @@ class Layout:
         found[self.top] = 2.0**16  # where the next value would be: what lies beyond half-way rounds to infinity
         found[1 : self.top + 1] = (found[: self.top] + found[1 : self.top + 1]) / 2
         found[self.top + 1 :] = np.inf
-        return found
+        return np.asarray(np.ldexp(found, -self.shift))
 
     @property
     def top(self) -> int:
@@ -57,13 +59,19 @@ class Layout:
     @property
     def of_folds(self) -> Layout:
         """The one that single folds are kept in; see `SiteStatistics`."""
-        return FLOAT32_FOLDS if self == FLOAT32 else self
+        return FLOAT32_FOLDS.times(self.shift) if self.width == FLOAT32.width else self
+
+    def times(self, shift: int) -> Layout:
+        """The same for values that are counted times 2^shift."""
+        return replace(self, shift=shift) if shift != self.shift else self  # which has its edges already
 
     def __str__(self) -> str:
         together = f", {self.width} in one" if self.width > 1 else ""
-        return self.name if self.exact else f"{self.name} rounded to float16{together}"
+        times = f"{_TIMES}{self.shift}" if self.shift else ""
+        return self.name if self.exact else f"{self.name} rounded to float16{together}{times}"
 
 
+_TIMES = ", times 2^"
 BFLOAT16 = Layout("bfloat16")
 FLOAT16 = Layout("float16")
 FLOAT32 = Layout("float32", width=1)
@@ -73,7 +81,8 @@ FLOAT32_FOLDS = Layout("float32", width=4)
 @cache
 def layout(name: str) -> Layout:
     """The layout written as `str(layout)`. Raises ValueError for any other string."""
+    plain, times, shift = name.partition(_TIMES)
     for known in (BFLOAT16, FLOAT16, FLOAT32, FLOAT32_FOLDS):
-        if name == str(known):
-            return known
+        if plain == str(known):
+            return known.times(int(shift) if times else 0)
     raise ValueError(f"unknown histogram layout {name!r}")

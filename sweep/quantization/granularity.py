@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,13 +15,22 @@ from sweep.quantization.statistics import Key, Statistics
 Parts = list[tuple[Place, Ints]]  # of a site: place, channels
 
 
-def split(
-    statistics: Statistics, granularity: str, head_groups: int, dim_groups: int
-) -> tuple[dict[Key, Parts], dict[int, Grouping]]:
+class Clusters(Protocol):
+    """How many clusters of heads and of positions, and whose algorithm: the knobs `grouping.*`."""
+
+    @property
+    def head_groups(self) -> int: ...
+    @property
+    def dim_groups(self) -> int: ...
+    @property
+    def variant(self) -> str: ...
+
+
+def split(statistics: Statistics, granularity: str, clusters: Clusters) -> tuple[dict[Key, Parts], dict[int, Grouping]]:
     """The parts of every site that has more than one, and for `group` the groupings of the layers.
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
-    groupings = by_group(statistics, head_groups, dim_groups) if granularity == "group" else {}
+    groupings = by_group(statistics, clusters) if granularity == "group" else {}
     found: dict[Key, Parts | None] = {}
     for (layer, name), site in statistics.sites.items():
         channels = site.channel_absmax.shape[1]
@@ -43,7 +53,7 @@ def by_channel(site: str, channels: int, geometry: dict[str, Any]) -> Parts:
     return [((c // headdim // heads, c // headdim % heads, c % headdim), np.array([c])) for c in range(channels)]
 
 
-def by_group(statistics: Statistics, head_groups: int, dim_groups: int) -> dict[int, Grouping]:
+def by_group(statistics: Statistics, clusters: Clusters) -> dict[int, Grouping]:
     """Quamba2's grouping of every layer, from the x channels after SiLU.
 
     Raises UsageError for a model without heads, or with too few of them."""
@@ -53,17 +63,24 @@ def by_group(statistics: Statistics, head_groups: int, dim_groups: int) -> dict[
             f"granularity=group clusters the heads of Mamba-2; this model is {geometry['family']}, which has none. "
             "Use granularity=channel or granularity=tensor"
         )
-    return {
-        layer: sort_and_cluster(
-            site.channel_text_mean_max.max(0).astype(np.float64),
-            int(geometry["n_groups"]),
-            int(geometry["headdim"]),
-            head_groups,
-            dim_groups,
-        )
-        for (layer, name), site in statistics.sites.items()
-        if name == "x_conv_out"
-    }
+    cluster = _variant(clusters.variant)
+    groupings = {}
+    for (layer, name), site in statistics.sites.items():
+        if name == "x_conv_out":
+            statistic, shape = site.channel_text_mean_max.max(0), (int(geometry["n_groups"]), int(geometry["headdim"]))
+            try:
+                groupings[layer] = cluster(statistic, *shape, clusters.head_groups, clusters.dim_groups)
+            except UsageError as error:
+                raise UsageError(f"layer {layer}: {error}") from error
+    return groupings
+
+
+def _variant(name: str) -> Callable[[Any, int, int, int, int], Grouping]:
+    if name == "paper":
+        return sort_and_cluster
+    from sweep.quantization import published_clusters  # which imports torch
+
+    return published_clusters.sort_and_cluster
 
 
 def grouped(site: str, channels: int, geometry: dict[str, Any], grouping: Grouping) -> Parts | None:

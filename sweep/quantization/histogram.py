@@ -30,6 +30,9 @@ from numpy.typing import NDArray
 
 from sweep.quantization.bins import BINS, SIGN, Floats, Layout
 
+SILU_MINIMUM = -0.2784645427610738  # of x / (1 + exp(-x)), at x = -1.2784645427610738
+SILU_REACHED = 1e-5  # how near to it the least of many values is
+
 Ints = NDArray[np.int64]
 Bins = NDArray[np.uint16]
 Counts = NDArray[np.int32] | Ints
@@ -186,6 +189,22 @@ class Histogram:
         ordered = np.concatenate([self.counts[:, split:][:, ::-1], self.counts[:, :split]], 1, dtype=np.float64)
         return np.asarray(weights @ ordered.T)
 
+    def under(self, ends: Floats) -> Ints:
+        """How many values lie below each of some ascending ends [E], those of a bin spread evenly over it and rounded
+        to whole numbers, int64 [K, E]; none below the least, all below what reaches the largest."""
+        low, high = self._ends
+        start, stop = np.clip([low, high], np.min(self.min), np.max(self.max))
+        place = np.minimum(np.searchsorted(stop, ends), max(len(stop) - 1, 0))
+        if not len(stop):
+            return np.zeros((len(self.counts), len(ends)), np.int64)
+        width = stop[place] - start[place]
+        beyond = (ends > start[place]).astype(np.float64)
+        share = np.divide(ends - start[place], width, out=beyond, where=width > 0).clip(0, 1)
+        share = np.where(_pile(low[place], high[place], np.asarray(np.min(self.min))), np.sqrt(share), share)
+        before, after = (np.asarray(self._cumulative.take(row, 0)) for row in (place, place + 1))
+        inside = np.floor(np.expand_dims(share, 1) * (after - before) + 0.5).astype(np.int64)
+        return np.asarray((before + inside).T)
+
     def between(self, places: NDArray[np.intp]) -> Ints:
         """How many values lie in the bins places[i] … places[i + 1] - 1 of `ascending`, int64 [K, i]."""
         return np.asarray(np.diff(self._cumulative.take(places, 0), axis=0).T)
@@ -246,6 +265,9 @@ class Picked(Histogram):
     def weigh(self, weights: Floats) -> Floats:
         return np.asarray(self._stack.weigh(weights) @ self.members.T)
 
+    def under(self, ends: Floats) -> Ints:
+        return np.asarray(self.members @ self._stack.under(ends))
+
     def between(self, places: NDArray[np.intp]) -> Ints:
         return np.asarray(self.members @ self._stack.between(places))
 
@@ -291,8 +313,17 @@ class Picked(Histogram):
         start, end = (np.clip(ends[first], self.min, self.max) for ends in (low, high))
         before = below(first)
         with np.errstate(invalid="ignore", divide="ignore"):  # an empty member
-            inside = start + (end - start) * ((rank + 0.5 - before) / (below(first + 1) - before))
+            share = (rank + 0.5 - before) / (below(first + 1) - before)
+            if not self.layout.exact:
+                share = np.where(_pile(low[first], high[first], self.min), np.square(share), share)
+            inside = start + (end - start) * share
         return np.where(rank == self.n - 1, self.max, np.where(rank == 0, start, inside))
+
+
+def _pile(low: Floats, high: Floats, least: Floats) -> NDArray[np.bool_]:
+    """Whether bins from `low` to `high` hold SiLU's minimum and nothing less: there the values pile up, and the share
+    of them below a point grows as the square root of its distance from the minimum."""
+    return (np.abs(least - SILU_MINIMUM) < SILU_REACHED) & (low <= SILU_MINIMUM) & (high > SILU_MINIMUM)
 
 
 def _check_layouts(parts: list[Histogram]) -> None:

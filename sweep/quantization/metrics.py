@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.quantization.formats import Quantizer
-from sweep.quantization.histogram import Histogram
+from sweep.quantization.histogram import Histogram, Ints
 
 Floats = NDArray[np.float64]
 
@@ -24,7 +24,8 @@ class Metrics:
 
     Exact for 16-bit layouts, but for the rounding of sums of positive terms. For float32 every
     value counts as the middle of its bin (off by at most 2^-11 of itself, of single folds 2^-9; and only the bins that
-    hold a border between codes or the clip are split wrongly).
+    hold a border between codes are split wrongly). A bin that holds an end of the clip is split as `Histogram.under`
+    says, so that clip_fraction is off by no more than that bin's share.
     """
 
     clip_fraction: Floats
@@ -49,13 +50,21 @@ def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[
     power, *lost = histogram.weigh(np.square(weights, out=weights))
     found = []
     for quantizer, places, error in zip(quantizers, ends, lost, strict=True):
-        low, high = np.searchsorted(x, quantizer.low), np.searchsorted(x, quantizer.high, side="right")
-        inside = histogram.between(np.array([low, high]))[:, 0]
+        inside = _inside(histogram, x, quantizer)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = histogram.between(places) / count[:, None]
             bits = -(p * np.log2(np.where(p > 0, p, 1))).sum(1)
             found.append(Metrics((count - inside) / count, error / count, 10 * np.log10(power / error), bits))
     return found
+
+
+def _inside(histogram: Histogram, x: Floats, quantizer: Quantizer) -> Ints:
+    """How many values of each member lie between the ends of the quantizer, given the ascending ones of the bins."""
+    if not histogram.layout.exact:  # a bin that holds an end may hold a hundredth of all values
+        ends = np.array([quantizer.low, np.nextafter(quantizer.high, np.inf)])  # which is inside
+        return np.asarray(np.diff(histogram.under(ends))[:, 0])
+    low, high = np.searchsorted(x, quantizer.low), np.searchsorted(x, quantizer.high, side="right")
+    return histogram.between(np.array([low, high]))[:, 0]
 
 
 def _ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization import metrics
+from sweep.quantization import metrics, window
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.registry import Clips, Method
@@ -49,7 +49,9 @@ class Reading:
 def of_histograms(
     parts: Sequence[tuple[Place, SiteStatistics]], method: Method, alpha: float | None, format: Format
 ) -> Reading:
-    """One part for each set of statistics, with everything that a histogram tells."""
+    """One part for each set of statistics, with everything that a histogram tells.
+
+    Raises UsageError where it does not: see `sweep.quantization.window`."""
     rows = []
     for _, site in parts:
         clips = clips_of(site, site.replicates, method, alpha, format)
@@ -59,6 +61,7 @@ def of_histograms(
         values = (observed.n, observed.min, observed.max, observed.absmax)
         known = [v[0] if observed.n[0] else 0 * v[0] for v in values]
         ends = (quantizer.high, quantizer.low, quantizer.zero_point)
+        window.check(site.total, max(abs(quantizer.high), abs(quantizer.low)), float(cost.mse[0]))
         first = (cost.clip_fraction[0], cost.mse[0], cost.code_entropy_bits[0])
         rows.append((*known, *ends, clips.scale, cost.sqnr_db, *first))
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]

@@ -8,7 +8,8 @@ clustered (k-means that starts from every (headdim / clusters)-th position). A g
 cluster of heads in an SSD group.
 
 Here k-means sees the heads of its own cluster, as the paper says. The published code passes it the rows
-[start, end) of the heads in their original order, which are other heads; its dim ranges differ for that reason.
+[start, end) of the heads in their original order, which are other heads; its dim ranges differ for that reason
+(`sweep.quantization.published_clusters` does as it does).
 Sorts are stable, so equal statistics keep their order. Where k-means does not give as many contiguous clusters as
 asked for (equal positions), the positions are cut into equal parts.
 """

@@ -55,6 +55,7 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     tracker = tracking.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
+        statistics = _rescaled(config, statistics, calibration, tracker.progress)
         grouped = _second_pass(config, statistics, calibration, tracker.progress)
         begin = time.perf_counter()
         tables = table.build(statistics, config, grouped, keep=siblings)
@@ -84,6 +85,28 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     finally:
         tracker.finish()
     return Cell(directory, record, tables, tracker.hint)
+
+
+def _rescaled(
+    config: Config, first: Statistics, record: dict[str, Any], report: Callable[[int, int], None]
+) -> Statistics:
+    """The statistics with those sites observed again that lie beyond the window of float32's bins."""
+    from sweep.calibration import collect
+    from sweep.quantization import window
+
+    if (wanted := collect.rescaled(config, first)) is None:
+        return first
+    (layer, site), others = next(iter(wanted.shifts)), len(wanted.shifts) - 1
+    print(
+        f"layer {layer}, site {site}" + (f" and {others} more" if others else "") + f": {config.dtype} values beyond "
+        "[6.1e-05, 65504], where it is counted finely; these are observed again, scaled",
+        file=sys.stderr,
+        flush=True,
+    )
+    again, more = _calibration(config, report, wanted)
+    record["calibration"]["rescaled"] = more["calibration"]
+    record["timings"] = {name: spent + record["timings"].get(name, 0.0) for name, spent in more["timings"].items()}
+    return window.merged(first, again)
 
 
 def _second_pass(

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweep.config.config import Config
+from sweep.core.errors import UsageError
 from sweep.quantization import formats, granularity, site_scales
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
@@ -50,8 +51,7 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
     method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
-    clusters = config.grouping
-    splits, groupings = granularity.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
+    splits, groupings = granularity.split(statistics, config.granularity, config.grouping)
     found: dict[Key, Reading] = {}
     convergence = []
     # what is not kept is prepared site after site, so that it never is in memory together: see `prepared_size`
@@ -66,7 +66,10 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
         if split and grouped:
             layer, name = key
             observed = [(place, once(grouped.sites[layer, granularity.name(name, place)])) for place, _ in split]
-        found[key] = site_scales.of_histograms(observed, method, alpha, format)
+        try:
+            found[key] = site_scales.of_histograms(observed, method, alpha, format)
+        except UsageError as error:
+            raise UsageError(f"layer {key[0]}, site {key[1]}: {error}") from error
         if config.granularity == "tensor":
             convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
     cell = {

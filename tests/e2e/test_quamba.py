@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import small
 import torch
 from safetensors.torch import save_file
 
@@ -243,3 +245,61 @@ def test_nothing_of_another_name_s_is_replaced_unasked(sweep: Run, quamba: Run, 
     assert "exists" in done.stderr
     assert (tmp_path / "a/model.safetensors").read_bytes() == weights
     assert quamba("export", "cell", "-o", "a/model.safetensors", "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_an_ungrouped_save_of_several_ssd_groups_says_which(quamba: Run, tmp_path: Path, groups: int) -> None:
+    layer = conv1d(None, 0) | {f"{part}_out_scales": torch.arange(1.0, groups + 1) * 0.01 for part in "BC"}
+    torch.save({f"backbone.layers.0.mixer.conv1d.{k}": v for k, v in layer.items()}, tmp_path / "plain.bin")
+    done = quamba("plain.bin")
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "runs/quamba/plain")
+    for part in "BC":
+        assert [(r["ssd_group"], r["head_group"], r["dim_group"]) for r in found[0, f"{part}_conv_out"]] == [
+            (g, None, None) for g in range(groups)
+        ]
+        scales = [r["scale"] for r in found[0, f"{part}_conv_out"]]
+        np.testing.assert_allclose(scales, np.arange(1, groups + 1) * 0.01, rtol=1e-6)
+    assert [r["ssd_group"] for r in found[0, "x_conv_out"]] == [None]
+    assert json.loads((tmp_path / "runs/quamba/plain/run.json").read_text())["model"]["n_groups"] == groups
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_a_dead_layer_is_exported_with_quambas_floor(sweep: Run, quamba: Run, tmp_path: Path, ending: str) -> None:
+    def kill(weights: dict[str, torch.Tensor]) -> None:
+        for name in ("in_proj.weight", "conv1d.weight", "conv1d.bias"):
+            weights[f"backbone.layers.2.mixer.{name}"].zero_()
+
+    path = small.shipped(tmp_path / "half-dead", kill)
+    done = sweep(*SMALL, "model=local", f"model.path={path}", "method=minmax", "hydra.run.dir=mine")
+    assert done.returncode == 0, done.stderr
+    done = quamba("export", "mine", "-o", f"back.{ending}")
+    assert done.returncode == 0, done.stderr
+    assert "dead: backbone.layers.2.mixer.conv1d.x_scale" in done.stdout
+    assert "Quamba's floor" in done.stdout
+    assert quamba(f"back.{ending}").returncode == 0  # which refuses a scale of 0
+    found = rows(tmp_path / "runs/quamba/back")
+    assert found[2, "x_conv_out"][0]["scale"] == pytest.approx(1e-6)
+    assert found[2, "x_conv_out"][0]["weight_scale"] == pytest.approx(1e-5 / 127)
+    assert found[1, "x_conv_out"][0]["scale"] > 1e-6
+
+
+def test_a_repository_of_the_hub(quamba: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint(tmp_path / "made.bin", (1, 4, 4))
+    files = {"pytorch_model.bin": (tmp_path / "made.bin").read_bytes(), "README.md": b"#", "figure.png": b"x" * 99}
+    asked: list[str] = []
+    with hub_server.serve({"models/ut-enyac/quamba2-130m-w4a8": files}, asked) as endpoint:
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        done = quamba("ut-enyac/quamba2-130m-w4a8")
+        missing = quamba("ut-enyac/nothing")
+    assert done.returncode == 0, done.stderr
+    assert not any("png" in line for line in asked)
+    run = tmp_path / "runs/quamba/quamba2-130m-w4a8"
+    assert len(rows(run)[0, "x_conv_out"]) == 16
+    grouping = json.loads((run / "run.json").read_text())["config"]["grouping"]
+    assert grouping == {"head_groups": 4, "dim_groups": 4, "variant": "published"}
+    assert missing.returncode == 2
+    assert missing.stderr.count("\n") == 1

@@ -9,6 +9,7 @@ from distributions import NAMES, histogram, tensor
 
 from sweep.quantization import formats
 from sweep.quantization.formats import Quantizer
+from sweep.quantization.methods import registry as scales
 from sweep.quantization.metrics import measure
 
 
@@ -85,3 +86,27 @@ def test_zeros_and_nothing() -> None:
     assert got.mse[1] == 0
     assert np.isnan(got.sqnr_db[1])
     assert (got.mse[2], got.sqnr_db[2], got.clip_fraction[2]) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("width", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("alpha", [0.9995, 0.999])
+def test_what_is_clipped_of_the_pile_that_silu_makes(width: float, alpha: float) -> None:
+    """Its minimum of -0.2785 gathers values: a bin there holds more of them than are clipped."""
+    drawn = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0)) * width
+    x = torch.nn.functional.silu(drawn)
+    stack, values = histogram(x), x.double().numpy()
+    clips = scales.clip(stack, scales.Method.PERCENTILE, alpha, formats.named("int8_asym"))
+    quantizer = formats.named("int8_asym").place(float(clips.low[0]), float(clips.high[0]))
+    found = measure(stack, quantizer).clip_fraction[0]
+    assert found == pytest.approx(2 * (1 - alpha), rel=0.01)
+    assert found == pytest.approx(((values < quantizer.low) | (values > quantizer.high)).mean(), rel=0.1)
+    assert quantizer.low == pytest.approx(np.quantile(values, 1 - alpha), abs=4e-7)
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_minmax_clips_nothing(format: str) -> None:
+    for name in NAMES:
+        x = tensor(name)
+        clips = scales.clip(histogram(x), scales.Method.MINMAX, None, formats.named(format))
+        quantizer = formats.named(format).place(float(clips.low[0]), float(clips.high[0]))
+        assert measure(histogram(x), quantizer).clip_fraction[0] == 0, name

@@ -120,3 +120,37 @@ def test_the_next_process_need_not_compile() -> None:
             [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=240
         )
     assert done.stdout.split() == ["0", "3"]
+
+
+@pytest.mark.parametrize("texts", [1, 2])
+@pytest.mark.parametrize("most", [2**31 - 1, 40_000])
+def test_long_texts_are_summed_as_if_in_float64_and_counted_in_stretches(
+    monkeypatch: pytest.MonkeyPatch, texts: int, most: int
+) -> None:
+    monkeypatch.setattr(
+        "sweep.calibration.observer.MOST", most
+    )  # below the values of a text: none may be counted at once
+    real, held = count_cpu.tally, []
+
+    def watched(x: Tensor, counts: Tensor, *others: Tensor) -> Tensor:
+        finite = real(x, counts, *others)
+        held.append(int(counts.sum()))
+        return finite
+
+    monkeypatch.setattr(count_cpu, "tally", watched)
+    x = torch.rand(texts, 1 << 20, 2, generator=torch.Generator().manual_seed(0)) + 3
+    found = observe([{"a": x}], 1, True)[0, "a"]
+    assert max(held) <= most
+    assert found.histogram.n == x.numel()
+    exact = x.double().sum(1)
+    np.testing.assert_allclose(found.channel_abs_sum, exact.sum(0), rtol=1e-5)
+    np.testing.assert_allclose(found.channel_text_mean_max, exact.amax(0) / x.shape[1], rtol=1e-5)
+
+
+def test_a_bad_value_late_in_a_long_text_is_seen() -> None:
+    x = torch.ones(2, 10_000, 3)
+    x[1, 9_999, 2] = torch.nan
+    observer = Observer()
+    observer(0, "a", x)
+    with pytest.raises(UsageError, match="in sample 8"):
+        observer.check([7, 8])

@@ -8,7 +8,7 @@ import torch
 from distributions import NAMES, histogram, tensor
 
 from sweep.quantization import formats
-from sweep.quantization.formats import Format
+from sweep.quantization.formats import Format, named
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import entropy, mse
 from sweep.quantization.methods import registry as scales
@@ -182,6 +182,26 @@ def test_entropy_minimizes_the_divergence_as_defined(
     chosen = int(np.argmin(mine))
     assert mine[chosen] < 1e-9
     assert expected[chosen] == pytest.approx(expected.min(), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "student", "lognormal", "uniform"])
+@pytest.mark.parametrize("format", ["int8", "int4", "fp8_e4m3", "e2m1"])
+def test_entropy_of_float32_is_that_of_its_values(name: str, format: str) -> None:
+    """Where there are values enough for the divergence to tell its candidates apart."""
+    rng, size = np.random.default_rng(0), 3_000_000
+    drawn = {
+        "gaussian": rng.standard_normal,
+        "laplace": lambda n: rng.laplace(size=n),
+        "student": lambda n: rng.standard_t(3, n),
+        "lognormal": lambda n: rng.lognormal(0, 1.5, n),
+        "uniform": lambda n: rng.uniform(-1, 1, n),
+    }[name](size)
+    x = np.abs(drawn.astype(np.float32).astype(np.float64))
+    counts = np.bincount(np.minimum((x / (x.max() / 2048)).astype(int), 2047), minlength=2048)
+    exact = entropy.divergence(entropy.Binned.of(counts[:, None].astype(np.float64)), entropy._cells(format))
+    best = entropy.candidates(named(format))[len(exact) - 1 - exact[::-1, 0].argmin()] / 2048 * x.max()
+    found = entropy.clip(histogram(torch.from_numpy(x).float()), named(format))[1][0]
+    assert found == pytest.approx(best, rel=1e-6)
 
 
 def test_entropy_clips_outliers_and_keeps_a_uniform_range() -> None:

@@ -59,6 +59,13 @@ def test_parquet(tmp_path: Path) -> None:
     assert list(texts(local(tmp_path / "a.parquet"))) == TEXTS
 
 
+def test_a_null_is_an_empty_text_in_every_kind_of_file(tmp_path: Path) -> None:
+    lines = LINES + b'{"text": null}\n{"text": ""}\n'
+    assert list(texts(local(put(tmp_path / "a.jsonl", lines)))) == TEXTS
+    pq.write_table(pa.table({"text": pa.array([None, *TEXTS])}), tmp_path / "a.parquet")
+    assert list(texts(local(tmp_path / "a.parquet"))) == TEXTS
+
+
 def test_plain_text_also_compressed(tmp_path: Path) -> None:
     put(tmp_path / "b.txt.zst", zstd(TEXTS[1].encode()))
     put(tmp_path / "c.txt.gz", gzip.compress(TEXTS[2].encode()))

@@ -11,6 +11,11 @@ would have a code of its own. For each candidate,
                    values below T;
 and the answer is the T of the smallest sum of P ln(P / Q); the largest such T if several are (to 1e-12).
 
+In float32 the values of a bin of the histogram are spread evenly over it: near the largest value those bins are as wide
+as these, and would leave every other one empty. Counts are then those of the values but for a few, which a flat
+divergence may answer with another candidate: of 32 sets of 3 million values 30 had the clip of the definition, of
+60,000 values 25 (26 and 23 where each bin lay at its middle).
+
 With a zero point the bins run over the signed values, w as before, and T clips both signs, [max(min, -T),
 min(max, T)]; what is beyond either end is added to the first and to the last occupied bin.
 
@@ -90,16 +95,21 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
 def _in_bins(histogram: Histogram, symmetric: bool) -> list[tuple[float, Ints, Binned]]:
     """The largest |x|, the members that have it, and their bins, of magnitudes or of signed values. Those of the last
     few are kept: formats share them."""
+    values = histogram.magnitudes if symmetric else histogram
     sums = folded(histogram) if symmetric else signed(histogram)
     sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
     found = []
     for size in np.unique(sizes[sizes > 0]):  # most replicates have the same extreme, hence the same bins
         of = np.flatnonzero(sizes == size)
         edges = np.arange(0 if symmetric else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
-        below = np.searchsorted(sums.x, edges)
-        below[0] = 0
+        if histogram.layout.exact:
+            below = np.searchsorted(sums.x, edges)
+            below[0] = 0
+            upto = sums.below[below, 0][:, of]
+        else:
+            upto = values.under(edges)[of].T.astype(np.float64)
         # [B + 1, K]; the largest |x| is in the last bin
-        upto = np.concatenate([sums.below[below, 0][:, of], sums.count[None, of]])
+        upto = np.concatenate([upto, sums.count[None, of]])
         found.append((float(size), of, Binned.of(np.diff(upto, axis=0))))
     return found
 

@@ -68,7 +68,7 @@ def _sites(values: Values) -> list[tuple[str, Any, Any, float | None]]:
         places = whole
         if out.ndim == 3:
             places = np.stack(np.unravel_index(np.arange(out.size), out.shape), 1)
-        elif part != "x" and values["x_out_scales"].ndim == 3:
+        elif part != "x" and (out.size > 1 or values["x_out_scales"].ndim == 3):
             places = np.array([(g, NOWHERE, NOWHERE) for g in range(out.size)])
         found.append((f"{part}_conv_in", values[f"{part}_scale"].reshape(1), whole, None))
         found.append((f"{part}_conv_out", out.reshape(-1), places, None if weight is None else float(weight)))
@@ -95,7 +95,13 @@ def _record(saved: Saved) -> dict[str, Any]:
     granularity = "group" if saved.grouped else "tensor"
     unknown = "not recorded in the checkpoint"
     first = next(iter(saved.layers.values()))
-    ssd = {"n_groups": int(first["B_out_scales"].size)} if saved.family == "mamba2" and saved.grouped else {}
+    ssd = {}
+    if saved.family == "mamba2" and (saved.grouped or first["B_out_scales"].size > 1):
+        ssd = {"n_groups": int(first["B_out_scales"].size)}
+    grouping = {}
+    if saved.grouped:
+        _, heads, dims = first["x_out_scales"].shape
+        grouping = {"grouping": {"head_groups": heads, "dim_groups": dims, "variant": "published"}}
     return {
         "name": f"{saved.name} as saved by Quamba",
         "sweep": "quamba",
@@ -107,6 +113,7 @@ def _record(saved: Saved) -> dict[str, Any]:
             "alpha": None,
             "format": "int8",
             "granularity": granularity,
+            **grouping,
             "dtype": "float16",
         },
         "calibration": {

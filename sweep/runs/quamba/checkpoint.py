@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ _FIRST = ("input_scale", "output_scale", "weight_scale")
 _SECOND = ("x_scale", "B_scale", "C_scale", "wx_scale", "x_out_scales", "B_out_scales", "C_out_scales")
 _RANGES = ("x_head_group_range", "x_dim_group_range")
 _OPTIONAL = ("wB_scale", "wC_scale", *_RANGES)
+
+ENDINGS = (".safetensors", ".bin")
 
 Values = dict[str, NDArray[Any]]
 
@@ -49,6 +51,26 @@ class Saved:
     @property
     def grouped(self) -> bool:
         return any(values["x_out_scales"].ndim == 3 for values in self.layers.values() if "x_out_scales" in values)
+
+
+def find(given: str) -> Saved:
+    """The scales in a local file or directory or, where there is none of that name, in OWNER/NAME on the Hub.
+
+    Raises UsageError as `read` does, and where the Hub has no such repository or cannot be reached."""
+    path = Path(given).expanduser()
+    if path.exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", given) or path.suffix in ENDINGS:
+        return read(path)
+    from sweep.core import hub
+
+    root = hub.snapshot(given, "main", [f"*{ending}" for ending in ENDINGS], _whole, "CHECKPOINT")
+    return replace(read(root), name=given.split("/")[1])
+
+
+def _whole(directory: Path) -> bool:
+    """Whether checkpoint files are there, and of one in numbered parts (…-00001-of-00003.bin) all of them."""
+    files = [file for ending in ENDINGS for file in directory.glob(f"*{ending}")]
+    parts = [(file, int(match[1])) for file in files if (match := re.search(r"-\d+-of-(\d+)$", file.stem))]
+    return bool(files) and all(sum(n == number for _, n in parts) >= number for _, number in parts)
 
 
 def read(path: Path) -> Saved:
@@ -96,8 +118,8 @@ def _files(path: Path) -> list[Path]:
         raise UsageError(f"{path}: no such file or directory")
     if path.is_file():
         return [path]
-    for pattern in ("*.safetensors", "*.bin"):
-        if files := sorted(path.glob(pattern)):
+    for ending in ENDINGS:
+        if files := sorted(path.glob(f"*{ending}")):
             return files
     raise UsageError(f"{path}: no *.safetensors and no *.bin in this directory")
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from sweep.core.errors import UsageError
 from sweep.runs.quamba import cell, checkpoint
 from sweep.runs.quamba.checkpoint import Saved
-from sweep.runs.quamba.export import export
+from sweep.runs.quamba.export import FLOOR, WEIGHT_FLOOR, export
 
 MEANING = """\
 x_scale      scale of the convolution's input x (clip / 127); in Quamba's Mamba-1 files it covers x and z together
@@ -40,12 +40,14 @@ def _import(arguments: list[str]) -> int:
         description="Read scales saved by Quamba or Quamba2 into runs that stand beside calibrated ones. "
         "`python -m sweep.quamba export RUN` goes the other way.",
     )
-    parser.add_argument("checkpoint", nargs="+", type=Path, help="a .safetensors or .bin file, or a directory of them")
+    parser.add_argument(
+        "checkpoint", nargs="+", help="a .safetensors or .bin file, a directory of them, or OWNER/NAME on the Hub"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/quamba"), help="where to write (default %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace other runs of the same names")
     chosen = parser.parse_args(arguments)
     console = Console()
-    saved = [checkpoint.read(path) for path in chosen.checkpoint]  # all are read before anything is written
+    saved = [checkpoint.find(given) for given in chosen.checkpoint]  # all are read before anything is written
     names = [s.name for s in saved]
     for one in saved:
         unique = one.name if names.count(one.name) == 1 else f"{one.name}-{one.digest[:8]}"
@@ -92,5 +94,12 @@ def _export(arguments: list[str]) -> int:
     target = chosen.output or chosen.run / "quamba.safetensors"
     if chosen.output and target.exists() and not chosen.overwrite:
         raise UsageError(f"{target} exists; name another file, or say --overwrite")
-    print(f"{export(chosen.run, target)} entries in {target}")
+    number, raised = export(chosen.run, target)
+    print(f"{number} entries in {target}")
+    if raised:
+        more = f" and {len(raised) - 3} more" if len(raised) > 3 else ""
+        print(
+            f"dead: {', '.join(raised[:3])}{more} below Quamba's floor, by which it would divide: written as "
+            f"{FLOOR:g} (weights {WEIGHT_FLOOR:.2g})"
+        )
     return 0

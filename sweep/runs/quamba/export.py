@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from sweep.core.errors import UsageError
 
 _PREFIX = "backbone.layers.{}.mixer.conv1d."
+FLOOR = 1e-6  # of a scale: `_get_minmax_quantization_params` of Quamba's observers clamps there
+WEIGHT_FLOOR = 1e-5 / 127  # `quantize_tensor_per_tensor_absmax` clamps max |w| at 1e-5
 
 
-def export(run: Path, target: Path) -> int:
-    """Write the scales of a run, its group ranges and its permutations; returns the number of entries.
+def export(run: Path, target: Path) -> tuple[int, list[str]]:
+    """Write the scales of a run, its group ranges and its permutations; returns the number of entries, and the names
+    of those that were raised: scales below Quamba's own floor, of dead sites, which it would divide by.
 
     target: *.safetensors, where every number is a tensor, or *.bin (`torch.save`), where scales of one value are
     Python floats, as in Quamba's own files. Permutations are `reorder_params.channel_index.N` and
@@ -39,8 +42,22 @@ def export(run: Path, target: Path) -> int:
         if "x_conv_out" not in sites:
             raise UsageError(f"{run}: layer {layer} has no x_conv_out; there is nothing of Quamba's to write")
         state |= _layer(layer, sites, groups.get(layer))
+    raised = _raise(state)
     _save(state, target)
-    return len(state)
+    return len(state), raised
+
+
+def _raise(state: dict[str, NDArray[Any]]) -> list[str]:
+    """Lifts scales to the floor, in place; the names of those that were below it."""
+    raised = []
+    for name, value in state.items():
+        if not name.endswith(("_scale", "_scales")):
+            continue
+        floor = value.dtype.type(WEIGHT_FLOOR if ".conv1d.w" in name else FLOOR)
+        if np.any(value < floor):
+            state[name] = np.asarray(np.maximum(value, floor))
+            raised.append(name)
+    return raised
 
 
 def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

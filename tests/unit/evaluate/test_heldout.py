@@ -109,3 +109,11 @@ def test_bytes_of_word_pieces_are_those_of_the_text(tmp_path: Path) -> None:
         encode, count = tokenizer.encoder(source), tokenizer.counter(source)
         for text in ("def silu(x): return x", "  two  spaces , and a comma .", "the the", "<|endoftext|>", "é – 漢"):
             assert count(encode(text)) == len(text.encode()), (source, text)
+
+
+@pytest.mark.parametrize("seqlen", [1, 32])
+def test_texts_of_one_token_have_nothing_to_predict(tmp_path: Path, seqlen: int) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 40)
+    asked = config(Data("text", str(tmp_path / "a.jsonl"), cut="texts"))
+    with pytest.raises(UsageError, match="none of the 7 samples to evaluate on has a second token"):
+        heldout.text(replace(asked, calibration=replace(asked.calibration, seqlen=seqlen)))
