@@ -39,7 +39,9 @@ class Attention(nn.Module):
             qkv, _ = convolve(qkv, self.conv1d.weight, self.conv1d.bias)
         q, k, v = (t.unflatten(-1, (-1, own["head_dim"])).transpose(1, 2) for t in qkv.split(self.widths, -1))
         if own["rotary_emb_dim"]:
-            q, k = (rotate(t, own["rotary_emb_dim"], own["rotary_emb_base"], own["rotary_emb_interleaved"]) for t in (q, k))
+            q, k = (
+                rotate(t, own["rotary_emb_dim"], own["rotary_emb_base"], own["rotary_emb_interleaved"]) for t in (q, k)
+            )
         k, v = (t.repeat_interleave(own["num_heads"] // own["num_heads_kv"], 1) for t in (k, v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=own["causal"], scale=own["softmax_scale"])
         up, gate = mlp.chunk(2, -1)

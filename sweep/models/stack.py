@@ -132,7 +132,9 @@ def _attention(settings: dict[str, Any], d_model: int) -> dict[str, Any]:
     words["num_heads_kv"] = words["num_heads_kv"] or heads
     if words["head_dim"] is None:
         if d_model % heads:
-            raise UsageError(f"config.json: attn_cfg.num_heads={heads} does not divide d_model={d_model}: give head_dim")
+            raise UsageError(
+                f"config.json: attn_cfg.num_heads={heads} does not divide d_model={d_model}: give head_dim"
+            )
         words["head_dim"] = d_model // heads
     if heads % words["num_heads_kv"]:
         raise UsageError(f"config.json: attn_cfg.num_heads_kv={words['num_heads_kv']} does not divide {heads} heads")
