@@ -67,7 +67,8 @@ class Block(nn.Module):
 
     def _add(self, residual: Tensor, norm: Any, branch: nn.Module) -> Tensor:
         entered = norm(residual.to(norm.weight.dtype))
-        return (residual.float() if self.residual_in_fp32 else residual) + branch(entered)
+        residual = residual.float() if self.residual_in_fp32 else residual
+        return residual + branch(entered)  # type: ignore[no-any-return]
 
 
 class GatedMLP(nn.Module):
@@ -88,7 +89,7 @@ def norm(words: dict[str, Any]) -> Any:
     return (Mamba2RMSNorm if words["rms_norm"] else nn.LayerNorm)(words["d_model"], eps=1e-5)
 
 
-def _mixer(config: Stack, layer: int) -> nn.Module:
+def _mixer(config: Stack, layer: int) -> Any:
     words = config.settings
     if layer in words["attn_layer_idx"]:
         return Attention(words["d_model"], words["attn_cfg"])

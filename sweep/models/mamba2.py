@@ -53,10 +53,10 @@ class Mamba2(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[batch, seq, d_model] to the same."""
-        z0, x0, z, entered, dt = self.in_proj(hidden).split(self.projected, -1)
+        z0, x0, z, entered, dt = torch.split_with_sizes(self.in_proj(hidden), self.projected, -1)
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         left = causal_conv1d_fn(entered.transpose(1, 2), weight, bias, activation="silu").transpose(1, 2)
-        x, B, C = left.split(self.convolved, -1)
+        x, B, C = torch.split_with_sizes(left, self.convolved, -1)
         x = x.unflatten(-1, (len(self.A_log), -1))  # [batch, seq, heads, headdim]
         B, C = (t.unflatten(-1, (self.ngroups, -1)) for t in (B, C))
         A = -torch.exp(self.A_log.float())

@@ -100,12 +100,14 @@ def _beyond(given: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value != usual[key]}
 
 
-def _check(prefix: str, given: dict[str, Any], kinds: dict[str, type]) -> None:
+def _check(prefix: str, given: dict[str, Any], kinds: dict[str, type[Any]]) -> None:
     for key, value in given.items():
         kind = kinds[key]
-        good = type(value) is kind and (kind is not int or value >= 0)
-        if kind is list:
-            good = good and all(type(layer) is int for layer in value)
+        good = type(value) is kind
+        if good and kind is int:
+            good = int(value) >= 0
+        elif good and kind is list:
+            good = all(type(layer) is int for layer in value)
         if not good:
             allowed = {bool: "true, false", int: "a whole number, not negative", list: "a list of layers"}[kind]
             raise UsageError(f"config.json: {prefix}{key}={value}; allowed: {allowed}")

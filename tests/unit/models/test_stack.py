@@ -39,10 +39,13 @@ def local(path: Path, settings: dict[str, Any], **knob: Any) -> knobs.Model:
 
 def observed(lm: Any) -> dict[tuple[int, str], Tensor]:
     seen: dict[tuple[int, str], Tensor] = {}
-    with torch.inference_mode(), kernels(mixers(lm), torch.device("cpu")) as convolve:
-        with taps(mixers(lm), lambda layer, site, x: seen.update({(layer, site): x.clone()}), convolve) as fired:
-            seen[-1, "hidden"] = lm.backbone(IDS) if isinstance(lm, LM) else lm.base_model(IDS, use_cache=False)[0]
-            fired.check(IDS.numel())
+    with (
+        torch.inference_mode(),
+        kernels(mixers(lm), torch.device("cpu")) as convolve,
+        taps(mixers(lm), lambda layer, site, x: seen.update({(layer, site): x.clone()}), convolve) as fired,
+    ):
+        seen[-1, "hidden"] = lm.backbone(IDS) if isinstance(lm, LM) else lm.base_model(IDS, use_cache=False)[0]
+        fired.check(IDS.numel())
     return seen
 
 
