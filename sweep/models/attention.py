@@ -57,7 +57,7 @@ def rotate(x: Tensor, width: int, base: float, interleaved: bool) -> Tensor:
     angles = torch.outer(torch.arange(x.shape[2], dtype=torch.float32, device=x.device), frequencies)
     cos, sin = (t.to(x.dtype).float() for t in (angles.cos(), angles.sin()))
     turned, rest = torch.split_with_sizes(x, [width, x.shape[-1] - width], -1)
-    pairs = turned.float().unflatten(-1, (-1, 2) if interleaved else (2, -1))
+    pairs = turned.float().reshape(*turned.shape[:-1], *((-1, 2) if interleaved else (2, -1)))
     axis = -1 if interleaved else -2
     a, b = pairs.unbind(axis)
     turned = torch.stack([a * cos - b * sin, a * sin + b * cos], axis).flatten(-2)

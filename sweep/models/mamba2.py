@@ -57,8 +57,8 @@ class Mamba2(nn.Module):
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         left = causal_conv1d_fn(entered.transpose(1, 2), weight, bias, activation="silu").transpose(1, 2)
         x, B, C = torch.split_with_sizes(left, self.convolved, -1)
-        x = x.unflatten(-1, (len(self.A_log), -1))  # [batch, seq, heads, headdim]
-        B, C = (t.unflatten(-1, (self.ngroups, -1)) for t in (B, C))
+        x = x.reshape(*x.shape[:2], len(self.A_log), -1)  # [batch, seq, heads, headdim]
+        B, C = (t.reshape(*t.shape[:2], self.ngroups, -1) for t in (B, C))
         A = -torch.exp(self.A_log.float())
         y = chunk_scan(x, dt, A, B, C, dt_bias=self.dt_bias, dt_softplus=True, dt_limit=self.dt_limit)
         assert isinstance(y, Tensor)
