@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sweep.models import assemble
+from sweep.models import assemble, stack
 from sweep.models.mamba_ssm_config import to_transformers
 from sweep.models.random_weights import RandomWeights
 
@@ -34,14 +34,42 @@ MAMBA2: dict[str, Any] = MAMBA1 | {
     "pad_vocab_size_multiple": 16,
     "tie_embeddings": True,
 }
+# Beyond transformers' own models, one thing at a time and all at once.
+ATTENTION: dict[str, Any] = {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 4, "head_dim": 24, "causal": True}}
+ROTARY = ATTENTION["attn_cfg"] | {"rotary_emb_dim": 16, "d_conv": 4, "qkv_proj_bias": False, "out_proj_bias": False}
+
+
+def _mamba2(**ssm: Any) -> dict[str, Any]:
+    return MAMBA2 | {"ssm_cfg": MAMBA2["ssm_cfg"] | ssm}
+
+
+STACKS: dict[str, dict[str, Any]] = {
+    "attention": MAMBA2 | ATTENTION | {"n_layer": 3},
+    "mamba2attn": MAMBA2 | ATTENTION | {"n_layer": 3, "attn_cfg": ROTARY},
+    "first layer attention, few keys, parallel mlp": MAMBA2
+    | {"attn_layer_idx": [0], "n_layer": 3}
+    | {"attn_cfg": {"num_heads": 4, "num_heads_kv": 2, "mlp_dim": 200, "rotary_emb_dim": 8}}
+    | {"d_intermediate": 100},
+    "interleaved": MAMBA2 | ATTENTION | {"n_layer": 2, "attn_cfg": ROTARY | {"rotary_emb_interleaved": True}},
+    "mamba1 with all around": MAMBA1 | ATTENTION | {"n_layer": 3, "d_intermediate": 200, "rms_norm": False},
+    "mlps": MAMBA2 | {"d_intermediate": 200},
+    "layer norm": MAMBA2 | {"rms_norm": False},
+    "no norm": _mamba2(rmsnorm=False),
+    "D of every channel": _mamba2(D_has_hdim=True),
+    "norm before gate": _mamba2(norm_before_gate=True),
+    "inner mlp": _mamba2(d_ssm=96),
+    "all": _mamba2(rmsnorm=False, D_has_hdim=True, d_ssm=32, bias=True)
+    | ATTENTION
+    | {"n_layer": 3, "d_intermediate": 100, "rms_norm": False, "residual_in_fp32": False},
+}
 UNTIED = MAMBA2 | {"tie_embeddings": False, "vocab_size": 112}
 
 State = dict[str, Tensor]
 
 
 def network(settings: dict[str, Any], seed: int = 0) -> Any:
-    """A transformers model of random float32 weights."""
-    config = to_transformers(settings)
+    """A model of random float32 weights."""
+    config = stack.shape(settings)
     source = RandomWeights(seed, assemble.shapes(assemble.skeleton(config, "cpu")))
     return assemble.network(config, source, torch.float32, "cpu")
 

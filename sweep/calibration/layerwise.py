@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from sweep.calibration.loop import Progress, Timings, batches, calibrate
 from sweep.calibration.tokens import Tokens
 from sweep.config import knobs
 from sweep.core.errors import UsageError
+from sweep.core.signals import deferred
 from sweep.models import assemble, load
 from sweep.models.mixer import mixers
 from sweep.quantization.statistics import Statistics
@@ -80,7 +82,11 @@ def calibrate_streamed(
 
         with _reading(_hidden(work, layer)) as read, _writing(_hidden(work, layer + 1)) as write:
             stage = _stage(model.name, block, device, read, write)
-            statistics, spent = calibrate(stage, tokens, calibration, report, collect=collect)
+            if stage.mixers:
+                statistics, spent = calibrate(stage, tokens, calibration, report, collect=collect)
+            else:  # attention: nothing to observe
+                statistics, spent = _passed(stage, tokens, calibration)
+                report(total, total)
         draft = _observed(work, layer).with_suffix(".draft")
         statistics.save(draft)
         draft.rename(_observed(work, layer))
@@ -88,10 +94,10 @@ def calibrate_streamed(
         block.to("meta")  # frees its weights
         timings.forward_s += spent.forward_s
         timings.observe_s += spent.observe_s
-    parts = [Statistics.load(_observed(work, layer)) for layer in range(len(layers))]
+    parts = [part for layer in range(len(layers)) if (part := Statistics.load(_observed(work, layer))).sites]
     shutil.rmtree(work)
     sites = {key: site for part in parts for key, site in part.sites.items()}
-    return Statistics(sites, parts[0].meta | {"n_layer": len(layers)}), timings
+    return Statistics(sites, parts[0].meta | {"n_layer": len(parts)}), timings
 
 
 def _stage(name: str, block: Any, device: str, read: Read, write: Write) -> load.Model:
@@ -103,6 +109,17 @@ def _stage(name: str, block: Any, device: str, read: Read, write: Write) -> load
         return hidden
 
     return load.Model(name, block, backbone, tuple(mixers(block)), torch.device(device), "transformers")
+
+
+def _passed(stage: load.Model, tokens: Tokens, calibration: knobs.Calibration) -> tuple[Statistics, Timings]:
+    """All samples through a layer without a mixer: no statistics, and what that took."""
+    begin = time.perf_counter()
+    with deferred() as signal, torch.inference_mode():
+        for fold in range(calibration.folds):
+            for batch in batches(tokens, fold, calibration):
+                stage.backbone(torch.from_numpy(np.stack([tokens.windows[i] for i in batch])))
+                signal.check()
+    return Statistics({}, {}), Timings(forward_s=time.perf_counter() - begin)
 
 
 def _resume(work: Path, layers: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sweep.core.errors import UsageError
+from sweep.models.stack import Stack
 
 CPU_CHUNK = 64  # tokens per SSD chunk; measured on CPUs: 64 beats 32 and transformers' default of 256
 
@@ -22,7 +23,11 @@ class Source(Protocol):
 
 
 def skeleton(config: Any, device: str) -> Any:
-    """The causal LM of a transformers MambaConfig or Mamba2Config without memory for its weights."""
+    """The causal LM of a transformers MambaConfig or Mamba2Config, or of a Stack, without memory for its weights."""
+    if isinstance(config, Stack):
+        from sweep.models import blocks
+
+        return blocks.build(config)
     import transformers
 
     if device == "cpu" and hasattr(config, "chunk_size"):
@@ -59,7 +64,7 @@ def fill(
 
 
 def network(config: Any, source: Source, dtype: torch.dtype, device: str) -> Any:
-    """A transformers causal LM with the weights of a source, all of them used."""
+    """A causal LM with the weights of a source, all of them used."""
     lm = skeleton(config, device)
     expected = shapes(lm)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()

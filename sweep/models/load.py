@@ -17,11 +17,10 @@ from torch import Tensor
 from sweep.config import knobs
 from sweep.core import hub
 from sweep.core.errors import UsageError, first_line, out_of_memory
-from sweep.models import assemble, checkpoint_dir, hf_loader, mamba_ssm_backend, tokenizer
+from sweep.models import assemble, checkpoint_dir, hf_loader, mamba_ssm_backend, stack, tokenizer
 from sweep.models.checkpoint_dir import Checkpoint
 from sweep.models.hf_loader import FAMILIES
 from sweep.models.kernels.patch import VERSION
-from sweep.models.mamba_ssm_config import to_transformers
 from sweep.models.mixer import Mixer, geometry, mixers
 from sweep.models.random_weights import RandomWeights
 
@@ -82,14 +81,14 @@ def origin(model: knobs.Model) -> dict[str, str | None]:
 
 
 def settings(model: knobs.Model) -> Any:
-    """The network's configuration in transformers' words."""
+    """The network's configuration in transformers' words; a Stack where it has none."""
     import transformers
 
     if model.weights == "random" and model.geometry:
-        return to_transformers(model.geometry)
+        return stack.shape(model.geometry)
     found = checkpoint(model) if model.weights == "trained" else _configuration_only(model)
     if found.layout != "transformers":
-        return to_transformers(found.settings)
+        return stack.shape(found.settings)
     try:
         return transformers.AutoConfig.from_pretrained(found.path)
     except Exception as error:
@@ -106,6 +105,8 @@ def backend(model: knobs.Model, device: str) -> str:
     by_authors = _chosen(model, device) == "mamba_ssm"
     if by_authors:
         versions[0] = mamba_ssm_backend.version()
+    elif stack.needed(_described(model)):
+        versions.append(f"stack {stack.VERSION}")
     versions.append(kind)
     if kind == "cpu":
         versions.append(f"kernels {VERSION}")
@@ -137,7 +138,7 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
         raise UsageError(f"model={model.name}: {shape.model_type} has no Mamba mixer; supported are {FAMILIES}")
 
     def backbone(ids: Tensor) -> Tensor:
-        if chosen == "mamba_ssm":
+        if chosen == "mamba_ssm" or isinstance(shape, stack.Stack):
             return lm.backbone(ids)  # type: ignore[no-any-return]
         return lm.base_model(ids, use_cache=False)[0]  # type: ignore[no-any-return]
 
@@ -145,12 +146,12 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
 
 
 def is_pure(shape: Any) -> bool:
-    """Whether every layer is a Mamba mixer and nothing else: then tensors are loaded one by one."""
-    return shape.model_type in ("mamba", "mamba2")
+    """Whether it is one of mamba_ssm's own, a plain sequence of blocks: then tensors are loaded one by one."""
+    return shape.model_type in ("mamba", "mamba2", stack.Stack.model_type)
 
 
 def weights(model: knobs.Model, shape: Any) -> assemble.Source:
-    """The named tensors of a pure Mamba network."""
+    """The named tensors of a network whose tensors are loaded one by one."""
     if model.weights == "random":
         return RandomWeights(model.seed, assemble.shapes(assemble.skeleton(shape, "cpu")))
     return checkpoint(model).weights
@@ -195,8 +196,10 @@ def _chosen(model: knobs.Model, device: str) -> str:
             raise UsageError("model.stream=true needs model.backend=transformers")
         return "transformers"
     if model.backend == "auto":
-        native = device.startswith("cuda") and mamba_ssm_backend.available() and is_pure(settings(model))
-        return "mamba_ssm" if native else "transformers"
+        if not (device.startswith("cuda") and mamba_ssm_backend.available()):
+            return "transformers"
+        shape = settings(model)
+        return "mamba_ssm" if is_pure(shape) and mamba_ssm_backend.expresses(shape) else "transformers"
     if model.backend == "mamba_ssm":
         mamba_ssm_backend.check(device)
     return model.backend

@@ -12,6 +12,7 @@ import torch
 from sweep.core.errors import UsageError
 from sweep.models.assemble import Source, fill
 from sweep.models.mamba_ssm_config import to_mamba_ssm
+from sweep.models.stack import Stack
 
 
 def available() -> bool:
@@ -30,6 +31,11 @@ def check(device: str) -> None:
         )
 
 
+def expresses(config: Any) -> bool:
+    """Whether what is installed can build a network: rotary embeddings come from flash_attn."""
+    return not (isinstance(config, Stack) and config.rotary) or importlib.util.find_spec("flash_attn") is not None
+
+
 def version() -> str:
     """The packages that are installed, with their versions: what scans and what convolves round in their own ways."""
     packages = ("mamba_ssm", "causal_conv1d", "triton")
@@ -44,15 +50,24 @@ def _version(package: str) -> str:
 
 
 def network(config: Any, source: Source, dtype: torch.dtype, device: str) -> Any:
-    """mamba_ssm's MambaLMHeadModel for a transformers MambaConfig or Mamba2Config, weights from `source`.
+    """mamba_ssm's MambaLMHeadModel for a transformers MambaConfig or Mamba2Config or a Stack, weights from `source`.
 
     A_log and D of Mamba-1 and D of Mamba-2 stay float32, as the package has them."""
     from mamba_ssm.models.config_mamba import MambaConfig
     from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
 
-    settings = MambaConfig(**to_mamba_ssm(config), fused_add_norm=device.startswith("cuda"))
+    if not expresses(config):
+        raise UsageError(
+            "model.backend=mamba_ssm: the attention's rotary embeddings need flash_attn, which is not installed: "
+            "pip install flash-attn, or use model.backend=transformers"
+        )
+    words = config.settings if isinstance(config, Stack) else to_mamba_ssm(config)
+    settings = MambaConfig(**words, fused_add_norm=device.startswith("cuda"))
     with torch.device("meta"):
         lm = MambaLMHeadModel(settings, dtype=dtype)
     fill(lm, source, lambda name: name.replace("backbone.embedding.", "backbone.embeddings."), None, device)
+    for module in lm.modules():
+        if hasattr(module, "inv_freq"):  # a buffer of flash_attn's rotary embedding, computed and not saved
+            module.inv_freq = module._compute_inv_freq(device=device)
     lm.tie_weights()
     return lm.eval()

@@ -45,7 +45,7 @@ def _draw(name: str, shape: torch.Size, count: int, dice: torch.Generator) -> Te
     if name.endswith("A_log"):
         return uniform.uniform_(1, 16, generator=dice).log_()
     if name.endswith(".D") or "norm" in leaf:
-        return uniform.fill_(1)
+        return uniform.fill_(0 if name.endswith(".bias") else 1)
     if name.endswith("dt_bias") or leaf == "dt_proj.bias":  # softplus of it lies in [0.001, 0.1], log-uniform
         dt = uniform.uniform_(math.log(1e-3), math.log(1e-1), generator=dice).exp_()
         return dt + torch.log(-torch.expm1(-dt))

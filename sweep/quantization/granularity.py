@@ -43,14 +43,18 @@ def split(statistics: Statistics, granularity: str, clusters: Clusters) -> tuple
 
 def by_channel(site: str, channels: int, geometry: dict[str, Any]) -> Parts:
     """Every channel for itself. Numbers: SSD group, head within it and channel within the head for x and what goes
-    into out_proj and for the state; SSD group and state for B and C; the channel alone elsewhere."""
+    into out_proj and for the state; SSD group and state for B and C; the channel alone elsewhere, also for those of an
+    MLP within the mixer, which enter out_proj in front of the heads."""
     ssd = int(geometry["n_groups"])
     if site[0] in "BC":
         return [((c * ssd // channels, NOWHERE, c % (channels // ssd)), np.array([c])) for c in range(channels)]
     if site == "in_proj_in" or geometry["family"] == "mamba1":
         return [((NOWHERE, NOWHERE, c), np.array([c])) for c in range(channels)]
     headdim, heads = int(geometry["headdim"]), int(geometry["n_heads"]) // ssd
-    return [((c // headdim // heads, c // headdim % heads, c % headdim), np.array([c])) for c in range(channels)]
+    mlp = channels - headdim * heads * ssd
+    places: list[Place] = [(NOWHERE, NOWHERE, c) for c in range(mlp)]
+    places += [(c // headdim // heads, c // headdim % heads, c % headdim) for c in range(channels - mlp)]
+    return [(place, np.array([c])) for c, place in enumerate(places)]
 
 
 def by_group(statistics: Statistics, clusters: Clusters) -> dict[int, Grouping]:

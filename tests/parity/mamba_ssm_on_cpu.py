@@ -5,7 +5,8 @@
 FOLDER/ids.npy holds tokens, FOLDER/*/ checkpoints; beside each it writes what the taps saw, seen.npz.
 
 The package is used as it is through `sweep.models.load`; only what assumes a GPU is replaced here: the compiled
-selective scan (by the package's own reference), CUDA's device context, and the search for the fastest launch.
+selective scan (by the package's own reference), flash_attn's compiled attention (by nothing: mamba_ssm calls torch's),
+CUDA's device context, and the search for the fastest launch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import numpy as np
 import torch
 from triton.runtime import autotuner
 
-sys.modules["selective_scan_cuda"] = types.ModuleType("selective_scan_cuda")
+for compiled in ("selective_scan_cuda", "flash_attn_2_cuda"):
+    sys.modules[compiled] = types.ModuleType(compiled)
 torch.cuda.device = lambda *_: contextlib.nullcontext()  # type: ignore[assignment, misc]
 _init = autotuner.Autotuner.__init__
 
