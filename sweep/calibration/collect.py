@@ -19,7 +19,7 @@ class Collect:
     """quantiles: alphas whose quantiles are taken of every text (percentile_ema; a sort per text and site, several
     times the cost of a histogram). ssm_state: whether the last state of every text is observed (another scan).
     groups: per layer and site, channels that get histograms of their own; nothing else is observed then. shifts: sites,
-    or groups, that are counted times a power of two (`quantization.window`); without groups nothing else is observed."""
+    or groups, that are counted times a power of two (`window`); without groups nothing else is observed."""
 
     quantiles: tuple[float, ...] = ()
     ssm_state: bool = False
