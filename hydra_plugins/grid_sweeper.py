@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -41,9 +42,9 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Run a grid. Raises UsageError for a bad cell before anything starts; exits with 2, or with 1 after a
         crash, when all is done and cells have failed."""
-        from rich.console import Console
-
         from sweep import grid, plan
+        from sweep.cli import aside, spelled
+        from sweep.console import Console
 
         planned = self._plan(arguments)
         assert self.config is not None
@@ -53,17 +54,21 @@ class GridSweeper(BasicSweeper):
         wanted = Path(str(self.config.hydra.sweep.dir))
         chosen = any(o.startswith("hydra.sweep.dir=") for o in self.config.hydra.overrides.hydra)
         with grid.claimed(wanted, chosen, planned, self.resume) as claimed:
-            plan.show(claimed.plan, Console())
+            with aside():
+                plan.show(claimed.plan, Console())
             self._settle(claimed.directory)
             failed = self._run(claimed)
         for line in failed:
             print(f"error: {line}", file=sys.stderr)
-        print(f"\nall cells side by side: python -m sweep.compare {claimed.directory}", flush=True)
+        if len(claimed.errors) + sum(map(len, claimed.followers.values())) < len(claimed.plan.cells):
+            with aside():
+                print(f"\nall cells side by side: {spelled('compare')} {quote(str(claimed.directory))}", flush=True)
         if failed:
             sys.exit(claimed.exit_code)
 
     def _plan(self, arguments: list[str]) -> Plan:
         from sweep import plan, question
+        from sweep.arguments import check_grammar, check_groups, several
         from sweep.compose import Composer
         from sweep.errors import UsageError
         from sweep.wording import one_line
@@ -71,7 +76,10 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        check_grammar(prepared := self._parse_config())
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*prepared, *arguments])
+        check_groups(parsed)
+        several(self.config.hydra.overrides.hydra)
         (jobs,) = self.split_arguments(parsed, None)
         compose = Composer(loader, self.config)
         key = question.keys()

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from sweep import cli
+from sweep.arguments import arranged
 from sweep.errors import UsageError
-from sweep.interrupt import Interrupted, exit_code
+from sweep.interrupt import Interrupted
 from sweep.job import job
-from sweep.wording import CONF, refuse
+from sweep.wording import CONF, GROUPS, options, refuse
 
 
 def help_text() -> str:
     """Groups, every knob with its meaning (the commented file is the documentation), and examples."""
-    groups = "\n".join(
-        f"  {group + '=':<12} {' '.join(sorted(p.stem for p in (CONF / group).glob('[!_]*.yaml')))}"
-        for group in ("model", "data", "experiment")
-    )
+    groups = "\n".join(f"  {group + '=':<12} {' '.join(options(group))}" for group in GROUPS)
     knobs = (CONF / "config.yaml").read_text().partition("\n\n")[2].strip()
     return f"""Activation scales of quantized Mamba models: one forward pass answers the whole grid.
 
@@ -38,12 +38,21 @@ Examples
 """
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0, or exits with the code that says what went wrong."""
+    if arguments is not None:
+        sys.argv[1:] = arguments
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
-        return
+        return cli.OK
+    if "--version" in sys.argv[1:]:
+        print(cli.VERSION)
+        return cli.OK
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to the one place that words them
     try:
+        sys.argv[1:] = arranged(sys.argv[1:])
+        # conf/hydra/launcher/joblib.yaml names all it wants of the plugin's schema: nothing will change
+        warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         refuse(error)
@@ -54,8 +63,8 @@ def main() -> None:
     except Interrupted as signal:
         print(f"interrupted: {signal}", file=sys.stderr, flush=True)
         signal.hand_on()
+    return cli.OK
 
 
 if __name__ == "__main__":
-    with exit_code():
-        main()
+    cli.run(main)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep import garbage, provenance, runs, table, track
+from sweep import provenance, runs, table, track
 from sweep.config import Config
 from sweep.errors import UsageError, out_of_memory
 from sweep.progress import progress
@@ -43,7 +43,6 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     tracker = track.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
-        garbage.resume()
         grouped = _second_pass(config, statistics, calibration, tracker.progress)
         begin = time.perf_counter()
         tables = table.build(statistics, config, grouped, keep=siblings)

@@ -13,7 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sweep import garbage
+from sweep.arguments import single
+from sweep.cli import aside
 from sweep.config import Config, from_hydra
 from sweep.errors import UsageError
 from sweep.interrupt import Interrupted, shield_requeue
@@ -22,14 +23,6 @@ from sweep.wording import refuse
 
 def job(composed: DictConfig) -> None:
     """What Hydra calls, in this process or, through a launcher, in another one."""
-    garbage.pause()  # a calibration resumes, and a cell that needs none once it is read from the store
-    try:
-        _job(composed)
-    finally:
-        garbage.resume()
-
-
-def _job(composed: DictConfig) -> None:
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     if hydra.mode is not RunMode.MULTIRUN:
@@ -69,10 +62,10 @@ def own(directory: Path) -> Path:
 def alone(composed: DictConfig, directory: Path) -> None:
     """A single run, with all that it has to say."""
     try:
+        single(HydraConfig.get().overrides.hydra)
         config = from_hydra(composed)
-        from rich.console import Console
-
         from sweep.cell import run
+        from sweep.console import Console
         from sweep.summary import show
 
         show(run(config, directory, directory.name), Console())
@@ -90,8 +83,10 @@ def member(config: Config, directory: Path, group: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / ".lock"):
         if runs.finished(directory, config, question.key(config).hash):
-            print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
+            with aside():
+                print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
             return
         cell = run(config, directory, group, siblings=True)
     how = "read from the store" if cell.record["calibration"]["cached"] else "calibrated"
-    print(f"{directory.name:>4}  {config.label}  {how}  {time.perf_counter() - begin:.1f} s", flush=True)
+    with aside():
+        print(f"{directory.name:>4}  {config.label}  {how}  {time.perf_counter() - begin:.1f} s", flush=True)

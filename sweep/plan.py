@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sweep import runs
 from sweep.config import Config
+from sweep.console import Console
 from sweep.store.key import Key
 
 FEW = 24  # cells that are listed one by one without being asked for

@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
 from rich.table import Table
 
 from sweep.cell import Cell
+from sweep.console import Console
 
 
 def show(cell: Cell, console: Console) -> None:

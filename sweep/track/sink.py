@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from sweep.cli import spelled
 from sweep.knobs import Wandb
 from sweep.track import connection, ledger, view
 from sweep.track.connection import Identity, Unreachable, first_line, inside
@@ -83,7 +84,7 @@ class Tracker:
             with inside(self.directory):
                 yield
         except Exception as error:
-            self.hint = f"python -m sweep.track replay {quote(str(self.directory))}"
+            self.hint = f"{spelled('track')} replay {quote(str(self.directory))}"
             if not self._broken:
                 log.warning("W&B: %s; nothing is lost, send it later with: %s", first_line(error), self.hint)
             self._broken, self.complete = True, False
