@@ -67,7 +67,7 @@ class GridSweeper(BasicSweeper):
             sys.exit(claimed.exit_code)
 
     def _plan(self, arguments: list[str]) -> Plan:
-        from sweep import plan, question
+        from sweep import plan, question, track
         from sweep.arguments import check_grammar, check_groups, several
         from sweep.compose import Composer
         from sweep.errors import UsageError
@@ -90,6 +90,8 @@ class GridSweeper(BasicSweeper):
                 key(config)
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 raise UsageError(f"cell {number} ({' '.join(overrides)}): {one_line(error)}") from error
+        for mode in {config.wandb.mode for _, config in cells}:
+            track.check(mode)
         return plan.plan(cells, key, question.stored)
 
     def _settle(self, directory: Path) -> None:

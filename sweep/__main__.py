@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 
 import hydra
 from hydra.errors import HydraException
@@ -51,8 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to the one place that words them
     try:
         sys.argv[1:] = arranged(sys.argv[1:])
-        # conf/hydra/launcher/joblib.yaml names all it wants of the plugin's schema: nothing will change
-        warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         refuse(error)

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -45,12 +45,8 @@ class Config:
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
-        for key, choices in (
-            ("method", METHODS),
-            ("format", FORMATS),
-            ("granularity", GRANULARITIES),
-            ("dtype", DTYPES),
-        ):
+        enumerations = {"method": METHODS, "format": FORMATS, "granularity": GRANULARITIES, "dtype": DTYPES}
+        for key, choices in enumerations.items():
             object.__setattr__(self, key, one_of(key, getattr(self, key), choices))
         object.__setattr__(self, "device", self.device.lower())
         if self.alpha is not None:
@@ -109,7 +105,8 @@ class Config:
 
     def _unusual(self) -> Iterator[tuple[str, Any]]:
         """Knobs that are not as they are by default, as far as they can change the result."""
-        usual = replace(_USUAL, calibration=Calibration(samples=self.calibration.samples)).to_dict()
+        usual = _USUAL.to_dict()
+        usual["calibration"]["folds"] = Calibration(samples=self.calibration.samples).folds
         for group, value in self.to_dict().items():
             if group in ("calibration", "data", "evaluate", "grouping", "model") and value != usual[group]:
                 skipped = {"calibration": _HOW, "model": _IN_NAME}.get(group, ())
@@ -118,8 +115,6 @@ class Config:
                         yield (key if group == "calibration" else f"{group}.{key}").removesuffix(".name"), one
             elif group in ("device", "dtype") and value != usual[group]:
                 yield group, value
-        if self.calibration.samples != Calibration.samples:
-            yield "samples", self.calibration.samples
 
     @property
     def identity(self) -> str:
@@ -178,8 +173,10 @@ def _reworded(error: OmegaConfBaseException, composed: DictConfig) -> str:
     if "is not a ListConfig" in said:
         value = OmegaConf.select(composed, key)
         return f"{key}={value} is no list; write '{key}=[{value}]'"
-    if kind := re.match(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float|Boolean)", said):
-        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}[kind[2]]
+    if kind := re.match(r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", said):
+        wanted = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}.get(
+            kind[2], f"a {kind[2]}"
+        )
         return f"{key}={kind[1]} is not {wanted}"
     if said.startswith("Missing mandatory value"):
         return f"{key} is missing; add {key}=…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,16 +152,29 @@ class Grouping:
                 raise UsageError(f"grouping.{key}={value} must be at least 1")
 
 
+VARIABLES = {"project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "group": "WANDB_RUN_GROUP"}
+PROJECT = "mamba-scales"
+
+
 @dataclass(frozen=True)
 class Wandb:
+    """What is not given is what W&B's own variables say; their values are recorded, as those of knobs."""
+
     mode: str = "auto"
-    project: str = "mamba-scales"
+    project: str | None = None
     entity: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        one_of("wandb.mode", self.mode, WANDB_MODES)
+        object.__setattr__(self, "mode", one_of("wandb.mode", self.mode, WANDB_MODES))
+        for key, variable in VARIABLES.items():
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, os.environ.get(variable) or None)
+        object.__setattr__(self, "project", self.project or PROJECT)
+        if not self.tags:
+            tags = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
+            object.__setattr__(self, "tags", [tag for tag in tags if tag])
 
 
 def one_of(key: str, value: str, choices: Any) -> str:

@@ -30,7 +30,9 @@ def one_line(error: Exception) -> str:
         return str(error)
     text = re.sub(r"\s+", " ", str(error)).strip()
     text = re.sub(r" (full_key|object_type|reference_type)[:=].*", "", text)
-    if plugin := re.search(r"hydra_plugins[./]hydra_(\w+?)_(launcher|sweeper)|hydra/launcher/(submitit)_slurm", text):
+    if plugin := re.search(
+        r"hydra_plugins[./]hydra_(\w+?)_(launcher|sweeper)|hydra/launcher/(submitit|joblib|ray)_(?:slurm|schema)", text
+    ):
         return _not_installed(plugin[1] or plugin[3], plugin[2] or "launcher")
     if group := re.search(
         r"Could not find '([\w/]+)/([^'/]*)' Available options in '[\w/]+': (.*?) Config search path", text
@@ -38,7 +40,13 @@ def one_line(error: Exception) -> str:
         name, wanted = group[1], group[2]
         if name == "hydra/sweeper" and wanted in ("optuna", "nevergrad", "ax"):
             return _not_installed(wanted, "sweeper")
-        return str(allowed(name, wanted, (one for one in group[3].split(" ") if not one.startswith("_"))))
+        return str(
+            allowed(
+                name,
+                wanted,
+                (one for one in group[3].split(" ") if not one.startswith("_") and not one.endswith("_schema")),
+            )
+        )
     if unknown := re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", text):
         return unknown_key(unknown[2] or unknown[1])
     if sweep := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
@@ -61,10 +69,12 @@ def unknown_key(key: str) -> str:
 
 @cache
 def known_keys() -> tuple[str, ...]:
-    """All knobs of config.yaml, and the nodes they stand in."""
-    return tuple(
-        _flatten({k: v for k, v in yaml.safe_load((CONF / "config.yaml").read_text()).items() if k != "defaults"})
-    )
+    """All knobs, and the nodes they stand in."""
+    knobs = yaml.safe_load((CONF / "config.yaml").read_text())
+    del knobs["defaults"]
+    for group in ("model", "data"):
+        knobs[group] = yaml.safe_load((CONF / group / "_base.yaml").read_text())
+    return tuple(_flatten(knobs))
 
 
 def options(group: str) -> list[str]:
