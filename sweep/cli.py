@@ -90,11 +90,11 @@ def _guarded(main: Main) -> int:
     except UsageError as error:
         return _said(str(error))
     except OSError as error:
-        if reason := _stdout_is_bad():
-            return _said(f"standard output cannot be written: {reason}")
         if error.errno is None:
             return _crashed()
-        return _said(f"{error.filename or 'a file'}: {error.strerror}")
+        if error.filename is None:  # most who write a file name it
+            unheard()
+        return _said(f"{error.filename or 'standard output or a file cannot be written'}: {error.strerror}")
     except Exception:
         return _crashed()
 
@@ -111,16 +111,6 @@ def _crashed() -> int:
     return CRASHED
 
 
-def _stdout_is_bad() -> str | None:
-    """Why nothing more can be written there, None if it can."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        unheard()
-        return error.strerror
-    return None
-
-
 def unheard() -> None:
     """From now on standard output goes nowhere: what is left in its buffer would fail again at exit."""
     with suppress(OSError, ValueError):  # a stream without a descriptor, in a test
@@ -129,12 +119,17 @@ def unheard() -> None:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """For words beside work that goes on: a pipe that nobody reads any more, as after `| head`, ends no grid."""
+    """For words beside work that goes on: a pipe that nobody reads any more, as after `| head`, ends no grid.
+
+    Raises UsageError where they cannot be written for another reason."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
         unheard()
+    except OSError as error:
+        unheard()
+        raise UsageError(f"standard output cannot be written: {error.strerror or error}") from error
 
 
 def usage() -> str:

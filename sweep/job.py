@@ -68,10 +68,19 @@ def alone(composed: DictConfig, directory: Path) -> None:
         from sweep.console import Console
         from sweep.summary import show
 
-        show(run(config, directory, directory.name), Console())
+        cell = run(config, directory, directory.name)
     except UsageError as error:
         shutil.rmtree(directory, ignore_errors=True)  # nothing half-written: it holds no result
         refuse(error)  # here: Hydra would have more to say
+    except OSError as error:
+        if error.filename is None:
+            raise
+        refuse(UsageError(f"{error.filename}: {error.strerror}"))
+    try:
+        with aside():
+            show(cell, Console())
+    except UsageError as error:
+        refuse(error)  # the cell is finished all the same
 
 
 def member(config: Config, directory: Path, group: str) -> None:

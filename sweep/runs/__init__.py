@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from sweep import __version__, provenance
 from sweep.config import Config, from_dict
 from sweep.errors import UsageError
+from sweep.files import draft
 
 SCHEMA = 1
 
@@ -81,18 +81,16 @@ def finished(directory: Path, config: Config, key: str) -> bool:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Atomically: a reader sees the old file or the new one, never half of one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
-    draft.replace(path)
+    with draft(path) as file:
+        file.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
     """One Parquet file, zstd, atomically."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     # measured numbers hardly repeat: a dictionary of them makes the file a quarter larger and slower to read
     words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
-    pq.write_table(table, draft, compression="zstd", use_dictionary=words)
-    draft.replace(path)
+    with draft(path) as file:
+        pq.write_table(table, file, compression="zstd", use_dictionary=words)
 
 
 def now() -> str:
