@@ -110,6 +110,8 @@ class Config:
         for group, value in self.to_dict().items():
             if group in ("calibration", "data", "evaluate", "grouping", "model") and value != usual[group]:
                 skipped = {"calibration": _HOW, "model": _IN_NAME}.get(group, ())
+                if self.model.name == "local" and group == "model":  # which is no name
+                    skipped = tuple(key for key in _IN_NAME if key != "path")
                 for key, one in value.items():
                     if one != usual[group][key] and key not in skipped and not str(one).startswith("pkg://"):
                         yield (key if group == "calibration" else f"{group}.{key}").removesuffix(".name"), one
@@ -129,7 +131,15 @@ class Config:
         return asdict(self)
 
 
-_IN_NAME = ("name", "repo", "tokenizer", "geometry", "weights", "stream")  # of a model: what its name stands for
+_IN_NAME = (
+    "name",
+    "path",
+    "repo",
+    "tokenizer",
+    "geometry",
+    "weights",
+    "stream",
+)  # of a model: what its name stands for
 _HOW = ("checkpoint", "shards", "shard")  # of a calibration: how it is computed, not what
 
 

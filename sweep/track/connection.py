@@ -149,11 +149,10 @@ def root(directory: Path) -> Path:
 
 @contextmanager
 def inside(directory: Path) -> Iterator[None]:
-    """W&B stages artifacts and caches where two environment variables say: inside the run directory, unless the user
-    has set them. They are put back at once, since the next cell of this process has another directory."""
+    """W&B stages artifacts and caches where two environment variables say: inside the run directory. They are
+    put back at once, since the next cell of this process has another directory."""
     place = root(directory) / "wandb"
     ours = {"WANDB_DATA_DIR": str(place / "data"), "WANDB_CACHE_DIR": str(place / "cache")}
-    ours = {name: value for name, value in ours.items() if not os.environ.get(name)}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
