@@ -63,6 +63,8 @@ def one_line(error: Exception) -> str:
 
 def unknown_key(key: str) -> str:
     """What to say of a knob that there is not."""
+    if key in known_keys():  # what it stands in was replaced
+        return f"{key} cannot be set beside {key.rpartition('.')[0]}=…, which is a group of knobs"
     close = difflib.get_close_matches(key, [*known_keys(), *GROUPS], n=1)
     return f"unknown key {key!r}: {f'did you mean {close[0]}?' if close else 'see python -m sweep --help'}"
 

@@ -59,7 +59,7 @@ def refused(done: subprocess.CompletedProcess[str], where: Path, *said: str) -> 
         ("wandb.mode=on", ["wandb.mode=on", "offline"]),
         ("data=text", ["data.path=FILE_OR_FOLDER"]),
         ("wandb.tags=debug", ["wandb.tags=debug is no list", "wandb.tags=[debug]"]),
-        ("wandb=online", ["wandb is a group of knobs", "wandb.mode"]),
+        ("wandb=online", ["is a group of knobs", "wandb.mode"]),
         ("+foo=1", ["unknown key 'foo'"]),
         ("alpha=0.9,0.99", ["add -m"]),
         ("alpha=interval(0,1)", ["add -m"]),
