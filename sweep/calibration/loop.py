@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweep import garbage
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
 from sweep.calibration.observer import Observer, SiteFold
@@ -76,7 +75,6 @@ def calibrate(
         observer.settle()
         timings.observe_s += time.perf_counter() - start
 
-    garbage.resume()  # a job that started is here once it has loaded a network, or a layer of one
     begin = time.perf_counter()
     with (
         deferred() as signal,

@@ -13,23 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sweep import garbage
+from sweep.config.arguments import single
 from sweep.config.config import Config, from_hydra
 from sweep.config.hydra_errors import refuse
+from sweep.core.cli import aside
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted, shield_requeue
 
 
 def job(composed: DictConfig) -> None:
     """What Hydra calls, in this process or, through a launcher, in another one."""
-    garbage.pause()  # a calibration resumes, and a cell that needs none once it is read from the store
-    try:
-        _job(composed)
-    finally:
-        garbage.resume()
-
-
-def _job(composed: DictConfig) -> None:
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     if hydra.mode is not RunMode.MULTIRUN:
@@ -69,16 +62,25 @@ def own(directory: Path) -> Path:
 def alone(composed: DictConfig, directory: Path) -> None:
     """A single run, with all that it has to say."""
     try:
+        single(HydraConfig.get().overrides.hydra)
         config = from_hydra(composed)
-        from rich.console import Console
-
+        from sweep.core.console import Console
         from sweep.runs.cell import run
         from sweep.runs.summary import show
 
-        show(run(config, directory, directory.name), Console())
+        cell = run(config, directory, directory.name)
     except UsageError as error:
         shutil.rmtree(directory, ignore_errors=True)  # nothing half-written: it holds no result
         refuse(error)  # here: Hydra would have more to say
+    except OSError as error:
+        if error.filename is None:
+            raise
+        refuse(UsageError(f"{error.filename}: {error.strerror}"))
+    try:
+        with aside():
+            show(cell, Console())
+    except UsageError as error:
+        refuse(error)  # the cell is finished all the same
 
 
 def member(config: Config, directory: Path, group: str) -> None:
@@ -91,8 +93,10 @@ def member(config: Config, directory: Path, group: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / ".lock"):
         if runs.finished(directory, config, spec.key(config).hash):
-            print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
+            with aside():
+                print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
             return
         cell = run(config, directory, group, siblings=True)
     how = "read from the store" if cell.record["calibration"]["cached"] else "calibrated"
-    print(f"{directory.name:>4}  {config.label}  {how}  {time.perf_counter() - begin:.1f} s", flush=True)
+    with aside():
+        print(f"{directory.name:>4}  {config.label}  {how}  {time.perf_counter() - begin:.1f} s", flush=True)

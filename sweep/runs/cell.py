@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep import garbage
 from sweep.calibration.cache import Damaged
 from sweep.config.config import Config
 from sweep.core import provenance
@@ -43,11 +43,12 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     directory: the run's own. group: the sweep it belongs to. siblings: whether this process may have further cells of
     the same calibration to run; then it stays in memory, ready to be read. Raises UsageError for what a user can mend;
     the run's record then says `failed`, with the error."""
+    tracking.check(config.wandb.mode)
     record = runs.start(directory, runs.describe(config, group))
-    tracker = tracking.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
+    name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
+    tracker = tracking.start(config.wandb, directory, name, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
-        garbage.resume()
         grouped = _second_pass(config, statistics, calibration, tracker.progress)
         begin = time.perf_counter()
         tables = table.build(statistics, config, grouped, keep=siblings)
