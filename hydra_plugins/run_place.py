@@ -46,16 +46,16 @@ class RunPlace(Callback):
         _or_refuse(lambda: self._multirun(config))
 
     def _run(self, config: DictConfig) -> None:
-        from sweep import garbage
         from sweep.calibration import spec
         from sweep.config import launch
+        from sweep.config.arguments import single
         from sweep.config.config import from_hydra
         from sweep.core.fresh import fresh
         from sweep.core.paths import expanded
         from sweep.runs import record as runs
         from sweep.runs.place import held, take, written
 
-        garbage.pause()
+        single(config.hydra.overrides.hydra)
         asked = from_hydra(config)
         overwrite = launch.overwrite(config)
         launch.objectives(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -51,8 +52,10 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     directory: the run's own. group: the sweep it belongs to. siblings: whether this process may have further cells of
     the same calibration to run; then it stays in memory, ready to be read. Raises UsageError for what a user can mend;
     the run's record then says `failed`, with the error."""
+    tracking.check(config.wandb.mode)
     record = runs.start(directory, runs.describe(config, group))
-    tracker = tracking.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
+    name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
+    tracker = tracking.start(config.wandb, directory, name, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
         statistics = _rescaled(config, statistics, calibration, tracker.progress)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
 
 RUNS = Path("runs")
@@ -96,7 +97,7 @@ def _latest() -> Path:
     for path in sorted(sweeps, key=lambda p: p.stat().st_mtime, reverse=True):
         if next(_cells(str(path)), None):
             return path
-    raise UsageError(f"{RUNS}/ holds no cells yet: run `python -m sweep`, or name a directory")
+    raise UsageError(f"{RUNS}/ holds no cells yet: run `{spelled('run')}`, or name a directory")
 
 
 def _cells(root: str) -> Iterator[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from sweep import __version__
 from sweep.config.config import Config, from_dict
 from sweep.core import provenance
 from sweep.core.errors import UsageError
+from sweep.core.files import draft
 
 SCHEMA = 1
 
@@ -84,20 +84,18 @@ def finished(directory: Path, config: Config, key: str, of_any_version: bool = F
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Atomically: a reader sees the old file or the new one, never half of one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
-    draft.replace(path)
+    with draft(path) as file:
+        file.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
     """One Parquet file, zstd, atomically."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     # measured numbers hardly repeat: a dictionary of them makes the file a quarter larger and slower to read
     words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
-    pq.write_table(table, draft, compression="zstd", use_dictionary=words)
-    draft.replace(path)
+    with draft(path) as file:
+        pq.write_table(table, file, compression="zstd", use_dictionary=words)
 
 
 def now() -> str:
     """Coordinated universal time, ISO 8601, whole seconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from sweep.quantization.methods import entropy, mse
 Floats = NDArray[np.float64]
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     MINMAX = "minmax"  # the extremes observed
     PERCENTILE = "percentile"  # the alpha-quantile of all magnitudes, pooled; signed, alpha and 1 - alpha
     PERCENTILE_EMA = "percentile_ema"  # Quamba's: a moving average over the texts of each text's quantile
@@ -32,9 +32,6 @@ class Method(str, Enum):
     def searches(self) -> bool:
         """Whether it tries hundreds of clips, where others look one up."""
         return self in (Method.MSE, Method.ENTROPY)
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, eq=False)
