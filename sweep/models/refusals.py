@@ -77,9 +77,9 @@ def refuse_configuration(file: Path, settings: dict[str, Any]) -> None:
         raise UsageError(f"{file}: {_MAMBA3}")
     if "peft_type" in settings:
         raise UsageError(f"{file} describes an adapter ({settings['peft_type']}); merge it into its base model first")
-    if not kind:
+    if not kind or kind in FAMILIES:
         return
-    import transformers
+    import transformers  # takes seconds: only for a network that may be refused
 
     if kind in transformers.CONFIG_MAPPING:
         return
