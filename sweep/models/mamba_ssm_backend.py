@@ -55,4 +55,7 @@ def network(config: Any, source: Source, dtype: torch.dtype, device: str) -> Any
         lm = MambaLMHeadModel(settings, dtype=dtype)
     fill(lm, source, lambda name: name.replace("backbone.embedding.", "backbone.embeddings."), None, device)
     lm.tie_weights()
+    for module in lm.modules():
+        if hasattr(module, "eps"):  # of the norms, which mamba_ssm's configuration does not know
+            module.eps = config.layer_norm_epsilon
     return lm.eval()
