@@ -103,7 +103,7 @@ def describe(path: Path) -> str:
     if ".damaged-" in path.name:
         return "damaged, set aside"
     try:
-        preimage = json.loads((path / MANIFEST).read_text())["preimage"]
+        preimage = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["preimage"]
         return f"{preimage['dtype']}, batch {preimage['batch_size']}, {preimage['folds']} folds, {preimage['backend']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "damaged: no readable manifest"

@@ -81,10 +81,10 @@ def unknown_key(key: str) -> str:
 @cache
 def known_keys() -> tuple[str, ...]:
     """All knobs, and the nodes they stand in."""
-    knobs = yaml.safe_load((CONF / "config.yaml").read_text())
+    knobs = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
     del knobs["defaults"]
     for group in ("model", "data"):
-        knobs[group] = yaml.safe_load((CONF / group / "_base.yaml").read_text())
+        knobs[group] = yaml.safe_load((CONF / group / "_base.yaml").read_text(encoding="utf-8"))
     return tuple(_flatten(knobs))
 
 

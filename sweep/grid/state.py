@@ -152,7 +152,7 @@ def _settled(directory: Path, plan: Plan, resume: bool, overwrite: bool) -> Plan
 
 def _read(directory: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((directory / PLAN).read_text())
+        found = json.loads((directory / PLAN).read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and found["schema"] == 1 else None
     except (OSError, ValueError, KeyError):
         return None

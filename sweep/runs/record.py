@@ -63,7 +63,7 @@ def finish(directory: Path, record: dict[str, Any], error: str | None = None) ->
 def read(directory: Path) -> dict[str, Any] | None:
     """A run's record; None where there is none, or no whole one."""
     try:
-        record = json.loads((directory / "run.json").read_text())
+        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

@@ -64,7 +64,7 @@ def _raise(state: dict[str, NDArray[Any]]) -> list[str]:
 
 def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
-        record = json.loads((run / "run.json").read_text())
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         if record["status"] != "finished":
             raise UsageError(f"{run}: the run is {record['status']}, only finished runs have scales")
         return record, pq.read_table(run / "scales.parquet").to_pylist()

@@ -72,7 +72,7 @@ def destination(mode: str, directory: Path) -> str:
 
 def _one(directory: Path, server: str, options: Options) -> Outcome:
     try:
-        record = json.loads((directory / "run.json").read_text())
+        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
         if record["status"] != "finished":
             return Outcome(directory, "skipped", record["status"])
         return _send(directory, record, server, options)
