@@ -9,7 +9,7 @@ import numpy as np
 
 from sweep.compare.database import CONVERGENCE
 from sweep.compare.query import Comparison
-from sweep.compare.student import quantile
+from sweep.compare.student import freedom, quantile
 from sweep.compare.verdicts import NEGLIGIBLE_DB
 
 # A step between codes that is off by a factor 1 + e changes rounding noise by 20 log10(1 + e) dB.
@@ -68,7 +68,7 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
         folds = int(mine["k"][0])
         if folds < 2:
             continue
-        error = mine["error"] * quantile(0.95, folds - 1)
+        error = mine["error"] * quantile(0.95, freedom(folds))
         worst, far = int(error.argmax()), int(np.abs(mine["drift"]).argmax())
         found.append(
             Convergence(

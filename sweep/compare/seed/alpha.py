@@ -24,7 +24,7 @@ from sweep.compare.seed.reply import (
     unite,
 )
 from sweep.compare.sentences import plus
-from sweep.compare.student import quantile
+from sweep.compare.student import freedom, quantile
 from sweep.compare.table import Column, Table, Value
 
 SMALL = 0.001  # the seed's "< 0.1 %"
@@ -159,7 +159,7 @@ def minmax(case: Case) -> Reply:
             larger = sorted(1 / (1 + c.value) for c in changes(e))
             db, se = decibels(e)
             known = not (math.isnan(db) or math.isnan(se))
-            reach = quantile(0.95, max(e.folds - 1, 1)) * se
+            reach = quantile(0.95, freedom(e.folds)) * se
             if not known:
                 text.append(
                     f"{s.name}, {name}: MinMax's scale of {SITE} is {larger[0]:.2f} to {larger[-1]:.2f} times that of "

@@ -12,7 +12,7 @@ from sweep.compare.query import Comparison
 from sweep.compare.recommend import Advice
 from sweep.compare.sentences import plus
 from sweep.compare.silu import Silu
-from sweep.compare.student import quantile
+from sweep.compare.student import freedom, quantile
 from sweep.compare.table import Table
 
 HOLDS, REASON, PARTLY, FAILS, OPEN = (
@@ -118,7 +118,7 @@ class Change:
 
     def exceeds(self, least: float) -> bool:
         """Whether it is surely (95 %) more than `least`, in either direction."""
-        return bool(abs(self.value) - quantile(0.95, max(self.folds - 1, 1)) * self.se > least)
+        return bool(abs(self.value) - quantile(0.95, freedom(self.folds)) * self.se > least)
 
 
 def changes(e: Evidence) -> list[Change]:
