@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class Reading:
     clip_fraction: Floats
     mse: Floats
     code_entropy_bits: Floats
-    sections: tuple[Clips, ...] = ()
+    sections: tuple[Clips, ...] = field(default=(), kw_only=True)
 
     @property
     def scale_se(self) -> Floats:
@@ -76,7 +76,7 @@ def of_histograms(
         rows.append((*known, *ends, *both, *first))
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
     columns[0] = columns[0].astype(np.int64)
-    return replace(Reading(np.array([place for place, _ in parts]), *columns), sections=tuple(chosen))
+    return Reading(np.array([place for place, _ in parts]), *columns, sections=tuple(chosen))
 
 
 def sections(site: SiteStatistics, method: Method, alpha: float | None, format: Format) -> Clips:
