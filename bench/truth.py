@@ -5,7 +5,6 @@ the truth is their mean."""
 from __future__ import annotations
 
 import copy
-import itertools
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -32,8 +31,8 @@ from sweep.table import build
 from sweep.tokens import Tokens
 from tests.cells import RECORD
 
-SEEDS, SAMPLES, SEQLEN = 32, 64, 128
-ROUNDS = 4  # of pairs of all seeds, each seed once a round
+SEEDS, SAMPLES, SEQLEN = 32, 32, 128
+ROUNDS = 2  # of pairs of all seeds, each seed once a round
 TINY, STDLIB = Model("tiny", "pkg://sweep/models/tiny"), Data("stdlib")
 CALIBRATION = Calibration(SAMPLES, SEQLEN)
 T = quantile(0.95, freedom(CALIBRATION.folds))
@@ -56,13 +55,13 @@ class Setting:
 
 
 SETTINGS = [
-    *(Setting("percentile", alpha) for alpha in (0.9995, 0.9999, 0.99999)),
+    *(Setting("percentile", alpha) for alpha in (0.9995, 0.99999)),
     *(Setting(method) for method in ("minmax", "percentile_ema", "mse", "entropy")),
 ]
 PAIRS = [
-    *itertools.pairwise(SETTINGS[:3]),
-    *((SETTINGS[3], other) for other in SETTINGS if other != SETTINGS[3]),
-    (SETTINGS[5], SETTINGS[0]),
+    (SETTINGS[0], SETTINGS[1]),
+    *((SETTINGS[2], other) for other in SETTINGS if other != SETTINGS[2]),
+    (SETTINGS[4], SETTINGS[0]),
 ]
 
 
@@ -71,7 +70,7 @@ def calibrations() -> list[Statistics]:
     model = models.load(TINY, "cpu", "float32")
     windows = tokens.load(STDLIB, models.encoder(TINY), Calibration(SEEDS * SAMPLES, SEQLEN, 1, 1)).windows
     parts = [Tokens("stdlib", windows[i : i + SAMPLES]) for i in range(0, len(windows), SAMPLES)]
-    collect = Collect(quantiles=(SETTINGS[4].alpha,))
+    collect = Collect(quantiles=(SETTINGS[0].alpha,))
     return [calibrate(model, part, CALIBRATION, lambda done, total: None, None, collect)[0] for part in parts]
 
 
@@ -154,7 +153,7 @@ def overall(statistics: Statistics, alpha: float) -> float:
 
 def power(found: list[Statistics], root: Path) -> None:
     """How often an alpha that is worth so many dB more than 0.9995, on average, is called an effect."""
-    base, some = Setting("percentile"), found[:4]
+    base, some = Setting("percentile"), found[:3]
     distances = np.array([0.0, 1e-5, 2e-5, 4e-5, 8e-5, 1.6e-4])
     gains = [np.mean([overall(s, base.alpha + d) for s in some]) for d in distances]
     rows = []

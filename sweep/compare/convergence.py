@@ -18,7 +18,7 @@ ENOUGH = 10 ** (NEGLIGIBLE_DB / 20) - 1
 
 @dataclass(frozen=True)
 class Convergence:
-    """How settled the scales of one cell are.
+    """How settled the scales of one cell are. samples: how many distinct ones there are.
 
     error: 95 % half-width of a scale relative to it, median over layers and sites, and the worst one with
     its place. drift: relative change from half of the samples to all, where it is largest.
@@ -73,7 +73,7 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
         found.append(
             Convergence(
                 int(cell),
-                int(mine["n"][0]),
+                int(mine["n"][0]) if (distinct := runs.listed[int(cell)].distinct) is None else distinct,
                 folds,
                 len(error),
                 int((error > ENOUGH).sum()),

@@ -189,9 +189,9 @@ def rules() -> list[tuple[str, str]]:
             "errors",
             "± is one standard error of the effect on other text of the same source, calibrated anew: of the scatter "
             "between folds, each at its own scale; of a maximum (minmax) and a coarse argmin (entropy) all of it, of "
-            "what averages its K-th part. Student's t with 2 / (2.4 / K + 2 / (K − 1)) degrees of freedom for K folds, "
-            "since extremes scatter so (3.4 for 8). Paired (fold by fold) between cells that share a calibration, else "
-            "independent. That of perplexity is over texts, for these very scales.",
+            "what averages its K-th part. Student's t with 2 / (1.2 / K + 2 / (K − 1)) degrees of freedom for K folds "
+            "(4.6 for 8), since differences of extremes scatter so. Paired (fold by fold) between cells that share a "
+            "calibration, else independent. That of perplexity is over texts, for these very scales.",
         ),
         (
             "many tests",

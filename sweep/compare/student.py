@@ -11,15 +11,16 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.05  # the chance of any false alarm in a report
 FAMILY = LEVEL / 5  # of one in each family of tests, see `verdicts`
-EXCESS = 2.4  # kurtosis beyond the normal's of Gumbel's law, which extremes follow (12/5)
+EXCESS = 1.2  # kurtosis beyond the normal's of the logistic law, which differences of two extremes follow (6/5)
 
 
 def freedom(folds: int) -> float:
     """Degrees of freedom of an error told from so many folds; 0 where it is told from none.
 
-    What folds answer is as skewed as extremes are, so their variance s^2 is less certain than a normal's would be:
+    What folds answer has the tails of extremes, so its variance s^2 is less certain than a normal's would be (extremes
+    follow Gumbel's law, and what is compared, differences of two, the logistic one):
     Var(s^2) = sigma^4 (excess / K + 2 / (K - 1)). Those of equal Var(s^2) are 2 / (excess / K + 2 / (K - 1))
-    (Satterthwaite, Biometrics Bulletin 2, 1946): 3.41 for eight folds instead of 7."""
+    (Satterthwaite, Biometrics Bulletin 2, 1946): 4.59 for eight folds instead of 7."""
     return 2 / (EXCESS / folds + 2 / (folds - 1)) if folds > 1 else 0.0
 
 

@@ -128,13 +128,17 @@ def _corrected(found: Sequence[Evidence]) -> tuple[list[Floats], list[Floats], l
     sizes = np.cumsum([len(e.rows.p) for e in found])[:-1]
     counts = np.cumsum([len(e.means.p) for e in found])[:-1]
 
-    def family(parts: list[Floats], cuts: NDArray[np.int64]) -> list[Floats]:
-        return list(np.split(holm(np.concatenate(parts)), cuts)) if parts else []
+    def family(parts: list[tuple[Floats, Floats]], cuts: NDArray[np.int64]) -> list[Floats]:
+        if not parts:
+            return []
+        effect, p = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        corrected = holm(np.where(effect == 0, np.nan, p))  # what does not differ at all is no test
+        return list(np.split(np.where(effect == 0, p, corrected), cuts))
 
     return (
-        family([e.rows.p for e in found], sizes),
-        family([e.means.p for e in found], counts),
-        family([e.means.scale_p for e in found], counts),
+        family([(e.rows.sqnr, e.rows.p) for e in found], sizes),
+        family([(e.means.sqnr, e.means.p) for e in found], counts),
+        family([(e.means.scale, e.means.scale_p) for e in found], counts),
     )
 
 

@@ -170,7 +170,9 @@ def test_other_methods_take_histograms_of_the_groups(
 
 
 @pytest.mark.parametrize("granularity", ["channel", "group"])
-def test_replicates_of_maxima_scatter_as_the_maxima_of_folds_do(observed: tuple[Statistics, Dump, dict[str, Any]], granularity: str) -> None:
+def test_replicates_of_maxima_scatter_as_those_of_folds(
+    observed: tuple[Statistics, Dump, dict[str, Any]], granularity: str
+) -> None:
     statistics, dump, _ = observed
     _, built = rows(statistics, granularity)
     replicates = [r for r in built.replicates.to_pylist() if (r["layer"], r["site"]) == (1, "B_conv_out")]
