@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,13 +66,14 @@ PAIRS = [
 ]
 
 
-def calibrations() -> list[Statistics]:
+def calibrations() -> Iterator[Statistics]:
     """Statistics of SEEDS sets of SAMPLES windows, no window in two of them."""
     model = models.load(TINY, "cpu", "float32")
     windows = tokens.load(STDLIB, models.encoder(TINY), Calibration(SEEDS * SAMPLES, SEQLEN, 1, 1)).windows
     parts = [Tokens("stdlib", windows[i : i + SAMPLES]) for i in range(0, len(windows), SAMPLES)]
     collect = Collect(quantiles=(SETTINGS[0].alpha,))
-    return [calibrate(model, part, CALIBRATION, lambda done, total: None, None, collect)[0] for part in parts]
+    for part in parts:
+        yield calibrate(model, part, CALIBRATION, lambda done, total: None, None, collect)[0]
 
 
 def write(statistics: Statistics, seed: int, setting: Setting, root: Path) -> Path:
@@ -151,9 +153,10 @@ def overall(statistics: Statistics, alpha: float) -> float:
     return float(sqnr[[not name.endswith("_pre") for name in site]].mean())
 
 
-def power(found: list[Statistics], root: Path) -> None:
+def power(root: Path) -> None:
     """How often an alpha that is worth so many dB more than 0.9995, on average, is called an effect."""
-    base, some = Setting("percentile"), found[:3]
+    base = Setting("percentile")
+    some = [Statistics.load(root / f"{seed}.parquet") for seed in range(3)]
     distances = np.array([0.0, 1e-5, 2e-5, 4e-5, 8e-5, 1.6e-4])
     gains = [np.mean([overall(s, base.alpha + d) for s in some]) for d in distances]
     rows = []
@@ -161,7 +164,8 @@ def power(found: list[Statistics], root: Path) -> None:
         alpha = round(base.alpha + float(np.interp(effect, np.array(gains) - gains[0], distances)), 8)
         other = Setting("percentile", alpha)
         means, called = [], Counter[str]()
-        for seed, statistics in enumerate(found):
+        for seed in range(SEEDS):
+            statistics = Statistics.load(root / f"{seed}.parquet")
             both = load(root / f"{seed}" / "percentile-0.9995", write(statistics, seed, other, root))
             (v,) = (v for v in verdicts(both) if v.contrast.knob == "alpha")
             called[v.verdict] += 1
@@ -174,7 +178,7 @@ def power(found: list[Statistics], root: Path) -> None:
             "mean dB": float(np.mean(means)),
             "SD dB": float(np.std(means)),
         }
-        rows.append(row | {"matters, %": 100 * called[MATTERS] / len(found), "verdicts": words})
+        rows.append(row | {"matters, %": 100 * called[MATTERS] / SEEDS, "verdicts": words})
     table("Effects found: percentile at an alpha against 0.9995, one calibration each", rows)
 
 
@@ -196,15 +200,17 @@ def advice(cells: Cells) -> None:
 
 
 def main() -> None:
-    found = calibrations()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        cells = {(n, s): write(found[n], n, s, root) for n in range(SEEDS) for s in SETTINGS}
+        cells: Cells = {}
+        for seed, statistics in enumerate(calibrations()):  # one at a time: prepared for reading they are large
+            statistics.save(root / f"{seed}.parquet")
+            cells |= {(seed, s): write(statistics, seed, s, root) for s in SETTINGS}
         print(f"{SEEDS} calibrations of {SAMPLES} x {SEQLEN} tokens, no window in two, {CALIBRATION.folds} folds.\n")
         false_alarms(cells)
         coverage(cells)
         advice(cells)
-        power(found, root)
+        power(root)
 
 
 if __name__ == "__main__":
