@@ -104,7 +104,7 @@ def replicated(
     """The replicates of clips[0] from those folds among clips[1:] that members [K] names, one for each of them."""
     size = int(members.sum())
     if method is Method.MSE:
-        rate = 1 / size
+        rate = size ** (-2 / 3)
     elif method is Method.PERCENTILE_EMA:
         texts = int(site.samples[members].sum())
         rate = float(np.square(scales.ema_weights(texts)).sum()) * texts / size

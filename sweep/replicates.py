@@ -7,7 +7,9 @@ text, and the scatter of what they answer, s^2 over folds, is what estimates the
 var = rate * s^2 (sections or batches: Asmussen & Glynn, Stochastic Simulation, 2007, III.5; subsampling: Politis,
 Romano & Wolf, Subsampling, 1999, chapters 2 and 8). The rate is how much of the variance of a fold is left in K folds:
 
-* 1/K for what averages: mse, whose loss is smooth, and quantiles with many values beyond them;
+* 1/K for what averages: quantiles with many values beyond them;
+* K^(-2/3) for `mse`, the argmin of a loss that has kinks: such converge with the cube root of the number of values
+  (Kim & Pollard, Annals of Statistics 18, 1990);
 * 1 for `minmax`. Maxima are max-stable: the largest of K of them scatters as each of them does, exactly so in
   logarithms for tails that are powers, less for lighter ones (Coles, An Introduction to Statistical Modeling of
   Extreme Values, 2001, chapter 3);
