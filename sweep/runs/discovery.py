@@ -56,8 +56,14 @@ class Cell:
     sizes: str
     folds: int
     finished: str
+    distinct: int | None = None  # samples that are no copies of others; null where that is not known
     evaluation: dict[str, Any] | None = field(default=None, hash=False)
     geometry: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether some of its samples are copies of others; `sizes` says how many there are in all."""
+        return self.distinct is not None and self.distinct < int(self.sizes.split(" ")[0])
 
     @cached_property
     def calibration(self) -> tuple[str, ...]:
@@ -172,6 +178,7 @@ def _cell(path: Path, run: dict[str, Any]) -> Cell:
         sizes=f"{tokens['samples']} x {tokens['seqlen']}",
         folds=calibration["folds"],
         finished=run["finished"],
+        distinct=tokens.get("distinct"),
         evaluation=run.get("evaluation"),
         geometry={k: v for k, v in model.items() if k not in ("name", "identity", "weights")},
     )
