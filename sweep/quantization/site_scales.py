@@ -25,7 +25,7 @@ Place = tuple[int, int, int]  # ssd_group, head_group, dim_group
 @dataclass(frozen=True, eq=False)
 class Reading:
     """P parts of one site. Column 0 of scale and sqnr_db, float64 [P, 1 + K], is from all K folds, the others are the
-    replicates (see `sweep.quantization.replicates`): the scale as without fold k, and the SQNR of the other folds at that scale.
+    replicates (see `replicates`): the scale as without fold k, and the SQNR of the other folds at that scale.
     Everything else is from all folds, [P]; NaN where the statistics do not tell. sections: of each part, the clip of
     all folds and of each by itself; none where they are read off channel maxima."""
 

@@ -112,7 +112,7 @@ def jackknife_error(replicates: Floats) -> Floats:
     """Standard error of a statistic, float64 […], from its K replicates, [… , K].
 
     sqrt((K-1)/K * sum_k (t_k - mean t)^2) (Efron & Tibshirani, An Introduction to the Bootstrap, eq. 11.5).
-    NaN for fewer than two folds. What a replicate is, so that this holds of maxima too, `sweep.quantization.replicates` says.
+    NaN for fewer than two folds. `quantization.replicates` says what a replicate is, so that this holds of maxima too.
     """
     folds = replicates.shape[-1]
     if folds < 2:
