@@ -69,15 +69,24 @@ def read(directory: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def finished(directory: Path, config: Config, key: str, of_any_version: bool = False) -> bool:
+def finished(directory: Path, config: Config, key: str) -> bool:
     """Whether a directory holds the result of this very cell: configuration, calibration key and version."""
     record = read(directory)
-    if not record or record["status"] != "finished":
+    if not record or record["status"] != "finished" or record["versions"]["sweep"] != __version__:
         return False
-    if record["versions"]["sweep"] != __version__ and not of_any_version:
-        return False
+    return record["calibration"]["key"] == key and _is_of(record, config)
+
+
+def repeated(directory: Path, config: Config) -> bool:
+    """Whether the finished run in a directory is of this configuration, whatever its model and text held then: the
+    same command, given again, may write its result anew."""
+    record = read(directory)
+    return record is not None and record["status"] == "finished" and _is_of(record, config)
+
+
+def _is_of(record: dict[str, Any], config: Config) -> bool:
     try:
-        return record["calibration"]["key"] == key and from_dict(record["config"]).identity == config.identity
+        return from_dict(record["config"]).identity == config.identity
     except UsageError:
         return False  # a configuration of another version
 
