@@ -29,7 +29,8 @@ def show(cell: Cell, console: Console) -> None:
                 f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True
             )
     calibration, timings = record["calibration"], record["timings"]
-    spent = "read from the store" if calibration["cached"] else f"{timings['forward_s'] + timings['observe_s']:.1f} s"
+    seconds = sum(timings[part] for part in ("forward_s", "observe_s", "fisher_s"))
+    spent = "read from the store" if calibration["cached"] else f"{seconds:.1f} s"
     lines = {
         "calibration": f"{calibration['path']} ({spent}; {record['counts']['tokens']:,} tokens)",
         "run": str(cell.directory),

@@ -43,7 +43,7 @@ def selective_scan(
         dt = F.softplus(dt)
     wide = torch.promote_types(hidden_states.dtype, torch.float32)
     x, dt, B, C = (t.permute(2, 0, 1).to(wide).contiguous() for t in (hidden_states, dt, B, C))  # [t, b, …]
-    y, state = _Scan.apply(x, dt, A.to(wide).mT.contiguous(), B, C)
+    y, state = _Scan.apply(x, dt, A.to(wide).mT.contiguous(), B, C)  # type: ignore[no-untyped-call]
     if D is not None:
         y = torch.addcmul(y, x, D.to(wide))
     if z is not None:

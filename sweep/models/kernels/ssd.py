@@ -58,11 +58,11 @@ def chunk_scan(
     B, C = (t.to(wide).reshape(batch, -1, chunk, groups, size) for t in (B, C))  # [b, c, l, g, n]
     dt, A = dt.reshape(x.shape[:5]), A.to(wide)
     if torch.is_grad_enabled() and not return_final_states and initial_states is None:
-        y = _Scan.apply(x, dt, A, B, C, D)
-        return y.view(batch, -1, heads, dim)[:, :length]  # type: ignore[no-any-return]
-    y, last = _scan(x, dt, A, B, C, D, initial_states, return_final_states)
+        y, last = _Scan.apply(x, dt, A, B, C, D), None  # type: ignore[no-untyped-call]
+    else:
+        y, last = _scan(x, dt, A, B, C, D, initial_states, return_final_states)
     y = y.view(batch, -1, heads, dim)[:, :length]
-    return (y, last.permute(0, 1, 3, 4, 2).flatten(1, 2)) if return_final_states else y
+    return y if last is None else (y, last.permute(0, 1, 3, 4, 2).flatten(1, 2))
 
 
 def _scan(
@@ -74,14 +74,14 @@ def _scan(
     D: Tensor | None,
     initial_states: Tensor | None = None,
     return_final_states: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """y, shaped as x [b, c, l, g, h, p], and the last state [b, g, n, h, p], if asked for. dt [b, c, l, g, h]; A, D
     [heads]; B, C [b, c, l, g, n]."""
     batch, chunks, _, groups, _, dim = x.shape
     size = B.shape[-1]
     decays = _Decays(A, dt)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    last = x.new_empty(batch, groups, size, x.shape[4], dim)
+    last = x.new_empty(batch, groups, size, x.shape[4], dim) if return_final_states else None
     for b in range(batch):
         state = None
         if initial_states is not None:
@@ -90,7 +90,7 @@ def _scan(
             part = slice(start, min(start + BLOCK, chunks))
             more = return_final_states or part.stop < chunks
             state = _block(x[b, part], B[b, part], C[b, part], decays.of(b, part), D, state, y[b, part], more)
-        if return_final_states and state is not None:
+        if last is not None and state is not None:
             last[b] = state
     return y, last
 
@@ -108,18 +108,17 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, dt, A, B, C, D = ctx.saved_tensors
         with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() for t in (x, dt, B, C)]
-            dx, ddt, dB, dC = torch.autograd.grad(_differentiable(leaves[0], leaves[1], A, *leaves[2:], D), leaves, dy)
+            x, dt, B, C = (t.detach().requires_grad_() for t in (x, dt, B, C))
+            dx, ddt, dB, dC = torch.autograd.grad(_differentiable(x, dt, A, B, C, D), (x, dt, B, C), dy)
         return dx, ddt, None, dB, dC, None
 
 
 def _differentiable(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
     """`_scan`'s y by the same formulas, in place nowhere."""
-    batch, chunks, length, groups, heads, dim = x.shape
-    size = B.shape[-1]
+    _, chunks, length, groups, heads, dim = x.shape
     out = []
     causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-    state: Tensor | None = None  # [b, g, n, h p]
+    state: Tensor | None = None  # [b, g, n, h, p]
     for start in range(0, chunks, BLOCK):
         xs, dts, Bs, Cs = (t[:, start : start + BLOCK].transpose(2, 3) for t in (x, dt, B, C))  # [b, c, g, l, …]
         dts = dts.transpose(3, 4)  # [b, c, g, h, l]
@@ -131,15 +130,16 @@ def _differentiable(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: T
         if D is not None:
             own = own + xs * D.to(x.dtype).view(groups, 1, heads, 1)
         to_end = (total[..., -1:] - total).to(x.dtype).exp() * dts
-        added = Bs.mT @ (xs * to_end.transpose(3, 4)[..., None]).flatten(4)  # [b, c, g, n, h p]
+        added = Bs.mT @ (xs * to_end.transpose(3, 4)[..., None]).flatten(4)
+        added = added.view(*added.shape[:4], heads, dim)  # [b, c, g, n, h, p]
         over = total[..., -1].to(x.dtype).exp()  # [b, c, g, h]
         from_start = total.to(x.dtype).exp().transpose(3, 4)[..., None]  # [b, c, g, l, h, 1]
         ys = []
         for c in range(xs.shape[1]):
             y = own[:, c]
             if state is not None:
-                y = y + (Cs[:, c] @ state).unflatten(-1, (heads, dim)) * from_start[:, c]
-                state = (state.unflatten(-1, (heads, dim)) * over[:, c, :, None, :, None]).flatten(-2) + added[:, c]
+                y = y + (Cs[:, c] @ state.flatten(3)).view(y.shape) * from_start[:, c]
+                state = state * over[:, c, :, None, :, None] + added[:, c]
             else:
                 state = added[:, c]
             ys.append(y)

@@ -1,0 +1,188 @@
+"""Squared gradients of the quantized sites: one forward and backward pass of the first samples, for predicted loss.
+
+What is differentiated is the summed log-likelihood of labels that are drawn from the network's own distribution, token
+by token: then E[g g'] is the Fisher information F of that distribution, and half of e' F e, to second order, the
+Kullback-Leibler divergence that errors e of the sites' values cost (Kullback 1959, section 2.6). The text's own next
+tokens would give the "empirical Fisher", which is another matrix (Kunstner et al. 2019, arXiv 1905.12558).
+
+Samples pass one by one, whatever `calibration.batch_size`, and sums are float64, added up value by value on the host:
+so they are the same bit for bit however the work is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from sweep.calibration.count_cpu import weigh
+from sweep.calibration.observer import LAYOUTS
+from sweep.calibration.rewrite import Reached, rewritten
+from sweep.config.knobs import QUANTIZED, Calibration
+from sweep.core.errors import UsageError, first_line
+from sweep.models.head import logits
+from sweep.models.load import Model
+from sweep.models.mixer import Mixer
+from sweep.quantization.bins import BINS, Layout, layout
+from sweep.quantization.fisher import FisherHistogram
+from sweep.quantization.statistics import Key
+
+VERSION = 1  # of how labels are drawn and gradients rounded
+AT_ONCE = 1 << 23  # logits held at a time: float64, four times
+_ADVICE = "Choose another model.backend, or calibration.fisher=0"
+Meet = Callable[[int, str, Tensor, Tensor], None]  # layer, site, values and their gradients [1, seq, channels]
+
+
+def preimage(calibration: Calibration) -> dict[str, Any]:
+    """Its share of a calibration's identity; empty where nothing is differentiated."""
+    if not calibration.fisher:
+        return {}
+    return {"fisher": {"samples": calibration.fisher, "label_seed": calibration.seed, "version": VERSION}}
+
+
+class Gradients:
+    """Accumulates one fold. groups: per layer and site, channels that get sums of their own, and nothing else does."""
+
+    def __init__(self, groups: Mapping[Key, Mapping[str, NDArray[np.int64]]] | None = None) -> None:
+        self._groups = groups or {}
+        self._sums: dict[Key, Tensor] = {}  # float64, one a bin
+        self._layout: dict[Key, Layout] = {}
+        self.tokens = 0
+
+    def __call__(self, layer: int, site: str, x: Tensor, g: Tensor) -> None:
+        """Add the squares of the gradients g of the values x of one site. Raises UsageError where one is not finite."""
+        x, g = x.cpu(), g.cpu()
+        if not self._groups:
+            self._add((layer, site), x, g)
+        for part, channels in self._groups.get((layer, site), {}).items():
+            self._add((layer, part), x[..., channels], g[..., channels])
+
+    def _add(self, key: Key, x: Tensor, g: Tensor) -> None:
+        bins = LAYOUTS[x.dtype].of_folds
+        width = max(bins.width, 1)
+        if key not in self._sums:
+            self._sums[key] = torch.zeros(BINS // width, dtype=torch.float64)
+            self._layout[key] = bins
+        if not weigh(x, g, self._sums[key], width):
+            raise UsageError(
+                f"calibration.fisher: the gradient at layer {key[0]}, site {key[1]} is NaN or infinite. "
+                "Try dtype=float32, or check the weights"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """All that has been added so far, for `restore`."""
+        layouts = {key: str(bins) for key, bins in self._layout.items()}
+        return {"sums": self._sums, "layouts": layouts, "tokens": self.tokens}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on, bit for bit, where another's `state` was taken."""
+        if state:
+            self._sums, self.tokens = {key: sums.cpu() for key, sums in state["sums"].items()}, state["tokens"]
+            self._layout = {key: layout(name) for key, name in state["layouts"].items()}
+
+    def finish(self) -> dict[Key, FisherHistogram]:
+        """The fold's sums; nothing is kept of them."""
+        done = {
+            key: FisherHistogram.from_dense(self._layout[key], sums.numpy(), self.tokens)
+            for key, sums in self._sums.items()
+        }
+        self._sums, self._layout, self.tokens = {}, {}, 0
+        return done
+
+
+def differentiate(model: Model, ids: NDArray[np.int64], seed: int, sample: int, meet: Meet) -> None:
+    """One forward and backward pass of a sample's token ids [seq]; every quantized site of every layer meets its
+    gradient. seed and sample decide the labels.
+
+    Raises UsageError where a site is out of reach, or a kernel behind it has no gradient."""
+    with torch.inference_mode(False), torch.enable_grad():
+        probe = Probe(model.mixers, meet)
+        with rewritten(model.mixers, probe):
+            states = model.backbone(torch.from_numpy(ids)[None].to(model.device))
+        probe.check(len(ids))
+        slope = log_likelihood_gradient(model, states[0].detach(), seed, sample)
+        probe.backward(states, slope[None], len(ids))
+
+
+def log_likelihood_gradient(model: Model, states: Tensor, seed: int, sample: int) -> Tensor:
+    """The gradient by what enters lm_head, states [seq, d_model], of the summed log-likelihood of labels drawn from
+    the network's own distribution, [seq, d_model].
+
+    The labels follow from the seed and the sample's number alone, whatever passes before or together with it: each is
+    where a uniform number of numpy's PCG64 lies in the running sums of the probabilities, float64."""
+    uniform = torch.from_numpy(np.random.default_rng([seed, sample]).random(len(states))).to(states.device)
+    rows = max(1, AT_ONCE // int(model.lm.lm_head.weight.shape[0]))
+    slopes: list[Tensor] = []
+    with torch.enable_grad():
+        for start in range(0, len(states), rows):
+            part = states[start : start + rows].clone().requires_grad_()
+            said = F.log_softmax(logits(model, part), -1)
+            with torch.no_grad():
+                upto = said.double().exp().cumsum(-1)
+                drawn = uniform[start : start + rows, None] * upto[:, -1:]
+                labels = torch.searchsorted(upto, drawn, right=True).clamp_(max=upto.shape[1] - 1)
+            slopes += torch.autograd.grad(said.gather(-1, labels).sum(), part)
+    return torch.cat(slopes)
+
+
+class Probe:
+    """Visits the quantized sites of a forward pass, counts what passes, and hands on each gradient as it comes.
+
+    Every site goes on as a view of itself: the gradient is the one by what a quantizer would write there, whoever else
+    reads the tensor."""
+
+    def __init__(self, mixers: tuple[Mixer, ...], meet: Meet) -> None:
+        sites = [(m.layer, site) for m in mixers for site in m.sites if site in QUANTIZED]
+        self._reached, self._returned = Reached(mixers, sites), Reached(mixers, sites)
+        self._meet = meet
+        self._begun = False
+
+    def __call__(self, layer: int, site: str, x: Tensor) -> Tensor:
+        return self._watch(layer, {site: x.shape[-1]}, x)
+
+    def convolution(self, mixer: Mixer, stage: str, x: Tensor) -> Tensor:
+        return self._watch(mixer.layer, {f"{part}_{stage}": width for part, width in mixer.parts}, x)
+
+    def _watch(self, layer: int, widths: Mapping[str, int], x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            if self._begun:
+                raise self._no_gradient(f"{', '.join(widths)} of layer {layer} follow from no site before")
+            x = x.detach().requires_grad_()  # no site before it
+        self._begun = True
+        values, through = x.detach(), x.view_as(x)
+        pieces = dict(zip(widths, torch.split_with_sizes(values, list(widths.values()), -1), strict=True))
+        for site, piece in pieces.items():
+            self._reached.add(layer, site, piece.numel())
+
+        def came(gradient: Tensor) -> None:
+            slopes = torch.split_with_sizes(gradient, list(widths.values()), -1)
+            for (site, piece), slope in zip(pieces.items(), slopes, strict=True):
+                self._returned.add(layer, site, slope.numel())
+                self._meet(layer, site, piece, slope)
+
+        through.register_hook(came)  # type: ignore[no-untyped-call]
+        return through
+
+    def check(self, tokens: int) -> None:
+        """Raises UsageError unless each site saw just `tokens` x its width values."""
+        self._reached.check(tokens, "calibration.fisher", "seen", _ADVICE)
+
+    def backward(self, states: Tensor, slope: Tensor, tokens: int) -> None:
+        """Backward pass from the gradient `slope` by `states`. Raises UsageError unless every site has met its own."""
+        if not states.requires_grad:
+            raise self._no_gradient("nothing that the network gives follows from any site")
+        try:
+            torch.autograd.backward(states, slope)
+        except (RuntimeError, NotImplementedError) as error:
+            if "memory" in str(error):
+                raise
+            raise self._no_gradient(first_line(error)) from error
+        self._returned.check(tokens, "calibration.fisher", "differentiated", f"A kernel has no gradient. {_ADVICE}")
+
+    def _no_gradient(self, why: str) -> UsageError:
+        return UsageError(f"calibration.fisher: a kernel of {self._reached.backend} has no gradient ({why}). {_ADVICE}")
