@@ -100,13 +100,31 @@ def differentiate(model: Model, ids: NDArray[np.int64], seed: int, sample: int, 
     gradient. seed and sample decide the labels.
 
     Raises UsageError where a site is out of reach, or a kernel behind it has no gradient."""
+
+    def forward() -> Tensor:
+        return model.backbone(torch.from_numpy(ids)[None].to(model.device))
+
+    def slope(states: Tensor) -> Tensor:
+        return log_likelihood_gradient(model, states[0], seed, sample)[None]
+
+    differentiate_through(model.mixers, forward, slope, len(ids), meet)
+
+
+def differentiate_through(
+    mixers: tuple[Mixer, ...],
+    forward: Callable[[], Tensor],
+    slope: Callable[[Tensor], Tensor],
+    tokens: int,
+    meet: Meet,
+) -> None:
+    """`differentiate` of whatever the mixers are part of: forward gives what it makes of so many tokens, slope the
+    gradient by that."""
     with torch.inference_mode(False), torch.enable_grad():
-        probe = Probe(model.mixers, meet)
-        with rewritten(model.mixers, probe):
-            states = model.backbone(torch.from_numpy(ids)[None].to(model.device))
-        probe.check(len(ids))
-        slope = log_likelihood_gradient(model, states[0].detach(), seed, sample)
-        probe.backward(states, slope[None], len(ids))
+        probe = Probe(mixers, meet)
+        with rewritten(mixers, probe):
+            left = forward()
+        probe.check(tokens)
+        probe.backward(left, slope(left.detach()), tokens)
 
 
 def log_likelihood_gradient(model: Model, states: Tensor, seed: int, sample: int) -> Tensor:
