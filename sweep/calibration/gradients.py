@@ -119,12 +119,18 @@ def differentiate_through(
 ) -> None:
     """`differentiate` of whatever the mixers are part of: forward gives what it makes of so many tokens, slope the
     gradient by that."""
+    probe = Probe(mixers, meet)
     with torch.inference_mode(False), torch.enable_grad():
-        probe = Probe(mixers, meet)
-        with rewritten(mixers, probe):
-            left = forward()
-        probe.check(tokens)
-        probe.backward(left, slope(left.detach()), tokens)
+        try:
+            with rewritten(mixers, probe):
+                left = forward()
+            probe.check_forward(left, tokens)
+            torch.autograd.backward(left, slope(left.detach()))
+        except (RuntimeError, NotImplementedError) as error:  # without gradients the same network has run before
+            if "memory" in str(error):
+                raise
+            raise probe.no_gradient(first_line(error)) from error
+    probe.check_backward(tokens)
 
 
 def log_likelihood_gradient(model: Model, states: Tensor, seed: int, sample: int) -> Tensor:
@@ -169,7 +175,7 @@ class Probe:
     def _watch(self, layer: int, widths: Mapping[str, int], x: Tensor) -> Tensor:
         if not x.requires_grad:
             if self._begun:
-                raise self._no_gradient(f"{', '.join(widths)} of layer {layer} follow from no site before")
+                raise self.no_gradient(f"{', '.join(widths)} of layer {layer} do not follow from the sites before")
             x = x.detach().requires_grad_()  # no site before it
         self._begun = True
         values, through = x.detach(), x.view_as(x)
@@ -186,21 +192,21 @@ class Probe:
         through.register_hook(came)  # type: ignore[no-untyped-call]
         return through
 
-    def check(self, tokens: int) -> None:
-        """Raises UsageError unless each site saw just `tokens` x its width values."""
-        self._reached.check(tokens, "calibration.fisher", "seen", _ADVICE)
+    def check_forward(self, left: Tensor, tokens: int) -> None:
+        """Raises UsageError unless each site saw just `tokens` x its width values, and what the network gives, `left`,
+        follows from one."""
+        if missed := self._reached.missed(tokens, "seen"):
+            site, saw = missed
+            raise UsageError(
+                f"calibration.fisher: {site} cannot be reached in {self._reached.backend}: {saw}. {_ADVICE}"
+            )
+        if not left.requires_grad:
+            raise self.no_gradient("nothing that the network gives follows from any site")
 
-    def backward(self, states: Tensor, slope: Tensor, tokens: int) -> None:
-        """Backward pass from the gradient `slope` by `states`. Raises UsageError unless every site has met its own."""
-        if not states.requires_grad:
-            raise self._no_gradient("nothing that the network gives follows from any site")
-        try:
-            torch.autograd.backward(states, slope)
-        except (RuntimeError, NotImplementedError) as error:
-            if "memory" in str(error):
-                raise
-            raise self._no_gradient(first_line(error)) from error
-        self._returned.check(tokens, "calibration.fisher", "differentiated", f"A kernel has no gradient. {_ADVICE}")
+    def check_backward(self, tokens: int) -> None:
+        """Raises UsageError unless each site has met the gradients of all its values."""
+        if missed := self._returned.missed(tokens, "differentiated"):
+            raise self.no_gradient(": ".join(missed))
 
-    def _no_gradient(self, why: str) -> UsageError:
+    def no_gradient(self, why: str) -> UsageError:
         return UsageError(f"calibration.fisher: a kernel of {self._reached.backend} has no gradient ({why}). {_ADVICE}")

@@ -44,7 +44,8 @@ def calibrate_streamed(
 
     work: a directory of this calibration alone, on a disk with room for the hidden states of all samples twice
     (2 x tokens x d_model x 4 bytes), and of the samples that are differentiated once for every layer. A run that was
-    stopped goes on at the layer where it was; the directory is emptied at the end. Raises UsageError where the network is more than a stack of Mamba blocks."""
+    stopped goes on at the layer where it was; the directory is emptied at the end. Raises UsageError where the network
+    is more than a stack of Mamba blocks."""
     shape = load.settings(model)
     if not load.is_pure(shape):
         raise UsageError(

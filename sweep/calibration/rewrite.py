@@ -51,17 +51,15 @@ class Reached:
     def add(self, layer: int, site: str, values: int) -> None:
         self._seen[layer, site] += values
 
-    def check(self, tokens: int, knob: str, done: str, advice: str) -> None:
-        """Raises UsageError unless every site saw just `tokens` x its width values since last time.
-
-        knob: what asked for the sites. done: what was done with values. advice: how to go on, both for the message."""
+    def missed(self, tokens: int, done: str) -> tuple[str, str] | None:
+        """The first site that did not see just `tokens` x its width values since last time, and what it saw; done: what
+        was done with values, for the words."""
         seen, self._seen = self._seen, Counter()
         for (layer, site), width in self._widths.items():
             if (number := seen[layer, site]) != tokens * width:
-                raise UsageError(
-                    f"{knob}: {site} of layer {layer} cannot be reached in {self.backend}: {number} values were "
-                    f"{done} where {tokens} tokens x {width} channels = {tokens * width} were expected. {advice}"
-                )
+                expected = f"where {tokens} tokens x {width} channels = {tokens * width} were expected"
+                return f"{site} of layer {layer}", f"{number} values were {done} {expected}"
+        return None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sweep.calibration.rewrite import Key, Reached, rewritten
+from sweep.core.errors import UsageError
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.models.mixer import Mixer
 
@@ -76,8 +77,12 @@ class Quantized:
 
     def check(self, tokens: int) -> None:
         """Raises UsageError unless every asked-for site rounded just `tokens` x its width values since last time."""
-        advice = "Choose another model.backend, or sites without it"
-        self._reached.check(tokens, "evaluate.sites", "quantized", advice)
+        if missed := self._reached.missed(tokens, "quantized"):
+            site, saw = missed
+            raise UsageError(
+                f"evaluate.sites: {site} cannot be reached in {self._reached.backend}: {saw}. "
+                "Choose another model.backend, or sites without it"
+            )
 
 
 @contextmanager
