@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sweep.calibration.collect import Collect
-from sweep.calibration.gradients import Gradients, differentiate_through, log_likelihood_gradient
+from sweep.calibration.differentiate import differentiate_through, log_likelihood_gradient
+from sweep.calibration.gradients import Gradients
 from sweep.calibration.loop import differentiated
 from sweep.calibration.spill import reading, writing
 from sweep.calibration.tokens import Tokens

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
-from sweep.calibration.gradients import Gradients, differentiate
+from sweep.calibration.differentiate import differentiate
+from sweep.calibration.gradients import Gradients
 from sweep.calibration.observer import Observer, SiteFold
 from sweep.calibration.taps import Fired, taps
 from sweep.calibration.tokens import Tokens

@@ -15,8 +15,10 @@ from families import FAMILIES, VOCABULARY, Family
 from torch import Tensor
 from torch.nn import functional as F
 
+from sweep.calibration import differentiate as backward_pass
 from sweep.calibration.collect import Collect
-from sweep.calibration.gradients import Gradients, differentiate, preimage
+from sweep.calibration.differentiate import differentiate
+from sweep.calibration.gradients import Gradients, preimage
 from sweep.calibration.loop import calibrate
 from sweep.calibration.taps import taps
 from sweep.calibration.tokens import Tokens
@@ -180,13 +182,11 @@ def test_labels_follow_from_seed_and_sample_alone() -> None:
 
 def test_labels_are_drawn_from_the_networks_own_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gradient by the logits is one-hot minus probability: its mean over draws is 0, its square p (1 - p)."""
-    from sweep.calibration import gradients
-
     model = network(FAMILIES[2].build())
     said = torch.randn(1, 9, generator=torch.Generator().manual_seed(0)) * 2
-    monkeypatch.setattr(gradients, "logits", lambda _, states: states)
+    monkeypatch.setattr(backward_pass, "logits", lambda _, states: states)
     draws, p = 4000, said.softmax(-1)[0]
-    drawn = torch.stack([gradients.log_likelihood_gradient(model, said, 0, i)[0] for i in range(draws)])
+    drawn = torch.stack([backward_pass.log_likelihood_gradient(model, said, 0, i)[0] for i in range(draws)])
     chosen = drawn.argmax(-1).bincount(minlength=9) / draws
     assert ((chosen - p).abs() < 4 * (p * (1 - p) / draws).sqrt()).all()
     torch.testing.assert_close((drawn + p).sum(-1), torch.ones(draws))
