@@ -9,7 +9,8 @@ from typing import Any
 
 from sweep.config.config import Config
 from sweep.quantization import granularity
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods import registry as methods
+from sweep.quantization.methods.method import Reads
 from sweep.quantization.sort_and_cluster import Ints
 from sweep.quantization.statistics import Key, Statistics
 
@@ -44,7 +45,7 @@ class Collect:
 def of(config: Config) -> Collect:
     """What a cell needs. percentile_ema at an alpha that is not listed has it added, which is another calibration."""
     alphas: set[float] = set()
-    if config.method == Method.PERCENTILE_EMA and config.alpha is not None:
+    if methods.named(config.method).reads is Reads.TEXT_QUANTILES and config.alpha is not None:
         alphas = {*config.calibration.text_quantiles, config.alpha}
     return Collect(tuple(sorted(alphas)), config.calibration.ssm_state)
 

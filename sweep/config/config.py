@@ -18,7 +18,7 @@ from sweep.config import dtype as native
 from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods import registry as methods
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 GRANULARITIES = ("tensor", "channel", "group")
@@ -43,7 +43,7 @@ class Config:
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
-        one_of("method", self.method, [str(m) for m in Method])
+        method = methods.named(self.method)
         formats.named(self.format)
         one_of("granularity", self.granularity, GRANULARITIES)
         if self.granularity == "channel":
@@ -57,7 +57,7 @@ class Config:
             raise UsageError(
                 f"model.stream=true takes layer after layer; calibration.shards={self.calibration.shards} must be 1"
             )
-        if Method(self.method).uses_alpha and self.alpha is None:
+        if method.uses_alpha and self.alpha is None:
             raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
@@ -71,9 +71,10 @@ class Config:
 
     def _check_maxima(self) -> None:
         hint = "; granularity=group takes a second pass for it"
-        if self.method != Method.MINMAX:
+        if not methods.named(self.method).reads_maxima:
+            able = " and ".join(name for name, method in methods.METHODS.items() if method.reads_maxima)
             raise UsageError(
-                "granularity=channel reads the channel maxima, which only method=minmax can use, "
+                f"granularity=channel reads the channel maxima, which only method={able} can use, "
                 f"not method={self.method}{hint}"
             )
         if not self.reads_maxima:
@@ -85,12 +86,12 @@ class Config:
     @property
     def reads_maxima(self) -> bool:
         """Whether the channel maxima of a plain calibration tell the scales of sets of channels."""
-        return self.method == Method.MINMAX and formats.named(self.format).symmetric
+        return methods.named(self.method).reads_maxima and formats.named(self.format).symmetric
 
     @property
     def effective_alpha(self) -> float | None:
         """alpha where the method reads it, else None: two cells that differ only in a dead alpha are one."""
-        return self.alpha if Method(self.method).uses_alpha else None
+        return self.alpha if methods.named(self.method).uses_alpha else None
 
     @property
     def label(self) -> str:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sweep.quantization import metrics
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.registry import Clips, Method
+from sweep.quantization.methods.method import Method, Observed
+from sweep.quantization.methods.registry import Clips
 from sweep.quantization.site_statistics import SiteStatistics, Subsets, leave_one_out
 
 Floats = NDArray[np.float64]
@@ -68,10 +69,7 @@ def of_histograms(
 
 def clips_of(site: SiteStatistics, sets: Subsets, method: Method, alpha: float | None, format: Format) -> Clips:
     """The clips of sets of folds of a site."""
-    if method is Method.PERCENTILE_EMA:
-        (index,) = np.flatnonzero(site.text_alphas == alpha)
-        return scales.moving_average(site.folds, [q[:, index] for q in site.text_quantiles], sets.members, format)
-    return scales.clip(sets.observed, method, alpha, format)
+    return Clips(format, *method.clip(Observed(sets.observed, sets.members, site), alpha, format))
 
 
 def of_maxima(site: SiteStatistics, parts: Sequence[tuple[Place, Ints]], format: Format) -> Reading:

@@ -14,7 +14,7 @@ from sweep.config.config import Config
 from sweep.quantization import formats, granularity, site_scales
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods.method import Method
 from sweep.quantization.site_scales import NOWHERE, WHOLE, Reading
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.sort_and_cluster import Grouping
@@ -49,7 +49,7 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     statistics prepared for further cells of this process, unless they are large.
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
-    method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
+    method, alpha, format = scales.named(config.method), config.effective_alpha, formats.named(config.format)
     clusters = config.grouping
     splits, groupings = granularity.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
     found: dict[Key, Reading] = {}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
+from sweep.quantization.methods.method import Method
 from sweep.quantization.prefix_sums import Sums, folded, signed
 
 Floats = NDArray[np.float64]
@@ -44,18 +45,18 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     if not np.any(high - low > 0):
         return empty, empty
     if format.symmetric:
-        scale = _symmetric(folded(histogram), high, format)
+        scale = _symmetric(folded(histogram) if format.mirrored else signed(histogram), high, format)
         return empty - scale * format.largest, empty + scale * format.largest
     scale, zero = _shifted(signed(histogram), low, high, format)
     return empty - zero * scale, empty + (format.largest - zero) * scale
 
 
 def _symmetric(sums: Sums, high: Floats, format: Format) -> Floats:
-    codes, top = format.magnitudes, float(high.max())
+    codes, top = format.magnitudes if format.mirrored else format.codes, float(high.max())
     bound = sums.cost(_coarse(top) / format.largest, codes).min(0)
     step = _step(format)
     limit = high / format.largest
-    scales = _spaced(_shortest(sums, bound, top), top, step) / format.largest
+    scales = _spaced(_shortest(sums, bound, top), top, step) / format.largest  # of the positive half, which suffices
     scales = _around(scales, _within(limit, scales, sums.cost(scales, codes)), step)
     start = scales[_minima(_within(limit, scales, sums.cost(scales, codes)))]  # [P, R]
     return _refine(sums, start, codes, limit, codes)[0]
@@ -148,3 +149,11 @@ def _refine(sums: Sums, start: Floats, codes: Floats, limit: Floats, whole: Floa
     good = costs <= costs.min(0) + EQUAL * sums.second
     chosen = np.argmax(np.where(good, scales, -np.inf), 0)
     return np.take_along_axis(scales, chosen[None], 0)[0], chosen
+
+
+METHOD = Method(
+    "mse",
+    "the clip of least squared error in this format",
+    lambda observed, _, format: clip(observed.histogram, format),
+    searches=True,
+)
