@@ -41,14 +41,14 @@ def measure(histogram: Histogram, quantizer: Quantizer) -> Metrics:
 def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[Metrics]:
     """The costs of many quantizers, in less time than one by one."""
     x, count = histogram.values[histogram.ascending], histogram.n
-    ends = [_ends(x, q) for q in quantizers]
+    begins = [ends(x, q) for q in quantizers]
     weights = np.empty((1 + len(quantizers), len(x)))
     weights[0] = x
-    for error, quantizer, places in zip(weights[1:], quantizers, ends, strict=True):
+    for error, quantizer, places in zip(weights[1:], quantizers, begins, strict=True):
         np.subtract(x, np.repeat(quantizer.levels, np.diff(places)), out=error)
     power, *lost = histogram.weigh(np.square(weights, out=weights))
     found = []
-    for quantizer, places, error in zip(quantizers, ends, lost, strict=True):
+    for quantizer, places, error in zip(quantizers, begins, lost, strict=True):
         low, high = np.searchsorted(x, quantizer.low), np.searchsorted(x, quantizer.high, side="right")
         inside = histogram.between(np.array([low, high]))[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -58,7 +58,7 @@ def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[
     return found
 
 
-def _ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:
+def ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:
     """Where each code begins among the ascending values x, and where the last one ends, [codes + 1]."""
     if quantizer.scale == 0.0:  # everything becomes the code of zero
         zero = int(np.searchsorted(quantizer.format.codes, quantizer.zero_point))

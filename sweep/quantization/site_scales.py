@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization import metrics
+from sweep.quantization import metrics, predicted_loss
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.method import Method, Observed
@@ -25,8 +25,8 @@ Place = tuple[int, int, int]  # ssd_group, head_group, dim_group
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """P parts of one site. Column 0 of scale and sqnr_db, float64 [P, 1 + K], is from all K folds, column k from all
-    but the k-th. Everything else is from all folds, [P]; NaN where the statistics do not tell."""
+    """P parts of one site. Column 0 of scale, sqnr_db and loss, float64 [P, 1 + K], is from all K folds, column k from
+    all but the k-th. Everything else is from all folds, [P]; NaN where the statistics do not tell."""
 
     place: Ints  # [P, 3]
     n: Ints
@@ -38,6 +38,7 @@ class Reading:
     zero_point: Floats
     scale: Floats
     sqnr_db: Floats
+    loss: Floats
     clip_fraction: Floats
     mse: Floats
     code_entropy_bits: Floats
@@ -45,6 +46,10 @@ class Reading:
     @property
     def scale_se(self) -> Floats:
         return scales.jackknife_error(self.scale[:, 1:])
+
+    @property
+    def loss_se(self) -> Floats:
+        return scales.jackknife_error(self.loss[:, 1:])
 
 
 def of_histograms(
@@ -61,7 +66,7 @@ def of_histograms(
         known = [v[0] if observed.n[0] else 0 * v[0] for v in values]
         ends = (quantizer.high, quantizer.low, quantizer.zero_point)
         first = (cost.clip_fraction[0], cost.mse[0], cost.code_entropy_bits[0])
-        rows.append((*known, *ends, clips.scale, cost.sqnr_db, *first))
+        rows.append((*known, *ends, clips.scale, cost.sqnr_db, predicted_loss.predict(site, [quantizer])[0], *first))
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
     columns[0] = columns[0].astype(np.int64)
     return Reading(np.array([place for place, _ in parts]), *columns)
@@ -96,6 +101,7 @@ def of_maxima(site: SiteStatistics, parts: Sequence[tuple[Place, Ints]], format:
         zero_point=0 * unknown,
         scale=high / format.largest,
         sqnr_db=np.full_like(high, np.nan),
+        loss=np.full_like(high, np.nan),
         clip_fraction=np.zeros(len(parts)),
         mse=unknown,
         code_entropy_bits=unknown,

@@ -27,6 +27,7 @@ def describe(config: Config, group: str) -> dict[str, Any]:
         "config": config.to_dict(),
         "versions": provenance.versions(),
         "git": provenance.git(),
+        "loss": None,
         "evaluation": None,
         "wandb": None,
     }

@@ -115,6 +115,8 @@ def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
         **signed,
         "scale": read.scale[:, 0],
         "sqnr_db": read.sqnr_db[:, 0],
+        "loss": read.loss[:, 0],
+        "loss_se": read.loss_se,
         "weight_scale": relative["weight_scale"],
         "ratio": relative["ratio"][:, 0],
         "silu_gain": relative["silu_gain"][:, 0],
@@ -124,7 +126,8 @@ def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
 def _replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> Columns:
     """Columns of REPLICATES: all parts without the first fold, all without the second, …"""
     folds = len(site.folds)
-    numbers = {"scale": read.scale, "sqnr_db": read.sqnr_db, **{n: relative[n] for n in ("silu_gain", "ratio")}}
+    numbers = {name: getattr(read, name) for name in ("scale", "sqnr_db", "loss")}
+    numbers |= {name: relative[name] for name in ("silu_gain", "ratio")}
     return {
         **{name: np.tile(v, folds) if isinstance(v, np.ndarray) else v for name, v in _place(key, read).items()},
         "fold": np.repeat(site.folds, len(read.place)),
