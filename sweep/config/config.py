@@ -19,6 +19,7 @@ from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wan
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
 from sweep.quantization.methods import registry as methods
+from sweep.quantization.methods.method import Reads
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 GRANULARITIES = ("tensor", "channel", "group")
@@ -59,6 +60,11 @@ class Config:
             )
         if method.uses_alpha and self.alpha is None:
             raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
+        if method.reads is Reads.FISHER and not self.calibration.fisher:
+            raise UsageError(
+                f"method={self.method} weighs errors by their gradients, which calibration.fisher=0 does not take: "
+                f"add calibration.fisher={min(64, self.calibration.samples)}, the samples to differentiate"
+            )
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
         if math.isnan(self.alpha or 0):

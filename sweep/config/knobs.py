@@ -89,6 +89,7 @@ class Calibration:
     checkpoint: float = 60.0
     shards: int = 1
     shard: int | None = None
+    fisher: int = 0  # samples that are differentiated, the first ones
     ssm_state: bool = False
     text_quantiles: list[float] = field(default_factory=list)
 

@@ -11,10 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweep.config.config import Config
+from sweep.config.knobs import QUANTIZED
+from sweep.core.errors import UsageError
 from sweep.quantization import formats, granularity, site_scales
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.method import Method
+from sweep.quantization.methods.method import Method, Reads
 from sweep.quantization.site_scales import NOWHERE, WHOLE, Reading
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.sort_and_cluster import Grouping
@@ -48,8 +50,10 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     """All tables of one cell; grouped: statistics of its groups, where it takes them (see `collect`). keep: leave the
     statistics prepared for further cells of this process, unless they are large.
 
-    Raises UsageError for a grouping that the model's geometry does not allow."""
+    Raises UsageError for a grouping that the model's geometry does not allow, and for gradients that are not there."""
     method, alpha, format = scales.named(config.method), config.effective_alpha, formats.named(config.format)
+    if method.reads is Reads.FISHER:
+        _require_gradients(config, statistics, grouped)
     clusters = config.grouping
     splits, groupings = granularity.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
     found: dict[Key, Reading] = {}
@@ -88,6 +92,16 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
         assemble(list(_coarse(statistics)), HISTOGRAMS),
         assemble([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
     )
+
+
+def _require_gradients(config: Config, *parts: Statistics | None) -> None:
+    for statistics in filter(None, parts):
+        for (layer, name), site in statistics.sites.items():
+            if site.fisher is None and name.partition("[")[0] in QUANTIZED:
+                raise UsageError(
+                    f"method={config.method}: no gradients were collected of {name} of layer {layer}; "
+                    f"choose granularity=tensor instead of {config.granularity}, or method=mse"
+                )
 
 
 def _relative(key: Key, site: SiteStatistics, found: dict[Key, Reading]) -> Columns:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sweep.core.errors import allowed
 from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
-from sweep.quantization.methods import entropy, minmax, mse, percentile, percentile_ema
+from sweep.quantization.methods import entropy, loss, minmax, mse, percentile, percentile_ema
 from sweep.quantization.methods.method import Method, Observed
 
 Floats = NDArray[np.float64]
@@ -23,6 +23,7 @@ METHODS: dict[str, Method] = {
         percentile_ema.METHOD,
         mse.METHOD,
         entropy.METHOD,
+        loss.METHOD,
     )
 }
 
