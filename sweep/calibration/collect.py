@@ -44,9 +44,10 @@ class Collect:
 
 def of(config: Config) -> Collect:
     """What a cell needs. percentile_ema at an alpha that is not listed has it added, which is another calibration."""
-    alphas: set[float] = set()
-    if methods.named(config.method).reads is Reads.TEXT_QUANTILES and config.alpha is not None:
-        alphas = {*config.calibration.text_quantiles, config.alpha}
+    of_texts = (choice for choice in config.choices if methods.named(choice.method).reads is Reads.TEXT_QUANTILES)
+    alphas = {choice.alpha for choice in of_texts if choice.alpha is not None}
+    if alphas:
+        alphas |= set(config.calibration.text_quantiles)
     return Collect(tuple(sorted(alphas)), config.calibration.ssm_state)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     the same calibration to run; then it stays in memory, ready to be read. Raises UsageError for what a user can mend;
     the run's record then says `failed`, with the error."""
     record = runs.start(directory, runs.describe(config, group))
+    if recipe := config.chosen:
+        shutil.copyfile(recipe.path, directory / runs.RECIPE)
     tracker = tracking.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)

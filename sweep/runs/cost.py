@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sweep.quantization.formats import named
 from sweep.quantization.methods.registry import jackknife_error
 from sweep.runs.tables import Tables
 
 
 def predicted(tables: Tables, sites: Sequence[str]) -> dict[str, Any] | None:
     """`loss` and `loss_se`, nats per token, of all these sites rounded, of each of them (`sites`) and in each layer
-    (`layers`). Folds are left out of the whole sum, since errors of the sites go together. A sum is None where one of
-    its rows is unknown; None alone where all are.
-    """
+    (`layers`); `bits`, what a value of them takes on average. Folds are left out of the whole sum, since errors of the
+    sites go together. A sum is None where one of its rows is unknown; None alone where all are."""
     scales, replicates = (t.filter(pc.is_in(t["site"], pa.array(sites))) for t in (tables.scales, tables.replicates))
     if scales["loss"].null_count == len(scales):
         return None
@@ -31,7 +31,9 @@ def predicted(tables: Tables, sites: Sequence[str]) -> dict[str, Any] | None:
         np.add.at(without, fold[left_rows], left[left_rows])
         return {"loss": _finite(loss[rows].sum()), "loss_se": _finite(jackknife_error(without))}
 
+    bits = [named(name).bits for name in scales["format"].to_pylist()]
     return {
+        "bits": float(np.average(bits, weights=scales["n"].to_numpy())),
         **total(np.full(len(loss), True), np.full(len(left), True)),
         "sites": {name: total(site == name, left_site == name) for name in sites if name in site},
         "layers": [{"layer": int(n), **total(layer == n, left_layer == n)} for n in np.unique(layer)],

@@ -53,7 +53,8 @@ def _cost(cost: dict[str, Any]) -> str:
     worst = sorted(cost["sites"].items(), key=lambda item: -item[1]["loss"])[:3]
     shares = ", ".join(f"{site} {of['loss'] / max(cost['loss'], 1e-300):.0%}" for site, of in worst)
     error = f" ± {cost['loss_se']:.1g}" if cost["loss_se"] is not None else ""
-    return f"Predicted loss: {cost['loss']:.3g}{error} nats per token with all quantized sites rounded; of it {shares}"
+    bits = f"with all quantized sites rounded to {cost['bits']:.3g} bits a value"
+    return f"Predicted loss: {cost['loss']:.3g}{error} nats per token {bits}; of it {shares}"
 
 
 def _layers(rows: pa.Table, title: str) -> Table:

@@ -51,9 +51,7 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     statistics prepared for further cells of this process, unless they are large.
 
     Raises UsageError for a grouping that the model's geometry does not allow, and for gradients that are not there."""
-    method, alpha, format = scales.named(config.method), config.effective_alpha, formats.named(config.format)
-    if method.reads is Reads.FISHER:
-        _require_gradients(config, statistics, grouped)
+    _check(config, statistics, grouped)
     clusters = config.grouping
     splits, groupings = granularity.split(statistics, config.granularity, clusters.head_groups, clusters.dim_groups)
     found: dict[Key, Reading] = {}
@@ -61,7 +59,10 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     # what is not kept is prepared site after site, so that it never is in memory together: see `prepared_size`
     sizes = (site.prepared_size for part in (statistics, grouped) if part for site in part.sites.values())
     once = (lambda site: site) if keep and sum(sizes) <= KEPT else SiteStatistics.unprepared
+    chosen = {key: config.choice(*key) for key in statistics.sites}
     for key, site in ((key, once(site)) for key, site in statistics.sites.items()):
+        alpha = chosen[key].alpha
+        method, format = scales.named(chosen[key].method), formats.named(chosen[key].format)
         split = splits.get(key)
         if split and not grouped:
             found[key] = site_scales.of_maxima(site, split, format)
@@ -73,17 +74,11 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
         found[key] = site_scales.of_histograms(observed, method, alpha, format)
         if config.granularity == "tensor":
             convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
-    cell = {
-        "model": config.model.name,
-        "method": config.method,
-        "alpha": config.effective_alpha,
-        "format": config.format,
-        "granularity": config.granularity,
-    }
+    cell = {"model": config.model.name, "granularity": config.granularity}
     rows, replicates = [], []
     for key, site in statistics.sites.items():
         relative = _relative(key, site, found)
-        rows.append(cell | _row(key, found[key], relative, format))
+        rows.append(cell | vars(chosen[key]) | _row(key, found[key], relative, formats.named(chosen[key].format)))
         replicates.append(_replicates(key, site, found[key], relative))
     return Tables(
         assemble(rows, SCALES),
@@ -94,14 +89,29 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     )
 
 
-def _require_gradients(config: Config, *parts: Statistics | None) -> None:
+def _check(config: Config, *parts: Statistics | None) -> None:
+    """Raises UsageError where a recipe is of another model, and where a method needs gradients that are not there."""
     for statistics in filter(None, parts):
         for (layer, name), site in statistics.sites.items():
-            if site.fisher is None and name.partition("[")[0] in QUANTIZED:
+            if (plain := name.partition("[")[0]) not in QUANTIZED:
+                continue
+            if config.chosen and (layer, plain) not in config.chosen.sites:
                 raise UsageError(
-                    f"method={config.method}: no gradients were collected of {name} of layer {layer}; "
+                    f"recipe={config.recipe} says nothing of {plain} of layer {layer} of {config.model.name}; "
+                    f"it was made for {config.chosen.model}"
+                )
+            method = scales.named(config.choice(layer, plain).method)
+            if site.fisher is None and method.reads is Reads.FISHER:
+                raise UsageError(
+                    f"method={method}: no gradients were collected of {name} of layer {layer}; "
                     f"choose granularity=tensor instead of {config.granularity}, or method=mse"
                 )
+    if config.chosen and parts[0] and (strange := sorted(config.chosen.sites.keys() - parts[0].sites.keys())):
+        layer, name = strange[0]
+        raise UsageError(
+            f"recipe={config.recipe} speaks of {name} of layer {layer}, which {config.model.name} does not have; "
+            f"it was made for {config.chosen.model}"
+        )
 
 
 def _relative(key: Key, site: SiteStatistics, found: dict[Key, Reading]) -> Columns:

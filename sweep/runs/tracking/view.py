@@ -60,7 +60,7 @@ def read(directory: Path) -> View:
         histograms=_histograms(directory / "histograms.parquet"),
         summary={**_summary(rows), **_record_summary(record)},
         rows=[{key: _finite(value) for key, value in row.items()} for row in rows],
-        files=sorted([directory / "run.json", *directory.glob("*.parquet")]),
+        files=sorted([directory / "run.json", *directory.glob("*.parquet"), *directory.glob("recipe.yaml")]),
         notes="Series show the mean over the groups of a layer; the table has every group." if groups > 1 else None,
     )
 
@@ -70,10 +70,15 @@ def _config(record: Row, rows: list[Row]) -> Row:
     provenance = ("model", "tokens", "versions", "git", "device", "started", "finished")
     return {
         **record["config"],
-        "cell": {key: rows[0][key] for key in IDENTITY},
+        "cell": {key: rows[0][key] for key in IDENTITY} | _of_recipe(record["config"]),
         "calibration_key": record["calibration"]["key"],
         "provenance": {key: record.get(key) for key in provenance},
     }
+
+
+def _of_recipe(config: Row) -> Row:
+    """What tells a cell that follows a recipe: its rows have methods and formats of their own."""
+    return {key: config[key] for key in ("method", "alpha", "format")} if config.get("recipe") else {}
 
 
 def _layers(rows: list[Row]) -> dict[int, dict[str, float]]:
