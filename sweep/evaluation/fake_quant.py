@@ -34,9 +34,13 @@ class Rounder:
         self._scale, self._low, self._high = tensor(rounding.scale), tensor(rounding.low), tensor(rounding.high)
         self._divisor = torch.where(self._scale > 0, self._scale, 1.0)  # at scale 0 everything becomes 0
         self._finest, self._relative = rounding.finest, rounding.relative
+        if self._relative is None:
+            self._codes, self._borders = tensor(rounding.format.codes), tensor(rounding.borders)
 
     def __call__(self, x: Tensor) -> Tensor:
         codes = x.to(torch.float64) / self._divisor
+        if self._relative is None:
+            return self._codes[torch.bucketize(codes, self._borders)].mul_(self._scale).to(x.dtype)
         if self._relative:
             step = (codes.view(torch.int64) & _EXPONENT).view(torch.float64)  # 2^floor(log2 |code|)
             step.mul_(self._relative).clamp_(min=self._finest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from sweep.quantization.statistics import Statistics
 from sweep.runs import record as runs
 from sweep.runs import tables as table
 from sweep.runs import tracking
+from sweep.runs.cost import predicted
 from sweep.runs.tables import Tables
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     tracking.check(config.wandb.mode)
     record = runs.start(directory, runs.describe(config, group))
     name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
+    if recipe := config.chosen:
+        shutil.copyfile(recipe.path, directory / runs.RECIPE)
     tracker = tracking.start(config.wandb, directory, name, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
@@ -70,13 +74,15 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
         for field in fields(tables):
             if (found := getattr(tables, field.name)) is not None:
                 runs.write_table(directory / f"{field.name}.parquet", found)
+        cost = predicted(tables, config.evaluate.sites)
         evaluation = None
         if config.evaluate:
             from sweep.evaluation.evaluate import evaluate
 
             evaluation, texts = evaluate(config, statistics, tables.scales)
             runs.write_table(directory / "evaluation.parquet", texts)
-        record = runs.finish(directory, {**record, **calibration, "evaluation": evaluation, "wandb": tracker.record})
+        results = {"loss": cost, "evaluation": evaluation, "wandb": tracker.record}
+        record = runs.finish(directory, {**record, **calibration, **results})
     except BaseException as error:
         with suppress(OSError):  # else it would hide what went wrong
             runs.finish(directory, record, error=f"{type(error).__name__}: {error}")

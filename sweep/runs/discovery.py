@@ -13,6 +13,7 @@ from typing import Any
 
 from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
+from sweep.quantization.methods.registry import METHODS
 
 RUNS = Path("runs")
 SKIPPED = {".hydra", "wandb", "calibrations", ".shards", ".submitit", "__pycache__"}
@@ -165,7 +166,7 @@ def _cell(path: Path, run: dict[str, Any]) -> Cell:
         sweep=run.get("sweep") or path.parent.name,
         model=model["name"],
         method=method,
-        alpha=asked if method.startswith("percentile") else None,
+        alpha=asked if method not in METHODS or METHODS[method].uses_alpha else None,
         asked_alpha=asked,
         format=config["format"],
         granularity=config["granularity"],

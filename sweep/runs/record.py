@@ -17,6 +17,7 @@ from sweep.core.errors import UsageError
 from sweep.core.files import draft
 
 SCHEMA = 1
+RECIPE = "recipe.yaml"  # a copy of the one that a cell follows, in its directory
 
 
 def describe(config: Config, group: str) -> dict[str, Any]:
@@ -25,11 +26,21 @@ def describe(config: Config, group: str) -> dict[str, Any]:
         "name": config.label,
         "sweep": group,
         "config": config.to_dict(),
+        "recipe": _recipe(config),
         "versions": provenance.versions(),
         "git": provenance.git(),
+        "loss": None,
         "evaluation": None,
         "wandb": None,
     }
+
+
+def _recipe(config: Config) -> dict[str, Any] | None:
+    """Where the cell's recipe comes from, and what it was predicted to cost; the choices are in its file."""
+    if (recipe := config.chosen) is None:
+        return None
+    said = {key: value for key, value in recipe.written.items() if key != "layers"}
+    return {"file": str(recipe.path), "digest": recipe.digest, **said}
 
 
 def start(directory: Path, record: dict[str, Any]) -> dict[str, Any]:
