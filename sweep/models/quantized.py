@@ -86,6 +86,9 @@ def refuse_dtype(file: Path, name: str, dtype: torch.dtype | str) -> None:
         raise _quantized(str(file), f"to {kind}", f"{name} is of that type")
 
 
+_LARGEST_CODE = 255  # of a byte; larger whole numbers are what large floating point numbers are
+
+
 def refuse_codes(file: Path, name: str, tensor: Tensor) -> None:
     """Raises UsageError for a matrix of whole numbers beyond one: codes, stored in a floating point type.
 
@@ -94,7 +97,7 @@ def refuse_codes(file: Path, name: str, tensor: Tensor) -> None:
         return
     some = tensor.flatten()[:_LOOK].float()
     largest = float(some.abs().max()) if some.numel() else 0.0
-    if largest > 1 and torch.equal(some, some.round()) and float(some.min()) < float(some.max()):
+    if 1 < largest <= _LARGEST_CODE and torch.equal(some, some.round()) and float(some.min()) < float(some.max()):
         raise _quantized(str(file), "to integers", f"{name} holds whole numbers only, up to {largest:g}")
 
 

@@ -14,6 +14,7 @@ from sweep.calibration import tokens
 from sweep.config import knobs
 from sweep.models import load
 from sweep.models.kernels.patch import kernels
+from sweep.quantization.replicates import rate_of_quantile
 from tests.harness import Run
 
 TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
@@ -84,8 +85,10 @@ def test_the_tables_are_what_numpy_says_of_the_model_s_own_activations(sweep: Ru
         assert row["clip_fraction"] == pytest.approx((np.abs(x) > row["clip"]).mean(), abs=own)
         p = np.unique(q, return_counts=True)[1] / x.size
         assert row["code_entropy_bits"] == pytest.approx(-(p * np.log2(p)).sum(), abs=0.01)
-        folds = [np.quantile(np.abs(np.delete(x, [f * 2, f * 2 + 1], 0)), 0.999, method=how) / 127 for f in range(3)]
-        error = np.sqrt(2 / 3 * np.square(np.array(folds) - np.mean(folds)).sum())
+        logs = np.log([np.quantile(np.abs(x[f * 2 : f * 2 + 2]), 0.999, method=how) for f in range(3)])
+        without = (logs.sum() - logs) / 2 - logs.mean()  # how leaving out fold k moves the mean
+        replicates = row["scale"] * np.exp(np.sqrt(3 * rate_of_quantile(0.001 * x.size, 3)) * without)
+        error = np.sqrt(2 / 3 * np.square(replicates - replicates.mean()).sum())
         assert row["scale_se"] == pytest.approx(error, rel=0.05, abs=2 * bound * row["scale"])
         if site.endswith("conv_out"):
             part = site[0]

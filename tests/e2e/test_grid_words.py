@@ -14,7 +14,6 @@ from tests.harness import Run
     ("arguments", "said"),
     [
         (["alpha=interval(0,1)"], "hydra-optuna-sweeper"),
-        (["experiment=alpha_grid,null"], "null is no experiment"),
         (["hydra.run.dir=here"], "hydra.sweep.dir=DIRECTORY"),
         (["hydra/sweeper=optuna"], "pip install hydra-optuna-sweeper"),
     ],
@@ -40,7 +39,7 @@ def test_globs_take_no_file_that_others_are_made_of(sweep: Run, tmp_path: Path) 
     cells = small.overrides(small.files(tmp_path))
     done = sweep("-m", *(c for c in cells if c != "data=text"), "data=glob([_*,text])", "hydra.sweeper.dry_run=true")
     assert done.returncode == 0, done.stderr
-    assert "plan: 1 cells" in done.stdout
+    assert "plan: 1 cell," in done.stdout
 
 
 def test_the_command_offered_is_quoted_and_not_offered_for_nothing(sweep: Run, tmp_path: Path) -> None:

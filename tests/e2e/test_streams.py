@@ -102,7 +102,7 @@ def test_what_plain_letters_make_of_others() -> None:
 
 
 def test_without_a_place_for_its_cache_numba_compiles_anew(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "sweep/tally.py", tmp_path / "tally.py")
+    shutil.copy(ROOT / "sweep/calibration/count_cpu.py", tmp_path / "tally.py")
     (tmp_path / "__pycache__").write_text("no directory: nothing can be written into it, not even by root")
     program = """
 import torch, tally

@@ -54,7 +54,7 @@ def cell(**chosen: object) -> Config:
 @pytest.mark.usefixtures("toys")
 def test_they_are_validated_and_shown_in_the_help() -> None:
     config = cell(method="half", format="nf4", alpha=0.9)
-    assert config.label == "tiny half nf4 tensor"
+    assert config.label == "tiny half nf4 tensor samples=4"
     assert config.identity == replace(config, alpha=0.99).identity
     with pytest.raises(UsageError, match=r"method=halve is unknown; allowed: minmax, .*half \(did you mean half\?\)"):
         cell(method="halve")

@@ -199,7 +199,7 @@ def test_entropy_of_float32_is_that_of_its_values(name: str, format: str) -> Non
     }[name](size)
     x = np.abs(drawn.astype(np.float32).astype(np.float64))
     counts = np.bincount(np.minimum((x / (x.max() / 2048)).astype(int), 2047), minlength=2048)
-    exact = entropy.divergence(entropy.Binned.of(counts[:, None].astype(np.float64)), entropy._cells(format))
+    exact = entropy.divergence(entropy.Binned.of(counts[:, None].astype(np.float64)), entropy._cells(named(format)))
     best = entropy.candidates(named(format))[len(exact) - 1 - exact[::-1, 0].argmin()] / 2048 * x.max()
     found = entropy.clip(histogram(torch.from_numpy(x).float()), named(format))[1][0]
     assert found == pytest.approx(best, rel=1e-6)

@@ -111,7 +111,7 @@ def start(
                 if server := wandb_connection.server(mode, directory):
                     return open_run(server, settings, directory, identity, config)
             except NoKey as error:
-                raise UsageError(f"wandb.mode={mode}: {error}") from error
+                raise UsageError(f"wandb.mode={mode}: {error}, or use wandb.mode=offline") from error
             except Unreachable as error:
                 log.warning("W&B: %s; tracking offline", error)
         return open_run(OFFLINE, settings, directory, identity, config)
@@ -130,7 +130,7 @@ def check(asked: str) -> None:
         try:
             wandb_connection.server(mode, Path(place))
         except NoKey as error:
-            raise UsageError(f"wandb.mode={mode}: {error}") from error
+            raise UsageError(f"wandb.mode={mode}: {error}, or use wandb.mode=offline") from error
         except Unreachable:
             pass  # a cell says so, and tracks offline
 

@@ -62,7 +62,7 @@ def server(asked: str, directory: Path) -> str | None:
         except wandb.Error as error:
             raise Unreachable(first_line(error)) from error
     if asked == "online":
-        raise NoKey(f"no key for {url}: run `wandb login`, set WANDB_API_KEY, or use wandb.mode=offline")
+        raise NoKey(f"no key for {url}: run `wandb login` or set WANDB_API_KEY")
     return None
 
 
