@@ -38,7 +38,9 @@ def text(config: Config) -> Text:
         calibration = replace(config.calibration, samples=skipped + wanted)
     else:
         skipped, calibration = 0, replace(config.calibration, samples=wanted, folds=1, shards=1, shard=None, seed=0)
-    found = spec.of(replace(config, data=data, calibration=calibration)).tokens
+    # how scales are read off is no matter here, and may need of a calibration what this one is not to have
+    bare = replace(config, method="minmax", recipe=None, format="int8", granularity="tensor")
+    found = spec.of(replace(bare, data=data, calibration=calibration)).tokens
     windows = found.windows[skipped:]
     count = load.byte_counter(config.model)
     return Text(

@@ -109,3 +109,9 @@ def test_bytes_of_word_pieces_are_those_of_the_text(tmp_path: Path) -> None:
         encode, count = tokenizer.encoder(source), tokenizer.counter(source)
         for text in ("def silu(x): return x", "  two  spaces , and a comma .", "the the", "<|endoftext|>", "é – 漢"):
             assert count(encode(text)) == len(text.encode()), (source, text)
+
+
+def test_it_needs_no_gradients_of_a_method_that_weighs_by_them() -> None:
+    plain = config(Data("stdlib"))
+    weighing = replace(plain, method="loss", calibration=replace(plain.calibration, fisher=20))
+    assert heldout.text(weighing).tokens.sha256 == heldout.text(plain).tokens.sha256
