@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from sweep.core.errors import UsageError
+from sweep.core.errors import UsageError, first_line
 from sweep.quantization import formats
 from sweep.quantization.methods import registry as methods
 
@@ -94,7 +94,7 @@ def _read(file: Path, stamp: tuple[int, int]) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}:" if where else ""
-        problem = getattr(error, "problem", None) or "no text in UTF-8"
+        problem = first_line(ValueError(getattr(error, "problem", None) or "no text in UTF-8"))
         raise UsageError(f"recipe={file}:{line} not readable as YAML ({problem})") from error
     if not isinstance(written, dict):
         raise UsageError(f"recipe={file}: a recipe is a mapping with `layers`, this is no mapping")

@@ -32,6 +32,8 @@ def text(config: Config) -> Text:
     calibration: of the standard library its held-out files, the same ones whatever the seed; of other data the
     samples that follow those of the calibration, which therefore depend on `calibration.samples` and `.seed`.
     Raises UsageError where there are too few."""
+    # how scales are read off is no matter here, and may need of a calibration what this one is not to have
+    config = replace(config, method="minmax", recipe=None, format="int8", granularity="tensor")
     data, wanted = _source(config), config.evaluate.samples
     if data == config.data:
         skipped = config.calibration.samples

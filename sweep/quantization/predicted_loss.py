@@ -60,7 +60,7 @@ def predict(site: SiteStatistics, quantizers: Sequence[Quantizer]) -> Floats:
     for error, quantizer in zip(errors, quantizers, strict=True):
         np.subtract(x, np.repeat(quantizer.levels, np.diff(ends(x, quantizer))), out=error)
     members = leave_one_out(len(gradients.tokens)).T
-    sums = np.square(errors, out=errors) @ gradients.weights.T @ members
+    sums = (gradients.weights @ np.square(errors, out=errors).T).T @ members
     with np.errstate(invalid="ignore", divide="ignore"):  # no fold is left of one
         return np.asarray(sums / (gradients.tokens @ members) / 2)
 

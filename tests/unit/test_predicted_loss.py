@@ -151,6 +151,7 @@ def test_a_sum_with_an_unknown_term_is_unknown() -> None:
     assert cost["loss"] is None
     assert cost["sites"]["x_conv_pre"] == {"loss": None, "loss_se": None}
     assert cost["sites"]["x_conv_out"]["loss"] > 0
+    assert "known of in_proj_in, x_conv_in, x_conv_out, out_proj_in only" in summary._cost(cost)
 
 
 def test_a_single_cell_says_it_on_the_terminal() -> None:

@@ -134,7 +134,12 @@ def test_budgets_that_cannot_be_kept(sweep_directory: Path, tmp_path: Path, caps
         assert error.startswith(f"error: {said}")
         assert error.count("\n") == 1
     assert not (tmp_path / "r.yaml").exists()
-    for wrong in ("many", "0", "-1"):
+    assert main([str(sweep_directory), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is a directory; name a file with --out\n"
+    (tmp_path / "file").touch()
+    assert main([str(sweep_directory), "--out", str(tmp_path / "file/r.yaml")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    for wrong in ("many", "0", "-1", "nan", "inf", "1e999", "1/0"):
         with pytest.raises(SystemExit) as exit:
             main([str(sweep_directory), "--bits", wrong])
         assert exit.value.code == 2
@@ -231,6 +236,8 @@ layers:
     [
         ("", "a recipe is a mapping"),
         ("- 1\n", "a recipe is a mapping"),
+        ("a: \x00", "not readable as YAML"),
+        (GOOD.replace("0.99", ".nan"), "alpha=nan of percentile is no number"),
         ("a: [1\n", r"line 2: not readable as YAML"),
         (GOOD.replace("schema: 1", "schema: 7"), "schema 7 is unknown; this version reads 1"),
         ("schema: 1\nlayers: 3\n", "`layers` has to map"),

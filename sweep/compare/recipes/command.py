@@ -68,21 +68,29 @@ def run(arguments: list[str]) -> None:
         _written(found, choices, allocation, best, options.bits, options.loss),
         default_flow_style=None, sort_keys=False, width=140, allow_unicode=True,
     )  # fmt: skip
+    _save(head + text, file)
+    _show(found, choices, allocation, best, options.loss is not None, file)
+
+
+def _save(text: str, file: Path) -> None:
+    """Atomically. Raises UsageError where that cannot be."""
+    if file.is_dir():
+        raise UsageError(f"{file} is a directory; name a file with --out")
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.write_text(head + text)
+        draft.write_text(text)
         draft.replace(file)
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error.strerror}; name another file with --out") from error
-    _show(found, choices, allocation, best, options.loss is not None, file)
 
 
 def _positive(text: str) -> Fraction:
     """A number above 0, exactly as it was written."""
     try:
         value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text} is no number") from None
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} must be above 0")

@@ -117,3 +117,9 @@ def test_texts_of_one_token_have_nothing_to_predict(tmp_path: Path, seqlen: int)
     asked = config(Data("text", str(tmp_path / "a.jsonl"), cut="texts"))
     with pytest.raises(UsageError, match="none of the 7 samples to evaluate on has a second token"):
         heldout.text(replace(asked, calibration=replace(asked.calibration, seqlen=seqlen)))
+
+
+def test_it_needs_no_gradients_of_a_method_that_weighs_by_them() -> None:
+    plain = config(Data("stdlib"))
+    weighing = replace(plain, method="loss", calibration=replace(plain.calibration, fisher=20))
+    assert heldout.text(weighing).tokens.sha256 == heldout.text(plain).tokens.sha256
