@@ -94,7 +94,7 @@ class RunRecord:
         with complete():
             status, schema = raw["status"], raw.get("schema", 0)
             if schema > SCHEMA:
-                raise RecordError(f"{FILE} has schema {schema}, this version reads up to {SCHEMA}: update the program")
+                raise RecordError(f"{FILE} is of schema {schema}; this version reads up to {SCHEMA}, update it")
             if status not in _STATUSES:
                 raise RecordError(f"status {status!r} is unknown")
             return cls(

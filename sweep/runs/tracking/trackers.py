@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import entry_points
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from sweep.core.errors import UsageError, first_line
@@ -63,7 +63,15 @@ class Trackers:
 @cache
 def known() -> dict[str, Start]:
     """What starts each tracker, by name: W&B, and those of installed packages."""
-    return {"wandb": wandb.follow, **{found.name: found.load() for found in entry_points(group=GROUP)}}
+    return {
+        "wandb": wandb.follow,
+        **{entry.name: partial(_load_and_start, entry) for entry in entry_points(group=GROUP)},
+    }
+
+
+def _load_and_start(entry: EntryPoint, run: TrackedRun) -> Tracker | None:
+    begin: Start = entry.load()
+    return begin(run)
 
 
 def start(run: TrackedRun) -> Trackers:
