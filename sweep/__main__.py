@@ -15,12 +15,16 @@ from sweep.core import cli
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted
 from sweep.grid.job import job
+from sweep.quantization.formats import FORMATS, SMALL_FLOATS
+from sweep.quantization.methods.registry import METHODS
 
 
 def help_text() -> str:
     """Groups, every knob with its meaning (the commented file is the documentation), and examples."""
     groups = "\n".join(f"  {group + '=':<12} {' '.join(options(group))}" for group in GROUPS)
     knobs = (CONF / "config.yaml").read_text(encoding="utf-8").partition("\n\n")[2].strip()
+    methods = "\n".join(f"  {method.name:<16}{method.meaning}" for method in METHODS.values())
+    numbers = "\n".join(f"  {format.name:<16}{format.meaning}" for format in FORMATS.values())
     return f"""Activation scales of quantized Mamba models: one forward pass answers the whole grid.
 
 Groups (conf/<group>/<name>.yaml)
@@ -29,6 +33,15 @@ Groups (conf/<group>/<name>.yaml)
 Knobs, with their defaults (conf/config.yaml)
 
 {knobs}
+
+Methods (method=): how a clip is chosen; docs/definitions.md has the formulas
+
+{methods}
+
+Formats (format=): the numbers that values become, times a scale
+
+{numbers}
+  {SMALL_FLOATS:<16}floats of at most 7 bits, X of them exponent (2 to 5) and Y mantissa (1 to 4), for example e3m2
 
 Examples
   python -m sweep                                                     the shipped model, one cell

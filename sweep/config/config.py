@@ -16,16 +16,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweep.config import dtype as native
 from sweep.config import launch
+from sweep.config import recipe as recipes
 from sweep.config.hydra_errors import unknown_key
 from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of, tidy
+from sweep.config.recipe import Choice, Recipe
 from sweep.core.errors import UsageError
 from sweep.core.paths import expanded
 from sweep.quantization import formats
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods import registry as methods
+from sweep.quantization.methods.method import Method, Reads
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-METHODS = tuple(str(method) for method in Method)
-FORMATS = tuple(formats.FORMATS)
 GRANULARITIES = ("tensor", "channel", "group")
 
 
@@ -41,6 +42,7 @@ class Config:
     format: str = "int8"
     granularity: str = "tensor"
     grouping: Grouping = field(default_factory=Grouping)
+    recipe: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
     store: str = "runs/calibrations"
@@ -49,12 +51,19 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", expanded("store", self.store))
-        enumerations = {"method": METHODS, "format": FORMATS, "granularity": GRANULARITIES, "dtype": DTYPES}
+        if self.recipe is not None:
+            object.__setattr__(self, "recipe", expanded("recipe", self.recipe))
+            self._follow(recipes.read(self.recipe))
+        enumerations = {"method": methods.METHODS, "granularity": GRANULARITIES, "dtype": DTYPES}
         for key, choices in enumerations.items():
             object.__setattr__(self, key, one_of(key, getattr(self, key), choices))
+        object.__setattr__(self, "format", formats.named(self.format).name)
         object.__setattr__(self, "device", self.device.lower())
         if self.alpha is not None:
             object.__setattr__(self, "alpha", tidy(self.alpha))
+        for choice in self.choices:
+            formats.named(choice.format)
+            self._check_method(methods.named(choice.method))
         if self.granularity == "channel":
             self._check_maxima()
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
@@ -65,8 +74,6 @@ class Config:
             raise UsageError(
                 f"model.stream=true takes layer after layer; calibration.shards={self.calibration.shards} must be 1"
             )
-        if Method(self.method).uses_alpha and self.alpha is None:
-            raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
         if math.isnan(self.alpha or 0):
@@ -77,11 +84,31 @@ class Config:
                 "set model.stream=false, or evaluate.perplexity=false and evaluate.sensitivity=false"
             )
 
+    def _follow(self, recipe: Recipe) -> None:
+        """Name the cell after its recipe, which replaces method, alpha and format."""
+        if self.granularity != "tensor":
+            raise UsageError(
+                f"recipe={self.recipe} has a choice for each layer and site, so there is one scale for each: "
+                f"granularity={self.granularity} must be tensor"
+            )
+        for name, value in (("method", recipe.name), ("alpha", None), ("format", recipe.formats)):
+            object.__setattr__(self, name, value)
+
+    def _check_method(self, method: Method) -> None:
+        if method.uses_alpha and self.alpha is None and self.recipe is None:
+            raise UsageError(f"method={self.method} needs alpha, for example alpha=0.9995")
+        if method.reads is Reads.FISHER and not self.calibration.fisher:
+            raise UsageError(
+                f"method={method} weighs errors by their gradients, which calibration.fisher=0 does not take: "
+                f"add calibration.fisher={min(64, self.calibration.samples)}, the samples to differentiate"
+            )
+
     def _check_maxima(self) -> None:
         hint = "; granularity=group takes a second pass for it"
-        if self.method != Method.MINMAX:
+        if not methods.named(self.method).reads_maxima:
+            able = " and ".join(name for name, method in methods.METHODS.items() if method.reads_maxima)
             raise UsageError(
-                "granularity=channel reads the channel maxima, which only method=minmax can use, "
+                f"granularity=channel reads the channel maxima, which only method={able} can use, "
                 f"not method={self.method}{hint}"
             )
         if not self.reads_maxima:
@@ -91,9 +118,27 @@ class Config:
             )
 
     @property
+    def chosen(self) -> Recipe | None:
+        """The recipe that the cell follows."""
+        return None if self.recipe is None else recipes.read(self.recipe)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All that hold at some site; one without a recipe."""
+        if recipe := self.chosen:
+            return sorted({*recipe.sites.values(), recipe.default}, key=str)
+        return [Choice(self.method, self.alpha, self.format)]
+
+    def choice(self, layer: int, site: str) -> Choice:
+        """What holds at a site of a layer; alpha is None where the method ignores it."""
+        if recipe := self.chosen:
+            return recipe.choice(layer, site)
+        return Choice(self.method, self.effective_alpha, self.format)
+
+    @property
     def reads_maxima(self) -> bool:
         """Whether the channel maxima of a plain calibration tell the scales of sets of channels."""
-        return self.method == Method.MINMAX and formats.named(self.format).symmetric
+        return self.recipe is None and methods.named(self.method).reads_maxima and formats.named(self.format).symmetric
 
     @property
     def second_pass(self) -> bool:
@@ -103,7 +148,7 @@ class Config:
     @property
     def effective_alpha(self) -> float | None:
         """alpha where the method reads it, else None: two cells that differ only in a dead alpha are one."""
-        return self.alpha if Method(self.method).uses_alpha else None
+        return self.alpha if self.recipe is None and methods.named(self.method).uses_alpha else None
 
     @property
     def label(self) -> str:
@@ -133,6 +178,7 @@ class Config:
         identity are one. How a result is come by, kept and shown is no part of it."""
         values = {k: v for k, v in self.to_dict().items() if k not in ("store", "wandb")}
         values["alpha"] = self.effective_alpha
+        values["recipe"] = recipe.digest if (recipe := self.chosen) else None
         values["calibration"] = {k: v for k, v in values["calibration"].items() if k not in _HOW}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 def git() -> dict[str, Any] | None:
     """The program's own revision and whether it was changed: of the working copy it runs from, or the one that pip
     installed it from. None where neither is known; never the revision of a repository that it merely lies in."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def ask(*arguments: str) -> str:
         elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a hook
@@ -43,7 +43,7 @@ def git() -> dict[str, Any] | None:
 
     try:
         own = Path(ask("rev-parse", "--show-toplevel")).resolve() == root and _ours(root)
-        if own and ask("ls-files", "sweep/provenance.py"):
+        if own and ask("ls-files", "sweep/core/provenance.py"):
             return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
         pass

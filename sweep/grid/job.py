@@ -83,7 +83,7 @@ def member(config: Config, directory: Path, group: str, overwrite: bool = False)
             with aside():
                 print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
             return
-        take(directory, lambda: runs.finished(directory, config, key, of_any_version=True), overwrite)
+        take(directory, lambda: runs.repeated(directory, config), overwrite)
         cell = run(config, directory, group, siblings=True)
     with aside():
         print(f"{directory.name:>4}  {config.label}  {cell.how}  {time.perf_counter() - begin:.1f} s", flush=True)

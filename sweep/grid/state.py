@@ -154,7 +154,7 @@ def _settled(directory: Path, plan: Plan, resume: bool, overwrite: bool) -> Plan
     for cell in plan.cells:
         place = directory / cell.place
         if place.exists():
-            take(place, partial(runs.finished, place, cell.config, cell.key.hash, of_any_version=True), overwrite)
+            take(place, partial(runs.repeated, place, cell.config), overwrite)
     return plan
 
 

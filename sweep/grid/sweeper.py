@@ -58,7 +58,7 @@ class GridSweeper(BasicSweeper):
             plan.show(planned, Console(), every=True)
             return
         wanted = Path(str(self.config.hydra.sweep.dir))
-        chosen = any(o.startswith("hydra.sweep.dir=") for o in self.config.hydra.overrides.hydra)
+        chosen = any(o.startswith("hydra.sweep.dir=") for o in launch.hydra_overrides(self.config))
         with state.claimed(wanted, chosen, planned, self.resume, launch.overwrite(self.config)) as claimed:
             with aside():
                 plan.show(claimed.plan, Console())
@@ -74,6 +74,7 @@ class GridSweeper(BasicSweeper):
 
     def _plan(self, arguments: list[str]) -> Plan:
         from sweep.calibration import spec
+        from sweep.config import launch
         from sweep.config.arguments import check_grammar, check_groups, several
         from sweep.config.compose import Composer
         from sweep.config.hydra_errors import one_line
@@ -87,7 +88,7 @@ class GridSweeper(BasicSweeper):
         check_grammar(prepared := self._parse_config())
         parsed = self._parsed([*prepared, *arguments])
         check_groups(parsed)
-        several(self.config.hydra.overrides.hydra)
+        several(launch.hydra_overrides(self.config))
         jobs = self._jobs(parsed)
         compose = Composer(loader, self.config)
         key = spec.keys()

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization import metrics, replicates, window
+from sweep.quantization import metrics, predicted_loss, replicates, window
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.registry import Clips, Method
+from sweep.quantization.methods.method import Method, Observed
+from sweep.quantization.methods.registry import Clips
 from sweep.quantization.site_statistics import SiteStatistics, Subsets
 
 Floats = NDArray[np.float64]
@@ -24,10 +25,10 @@ Place = tuple[int, int, int]  # ssd_group, head_group, dim_group
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """P parts of one site. Column 0 of scale and sqnr_db, float64 [P, 1 + K], is from all K folds, the others are the
-    replicates (see `replicates`): the scale as without fold k, and the SQNR of the other folds at that scale.
-    Everything else is from all folds, [P]; NaN where the statistics do not tell. sections: of each part, the clip of
-    all folds and of each by itself; none where they are read off channel maxima."""
+    """P parts of one site. Column 0 of scale, sqnr_db and loss, float64 [P, 1 + K], is from all K folds, the others are
+    the replicates (see `replicates`): the scale as without fold k, and SQNR and predicted loss of the other folds at
+    that scale. Everything else is from all folds, [P]; NaN where the statistics do not tell. sections: of each part,
+    the clip of all folds and of each by itself; none where they are read off channel maxima."""
 
     place: Ints  # [P, 3]
     n: Ints
@@ -39,6 +40,7 @@ class Reading:
     zero_point: Floats
     scale: Floats
     sqnr_db: Floats
+    loss: Floats
     clip_fraction: Floats
     mse: Floats
     code_entropy_bits: Floats
@@ -47,6 +49,10 @@ class Reading:
     @property
     def scale_se(self) -> Floats:
         return scales.jackknife_error(self.scale[:, 1:])
+
+    @property
+    def loss_se(self) -> Floats:
+        return scales.jackknife_error(self.loss[:, 1:])
 
 
 def of_histograms(
@@ -76,24 +82,18 @@ def of_histograms(
         window.check(site.total, max(abs(quantizer.high), abs(quantizer.low)), float(cost.mse[0]))
         first = (cost.clip_fraction[0], cost.mse[0], cost.code_entropy_bits[0])
         both = (np.append(clips.scale[0], moved.scale), np.append(cost.sqnr_db[0], sqnr))
-        rows.append((*known, *ends, *both, *first))
+        loss = predicted_loss.replicated(site, quantizer, own if known_errors else None)
+        rows.append((*known, *ends, *both, loss, *first))
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
     columns[0] = columns[0].astype(np.int64)
     return Reading(np.array([place for place, _ in parts]), *columns, sections=tuple(chosen))
 
 
 def sections(site: SiteStatistics, method: Method, alpha: float | None, format: Format) -> Clips:
-    """The clip of all folds, then of each fold by itself, [1 + K]; of a moving average, the mean of the fold's texts,
-    since its weights hang on where in the row a text stands."""
-    if method is not Method.PERCENTILE_EMA:
-        return clips_of(site, site.sections, method, alpha, format)
-    (index,) = np.flatnonzero(site.text_alphas == alpha)
-    whole = scales.moving_average(
-        site.folds, [q[:, index] for q in site.text_quantiles], np.ones((1, len(site.folds)), bool), format
-    )
-    size, low, high = np.array([q[:, index].mean(0) for q in site.text_quantiles]).T
-    low, high = (-size, size) if format.symmetric else (np.minimum(low, high), np.maximum(low, high))
-    return Clips(format, np.append(whole.low, low), np.append(whole.high, high))
+    """The clip of all folds, then of each fold by itself, [1 + K]."""
+    if method.sections:
+        return Clips(format, *method.sections(site, alpha, format))
+    return clips_of(site, site.sections, method, alpha, format)
 
 
 def replicated(
@@ -105,26 +105,14 @@ def replicated(
     factor: float = 1.0,
 ) -> Clips:
     """The replicates of clips[0] from those folds among clips[1:] that members [K] names, one for each of them."""
-    size = int(members.sum())
-    if method is Method.MSE:
-        rate = size ** (-2 / 3)
-    elif method is Method.PERCENTILE_EMA:
-        texts = int(site.samples[members].sum())
-        rate = float(np.square(scales.ema_weights(texts)).sum()) * texts / size
-    elif method is Method.PERCENTILE and alpha is not None:
-        rate = replicates.rate_of_quantile((1 - alpha) * float(site.histogram.n[members].sum()), size)
-    else:
-        rate = 1.0
+    rate = method.rate(site, members, alpha)
     low, high = (replicates.move(end[:1], end[1:][members][None], rate, factor)[0] for end in (clips.low, clips.high))
     return Clips(clips.format, low, high)
 
 
 def clips_of(site: SiteStatistics, sets: Subsets, method: Method, alpha: float | None, format: Format) -> Clips:
     """The clips of sets of folds of a site."""
-    if method is Method.PERCENTILE_EMA:
-        (index,) = np.flatnonzero(site.text_alphas == alpha)
-        return scales.moving_average(site.folds, [q[:, index] for q in site.text_quantiles], sets.members, format)
-    return scales.clip(sets.observed, method, alpha, format)
+    return Clips(format, *method.clip(Observed(sets.observed, sets.members, site), alpha, format))
 
 
 def of_maxima(
@@ -151,6 +139,7 @@ def of_maxima(
         zero_point=0 * unknown,
         scale=high / format.largest,
         sqnr_db=np.full_like(high, np.nan),
+        loss=np.full_like(high, np.nan),
         clip_fraction=np.zeros(len(parts)),
         mse=unknown,
         code_entropy_bits=unknown,

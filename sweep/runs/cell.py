@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from sweep.quantization.statistics import Statistics
 from sweep.runs import record as runs
 from sweep.runs import tables as table
 from sweep.runs import tracking
+from sweep.runs.cost import predicted
 from sweep.runs.record import Failure, RunRecord
 from sweep.runs.results import CalibrationRecord, DeviceRecord, ModelRecord, Results, TokensRecord
 from sweep.runs.schemas import write_table
@@ -62,6 +64,8 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     tracking.check(config.wandb.mode)
     record = runs.start(directory, runs.describe(config, group))
     name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
+    if recipe := config.chosen:
+        shutil.copyfile(recipe.path, directory / runs.RECIPE)
     tracker = tracking.start(TrackedRun(directory, name, group, config))
     try:
         statistics, results = _calibration(config, tracker.progress)
@@ -74,14 +78,15 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
         for field in fields(tables):
             if (columns := getattr(tables, field.name)) is not None:
                 write_table(directory / f"{field.name}.parquet", columns)
-        evaluation = None
+        results = replace(results, loss=predicted(tables, config.evaluate.sites))
         if config.evaluate:
             from sweep.evaluation.evaluate import evaluate
 
             evaluation, texts = evaluate(config, statistics, tables.scales)
+            results = replace(results, evaluation=evaluation)
             write_table(directory / "evaluation.parquet", texts)
         trackers = tracker.records
-        results = replace(results, evaluation=evaluation, wandb=trackers.pop("wandb", None), trackers=trackers)
+        results = replace(results, wandb=trackers.pop("wandb", None), trackers=trackers)
         record = runs.finish(directory, record, results)
     except BaseException as error:
         with suppress(OSError):  # else it would hide what went wrong
@@ -145,7 +150,7 @@ def _calibration(
     from sweep.calibration import spec
 
     asked = spec.of(config, wanted)
-    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "store_s": 0.0}
+    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "fisher_s": 0.0, "store_s": 0.0}
     statistics = _stored(asked, timings)
     cached = statistics is not None
     if statistics is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
+from sweep.quantization.methods.registry import METHODS
 from sweep.runs import record as runs
 from sweep.runs.record import RecordError, RunRecord, RunStatus
 from sweep.runs.results import Results
@@ -210,7 +211,7 @@ def _cell(path: Path, record: RunRecord, results: Results) -> Cell:
             sweep=record.sweep or path.parent.name,
             model=model.name,
             method=method,
-            alpha=asked if method.startswith("percentile") else None,
+            alpha=asked if method not in METHODS or METHODS[method].uses_alpha else None,
             asked_alpha=asked,
             format=config["format"],
             granularity=config["granularity"],

@@ -1,7 +1,7 @@
 """run.json: what was asked of a cell, what became of it, and what its tables were computed from.
 
-A JSON object, flat at the top. Files of earlier versions lack `distinct` and `error_factor` of tokens, `grouped` and
-`rescaled` of calibrations, `mendable` and sometimes `sweep`; keys that are not known here are kept as they are.
+A JSON object, flat at the top. Files of earlier versions lack `recipe`, `loss`, `mendable` and sometimes `sweep`;
+`distinct` and `error_factor` of tokens; `grouped` and `rescaled` of calibrations. Keys not known here are kept.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FILE = "run.json"
+RECIPE = "recipe.yaml"  # a copy of the one that a cell follows, in its directory
 
 
 class RecordError(ValueError):
@@ -74,7 +75,8 @@ def complete() -> Iterator[None]:
 @dataclass(frozen=True)
 class RunRecord:
     """One cell. sweep: the group it belongs to, "" where an old file does not say. config: as `Config.to_dict` gave it.
-    started, finished: ISO 8601. failure: of a failed run only. results: of a finished run, and of that alone."""
+    started, finished: ISO 8601. failure: of a failed run only. results: of a finished run, and of that alone.
+    recipe: where the one that the cell follows comes from, and its predicted cost; the choices are in RECIPE."""
 
     name: str
     sweep: str
@@ -85,6 +87,7 @@ class RunRecord:
     finished: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git: Json | None = None
+    recipe: Json | None = None
     results: Results | None = None
     schema: int = SCHEMA
 
@@ -107,6 +110,7 @@ class RunRecord:
                 raw.get("finished"),
                 raw.get("versions") or {},
                 raw.get("git"),
+                raw.get("recipe"),
                 Results.from_dict({k: raw[k] for k in raw if k not in _OWN}) if status == RunStatus.FINISHED else None,
                 schema,
             )
@@ -123,9 +127,10 @@ class RunRecord:
             "name": self.name,
             "sweep": self.sweep,
             "config": self.config,
+            "recipe": self.recipe,
             "versions": self.versions,
             "git": self.git,
-            **(self.results.to_dict() if self.results else {"evaluation": None, "wandb": None}),
+            **(self.results.to_dict() if self.results else {"loss": None, "evaluation": None, "wandb": None}),
         }
 
 
@@ -135,19 +140,24 @@ _OWN = frozenset({f.name for f in fields(RunRecord)} | {"error", "mendable"})
 
 def _failure(raw: Mapping[str, Any]) -> Failure:
     text = str(raw.get("error"))
-    return Failure(
-        text, bool(raw.get("mendable", text.startswith("UsageError: ")))
-    )  # earlier files have the text alone
+    return Failure(text, bool(raw.get("mendable", text.startswith("UsageError: "))))  # earlier ones had the text alone
 
 
 def describe(config: Config, group: str) -> RunRecord:
     """What is known of a run before it starts."""
-    return under_way(config.label, group, config.to_dict())
+    return replace(under_way(config.label, group, config.to_dict()), recipe=_recipe(config))
 
 
 def under_way(name: str, sweep: str, config: Json) -> RunRecord:
     """The record of a run that starts now, by this version of the program."""
     return RunRecord(name, sweep, config, now(), versions=provenance.versions(), git=provenance.git())
+
+
+def _recipe(config: Config) -> Json | None:
+    if (recipe := config.chosen) is None:
+        return None
+    said = {key: value for key, value in recipe.written.items() if key != "layers"}
+    return {"file": str(recipe.path), "digest": recipe.digest, **said}
 
 
 def start(directory: Path, record: RunRecord) -> RunRecord:
@@ -202,17 +212,26 @@ def read(directory: Path) -> RunRecord | None:
         return None
 
 
-def finished(directory: Path, config: Config, key: str, of_any_version: bool = False) -> bool:
+def finished(directory: Path, config: Config, key: str) -> bool:
     """Whether a directory holds the result of this very cell: configuration, calibration key and version."""
+    record = read(directory)
+    if not record or not record.results or record.versions.get("sweep") != __version__:
+        return False
+    return record.results.calibration.key == key and _is_of(record, config)
+
+
+def repeated(directory: Path, config: Config) -> bool:
+    """Whether the finished run in a directory is of this configuration, whatever its model and text held then: the
+    same command, given again, may write its result anew."""
+    record = read(directory)
+    return record is not None and record.status is RunStatus.FINISHED and _is_of(record, config)
+
+
+def _is_of(record: RunRecord, config: Config) -> bool:
     from sweep.config.config import from_dict
 
-    record = read(directory)
-    if not record or not record.results:
-        return False
-    if record.versions.get("sweep") != __version__ and not of_any_version:
-        return False
     try:
-        return record.results.calibration.key == key and from_dict(record.config).identity == config.identity
+        return from_dict(record.config).identity == config.identity
     except UsageError:
         return False  # a configuration of another version
 

@@ -57,7 +57,10 @@ def reproduce(directory: Path, console: Console) -> int:
         raise UsageError(f"{directory} holds scales that were computed elsewhere: nothing here can be computed again")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         torch.set_num_threads(record.results.device.threads)  # sums of floats depend on how they are split
-        config = replace(from_dict(record.config), store=f"{scratch}/store", wandb=Wandb(mode="disabled"))
+        asked = dict(record.config)
+        if asked.get("recipe"):
+            asked["recipe"] = str(directory / runs.RECIPE)
+        config = replace(from_dict(asked), store=f"{scratch}/store", wandb=Wandb(mode="disabled"))
         again = cell.run(config, Path(scratch) / "run", "reproduce")
         found = {path.name: compare(path, Path(scratch) / "run" / path.name) for path in tables(directory)}
     changes = list(circumstances(record.to_dict(), again.record.to_dict()))

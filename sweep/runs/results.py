@@ -11,7 +11,8 @@ Json = dict[str, Any]  # what JSON calls an object
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """grouped, rescaled: the further passes over groups of channels, and over sites beyond float32's window of bins."""
+    """grouped, rescaled: the further passes over groups of channels, and over sites beyond float32's window of bins.
+    more: keys of other versions."""
 
     key: str
     preimage: Json
@@ -19,16 +20,23 @@ class CalibrationRecord:
     cached: bool
     grouped: CalibrationRecord | None = None
     rescaled: CalibrationRecord | None = None
+    more: Json = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> CalibrationRecord:
-        later = {name: cls.from_dict(raw[name]) for name in ("grouped", "rescaled") if raw.get(name)}
-        return cls(raw["key"], raw.get("preimage") or {}, raw.get("path", ""), bool(raw.get("cached")), **later)
+        later = {name: cls.from_dict(raw[name]) for name in ("rescaled", "grouped") if raw.get(name)}
+        more = {key: raw[key] for key in raw if key not in _OF_CALIBRATION}
+        return cls(
+            raw["key"], raw.get("preimage") or {}, raw.get("path", ""), bool(raw.get("cached")), **later, more=more
+        )
 
     def to_dict(self) -> Json:
         later = {"rescaled": self.rescaled, "grouped": self.grouped}
-        known = {"key": self.key, "preimage": self.preimage, "path": self.path, "cached": self.cached}
+        known = {"key": self.key, "preimage": self.preimage, "path": self.path, "cached": self.cached, **self.more}
         return known | {name: one.to_dict() for name, one in later.items() if one}
+
+
+_OF_CALIBRATION = frozenset(f.name for f in fields(CalibrationRecord))
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,9 @@ class DeviceRecord:
 @dataclass(frozen=True)
 class Results:
     """What a finished run has. device: None where the scales were computed elsewhere. timings: seconds, `…_s`.
-    counts: of tokens and values. evaluation: what evaluate.* measured. wandb: the W&B run, None if there is none.
-    trackers: the same of other trackers, by name. more: keys of other versions."""
+    counts: of tokens and values. loss: predicted, as `cost.predicted` sums it. evaluation: what evaluate.* measured.
+    wandb: the W&B run, None if there is none. trackers: the same of other trackers, by name. more: keys of other
+    versions."""
 
     calibration: CalibrationRecord
     model: ModelRecord
@@ -93,6 +102,7 @@ class Results:
     device: DeviceRecord | None
     timings: dict[str, float]
     counts: dict[str, int]
+    loss: Json | None = None
     evaluation: Json | None = None
     wandb: Json | None = None
     trackers: Json = field(default_factory=dict)
@@ -108,6 +118,7 @@ class Results:
             DeviceRecord(device["type"], device["name"], device["threads"]) if device else None,
             raw.get("timings") or {},
             raw.get("counts") or {},
+            raw.get("loss"),
             raw.get("evaluation"),
             raw.get("wandb"),
             raw.get("trackers") or {},
@@ -116,6 +127,7 @@ class Results:
 
     def to_dict(self) -> Json:
         return {
+            "loss": self.loss,
             "evaluation": self.evaluation,
             "wandb": self.wandb,
             **({"trackers": self.trackers} if self.trackers else {}),

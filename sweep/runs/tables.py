@@ -11,11 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweep.config.config import Config
+from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
 from sweep.quantization import formats, granularity, site_scales
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.registry import Clips, Method
+from sweep.quantization.methods.method import Method, Reads
+from sweep.quantization.methods.registry import Clips
 from sweep.quantization.site_scales import NOWHERE, WHOLE, Reading
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.sort_and_cluster import Grouping
@@ -36,8 +38,8 @@ class Tables:
     scales: a row per layer, site and part with a scale of its own. replicates: the same numbers as without one fold
     (see `quantization.replicates`), a row per fold, for errors of differences between cells. convergence: a row per
     layer, site and number of folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values
-    before and after SiLU, for pictures. grouping: a row per layer, the fields of `Grouping` flattened (granularity=group,
-    else None)."""
+    before and after SiLU, for pictures. grouping: a row per layer, the fields of `Grouping` flattened
+    (granularity=group, else None)."""
 
     scales: pa.Table
     replicates: pa.Table
@@ -57,15 +59,18 @@ def build(
     statistics prepared for further cells of this process, unless they are large. factor: what errors are multiplied
     by, since samples repeat (see `replicates.error_factor`).
 
-    Raises UsageError for a grouping that the model's geometry does not allow."""
-    method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
+    Raises UsageError for a grouping that the model's geometry does not allow, and for gradients that are not there."""
+    _check(config, statistics, grouped)
     splits, groupings = granularity.split(statistics, config.granularity, config.grouping)
     found: dict[Key, Reading] = {}
     convergence = []
     # what is not kept is prepared site after site, so that it never is in memory together: see `prepared_size`
     sizes = (site.prepared_size for part in (statistics, grouped) if part for site in part.sites.values())
     once = (lambda site: site) if keep and sum(sizes) <= KEPT else SiteStatistics.unprepared
+    chosen = {key: config.choice(*key) for key in statistics.sites}
     for key, site in ((key, once(site)) for key, site in statistics.sites.items()):
+        alpha = chosen[key].alpha
+        method, format = scales.named(chosen[key].method), formats.named(chosen[key].format)
         split = splits.get(key)
         if split and not grouped:
             found[key] = site_scales.of_maxima(site, split, format, factor)
@@ -80,17 +85,11 @@ def build(
             raise UsageError(f"layer {key[0]}, site {key[1]}: {error}") from error
         if config.granularity == "tensor":
             convergence.append(_convergence(key, site, method, alpha, found[key].sections[0], factor))
-    cell = {
-        "model": config.model.name,
-        "method": config.method,
-        "alpha": config.effective_alpha,
-        "format": config.format,
-        "granularity": config.granularity,
-    }
+    cell = {"model": config.model.name, "granularity": config.granularity}
     rows, replicates = [], []
     for key, site in statistics.sites.items():
         relative = _relative(key, site, found)
-        rows.append(cell | _row(key, found[key], relative, format))
+        rows.append(cell | vars(chosen[key]) | _row(key, found[key], relative, formats.named(chosen[key].format)))
         replicates.append(_replicates(key, site, found[key], relative))
     return Tables(
         assemble(rows, SCALES),
@@ -99,6 +98,31 @@ def build(
         assemble(list(_coarse(statistics)), HISTOGRAMS),
         assemble([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
     )
+
+
+def _check(config: Config, *parts: Statistics | None) -> None:
+    """Raises UsageError where a recipe is of another model, and where a method needs gradients that are not there."""
+    for statistics in filter(None, parts):
+        for (layer, name), site in statistics.sites.items():
+            if (plain := name.partition("[")[0]) not in QUANTIZED:
+                continue
+            if config.chosen and (layer, plain) not in config.chosen.sites:
+                raise UsageError(
+                    f"recipe={config.recipe} says nothing of {plain} of layer {layer} of {config.model.name}; "
+                    f"it was made for {config.chosen.model}"
+                )
+            method = scales.named(config.choice(layer, plain).method)
+            if site.fisher is None and method.reads is Reads.FISHER:
+                raise UsageError(
+                    f"method={method}: no gradients were collected of {name} of layer {layer}; "
+                    f"choose granularity=tensor instead of {config.granularity}, or method=mse"
+                )
+    if config.chosen and parts[0] and (strange := sorted(config.chosen.sites.keys() - parts[0].sites.keys())):
+        layer, name = strange[0]
+        raise UsageError(
+            f"recipe={config.recipe} speaks of {name} of layer {layer}, which {config.model.name} does not have; "
+            f"it was made for {config.chosen.model}"
+        )
 
 
 def _relative(key: Key, site: SiteStatistics, found: dict[Key, Reading]) -> Columns:
@@ -126,6 +150,8 @@ def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
         **signed,
         "scale": read.scale[:, 0],
         "sqnr_db": read.sqnr_db[:, 0],
+        "loss": read.loss[:, 0],
+        "loss_se": read.loss_se,
         "weight_scale": relative["weight_scale"],
         "ratio": relative["ratio"][:, 0],
         "silu_gain": relative["silu_gain"][:, 0],
@@ -135,7 +161,8 @@ def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
 def _replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> Columns:
     """Columns of REPLICATES: all parts without the first fold, all without the second, …"""
     folds = len(site.folds)
-    numbers = {"scale": read.scale, "sqnr_db": read.sqnr_db, **{n: relative[n] for n in ("silu_gain", "ratio")}}
+    numbers = {name: getattr(read, name) for name in ("scale", "sqnr_db", "loss")}
+    numbers |= {name: relative[name] for name in ("silu_gain", "ratio")}
     return {
         **{name: np.tile(v, folds) if isinstance(v, np.ndarray) else v for name, v in _place(key, read).items()},
         "fold": np.repeat(site.folds, len(read.place)),

@@ -42,6 +42,8 @@ def refused(done: subprocess.CompletedProcess[str], where: Path, *said: str) -> 
         ("alpha=null", ["percentile needs alpha"]),
         ("alpha=high", ["alpha", "high"]),
         ("method=percentil", ["method=percentil", "minmax, percentile", "did you mean percentile?"]),
+        ("method=loss", ["method=loss", "add calibration.fisher=4"]),
+        ("recipe=none.yaml", ["recipe=none.yaml: No such file", "python -m sweep.recipe"]),
         ("format=int9", ["format=int9", "int8"]),
         ("granularity=row", ["granularity=row", "tensor"]),
         ("dtype=float8", ["dtype=float8", "bfloat16"]),

@@ -99,7 +99,7 @@ def test_labels_tell_cells_apart() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_command_has_one_style(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main = import_module(f"sweep.{name}" if name in ("dashboard", "reproduce") else f"sweep.{name}.__main__").main
+    main = import_module(f"sweep.{name}.__main__" if name in ("compare", "runs") else f"sweep.{name}").main
     assert main(["--nope"]) == cli.USAGE
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -141,7 +141,7 @@ def test_the_console_script(
 
 ENDS = """
 import sys
-from sweep import cli
+from sweep.core import cli
 def main(arguments):
     {body}
 cli.run(main)
@@ -211,7 +211,7 @@ def test_somebody_elses_repository_is_not_the_revision(tmp_path: Path) -> None:
         subprocess.run([*git, "init", "-q"], check=True)
         subprocess.run([*git, "add", "-A"], check=True)
         subprocess.run([*git, "commit", "-qm", "theirs"], check=True)
-        program = "from sweep import provenance; print(provenance.git())"
+        program = "from sweep.core import provenance; print(provenance.git())"
         done = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, check=True)
         assert done.stdout == "None\n"
 

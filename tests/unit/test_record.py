@@ -77,7 +77,8 @@ def test_a_file_comes_back_with_nothing_but_new_keys(raw: dict[str, Any]) -> Non
     assert record.results.tokens.distinct is None
     again = record.to_dict()
     assert again["tokens"].items() >= raw["tokens"].items()
-    assert again | {"tokens": raw["tokens"]} == raw
+    assert again.items() >= (raw | {"tokens": again["tokens"]}).items()
+    assert all(again[key] is None for key in again.keys() - raw.keys())
     assert RunRecord.from_dict(again) == record
 
 
@@ -85,7 +86,7 @@ def test_keys_that_readers_of_earlier_versions_take_for_granted(tmp_path: Path) 
     """Names, order of sections and the text of an error are what they were."""
     record = runs.start(tmp_path, runs.describe(CONFIG, "grid"))
     runs.finish(tmp_path, record, Results.from_dict(FIRST))
-    assert list(runs.content(tmp_path)) == list(FIRST)
+    assert [key for key in runs.content(tmp_path) if key not in ("recipe", "loss")] == list(FIRST)
     runs.fail(tmp_path, record, Failure.of(UsageError("no such weights")))
     failed = runs.content(tmp_path)
     assert (failed["status"], failed["error"]) == ("failed", "UsageError: no such weights")

@@ -20,7 +20,7 @@ from sweep.runs import record as runs
 from sweep.runs.record import RecordError, RunRecord
 from sweep.runs.results import Results
 
-SERIES = ("scale", "clip", "scale_se", "sqnr_db", "clip_fraction", "silu_gain", "ratio")
+SERIES = ("scale", "clip", "scale_se", "sqnr_db", "clip_fraction", "silu_gain", "ratio", "loss")
 SUMMARY = ("scale", "sqnr_db", "silu_gain", "ratio")
 PROVENANCE = ("model", "tokens", "versions", "git", "device", "started", "finished")  # of run.json
 IDENTITY = ("model", "method", "alpha", "format", "granularity")
@@ -32,7 +32,7 @@ Bins = tuple[list[int], list[float]]  # counts [n], edges [n + 1]
 @dataclass(frozen=True, eq=False)
 class View:
     """config: what identifies and explains the run. families: prefixes of the series, `x_conv_out`, ….
-    layers: per layer `<site>/<column>` → value, the mean over the groups where a layer has several.
+    layers: per layer `<site>/<column>` → value, the mean over the groups where a layer has several (of loss: the sum).
     histograms: per layer `<site>/values` → bins. summary: what runs are sorted by, over all rows.
     rows: all of scales.parquet. files: what the artifact holds. notes: how to read the series."""
 
@@ -57,11 +57,13 @@ def read(directory: Path) -> View:
     for layer in (results.evaluation or {}).get("layers") or []:
         for part in ("only", "all_but"):
             layers.setdefault(layer["layer"], {}).update(_flat(f"evaluation/{part}", layer[part]))
+    for layer in (results.loss or {}).get("layers") or []:
+        layers.setdefault(layer["layer"], {}).update(_flat("predicted", {k: layer[k] for k in ("loss", "loss_se")}))
     groups = len(rows) / max(1, len({(row["layer"], row["site"]) for row in rows}))
     return View(
         config={
             **record.config,
-            "cell": {key: rows[0][key] for key in IDENTITY},  # as in every table, where a dead alpha is null
+            "cell": {key: rows[0][key] for key in IDENTITY} | _of_recipe(record.config),  # as in every table
             "calibration_key": results.calibration.key,
             "provenance": {key: said.get(key) for key in PROVENANCE},
         },
@@ -70,18 +72,26 @@ def read(directory: Path) -> View:
         histograms=_histograms(directory / "histograms.parquet"),
         summary={**_summary(rows), **_measured(results)},
         rows=[{key: _finite(value) for key, value in row.items()} for row in rows],
-        files=sorted([directory / runs.FILE, *directory.glob("*.parquet")]),
+        files=sorted([directory / runs.FILE, *directory.glob("*.parquet"), *directory.glob(runs.RECIPE)]),
         notes="Series show the mean over the groups of a layer; the table has every group." if groups > 1 else None,
     )
+
+
+def _of_recipe(config: Row) -> Row:
+    """What tells a cell that follows a recipe: its rows have methods and formats of their own."""
+    return {key: config[key] for key in ("method", "alpha", "format")} if config.get("recipe") else {}
 
 
 def _layers(rows: list[Row]) -> dict[int, dict[str, float]]:
     values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         for column in SERIES:
-            if (value := _finite(row[column])) is not None:
+            if (value := _finite(row.get(column))) is not None:
                 values[row["layer"]][f"{row['site']}/{column}"].append(value)
-    return {layer: {key: fmean(found) for key, found in series.items()} for layer, series in values.items()}
+    return {
+        layer: {key: (sum if key.endswith("/loss") else fmean)(found) for key, found in series.items()}
+        for layer, series in values.items()
+    }
 
 
 def _histograms(path: Path) -> dict[int, dict[str, Bins]]:
@@ -118,7 +128,7 @@ def _worst(rows: Iterable[Row]) -> Row | None:
 
 
 def _measured(results: Results) -> Row:
-    parts: Row = {"timings": results.timings, "counts": results.counts, "evaluation": results.evaluation or {}}
+    parts = {name: getattr(results, name) or {} for name in ("timings", "counts", "evaluation", "loss")}
     return {key: value for prefix, values in parts.items() for key, value in _flat(prefix, values).items()}
 
 
