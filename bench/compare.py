@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench.race import table
-from sweep.runs import record as runs
+from sweep.runs.schemas import write_table
 from tests.harness import browser
 
 SITES = (
@@ -59,7 +59,7 @@ def generate(root: Path, cells: int) -> None:
     folds = {"fold": pa.array(np.tile(np.arange(FOLDS, dtype=np.int32), n))}
     noise = {k: pa.array(rng.lognormal(0, 0.01, n * FOLDS)) for k in ("scale", "sqnr_db", "silu_gain", "ratio")}
     root.mkdir(parents=True, exist_ok=True)
-    runs.write_table(shared, pa.table({**repeated, **folds, **noise}))
+    write_table(shared, pa.table({**repeated, **folds, **noise}))
     number = 0
     for a, alpha in enumerate(alphas):
         columns = columns_of(rng, alpha, -abs(a - settings / 2) / 10)
@@ -71,7 +71,7 @@ def generate(root: Path, cells: int) -> None:
                 words = {"model": f"m{m}", "method": method, "alpha": alpha, "format": f"f{f}", "granularity": "tensor"}
                 named = {k: pa.array([v] * n, pa.float64() if k == "alpha" else pa.string()) for k, v in words.items()}
                 counted = {"n": pa.array(np.full(n, 10**7)), "zero_point": none}
-                runs.write_table(cell / "scales.parquet", pa.table({**named, **where, **counted, **columns}))
+                write_table(cell / "scales.parquet", pa.table({**named, **where, **counted, **columns}))
                 os.link(shared, cell / "replicates.parquet")
                 (cell / "run.json").write_text(json.dumps(record(words, number), indent=2))
                 number += 1

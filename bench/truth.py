@@ -27,9 +27,10 @@ from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.analysis.verdicts import MATTERS, NEGLIGIBLE, verdicts
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
+from sweep.core.files import write_json
 from sweep.models import load as models
 from sweep.quantization.statistics import Statistics
-from sweep.runs import record as runs
+from sweep.runs.schemas import write_table
 from sweep.runs.tables import build
 from tests.cells import RECORD
 
@@ -83,11 +84,11 @@ def write(statistics: Statistics, seed: int, setting: Setting, root: Path) -> Pa
     directory.mkdir(parents=True)
     tables = build(statistics, config, keep=True)
     for name in ("scales", "replicates", "convergence"):
-        runs.write_table(directory / f"{name}.parquet", getattr(tables, name))
+        write_table(directory / f"{name}.parquet", getattr(tables, name))
     record = copy.deepcopy(RECORD) | {"config": config.to_dict(), "name": config.label}
     record["tokens"] |= {"sha256": f"{seed:064}", "samples": SAMPLES, "seqlen": SEQLEN}
     record["calibration"]["key"] = f"{seed:064}"
-    runs.write_json(directory / "run.json", record)
+    write_json(directory / "run.json", record)
     return directory
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sweep.config.config import Config
 from sweep.config.knobs import Data, Model
-from sweep.runs import record as runs
+from sweep.core.files import write_json
 from sweep.runs import schemas
 
 SITES = ("x_conv_in", "x_conv_pre", "x_conv_out", "out_proj_in")
@@ -33,7 +33,7 @@ def finished(directory: Path, layers: int = 4, groups: int = 1, seed: int = 0, *
     directory.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schemas.SCALES), directory / "scales.parquet")
     pq.write_table(pa.Table.from_pylist(histograms, schemas.HISTOGRAMS), directory / "histograms.parquet")
-    runs.write_json(directory / "run.json", RECORD | {"sweep": directory.parent.name, "seed": seed} | record)
+    write_json(directory / "run.json", RECORD | {"sweep": directory.parent.name, "seed": seed} | record)
     return directory
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def sha256(path: Path) -> str:
@@ -37,6 +39,13 @@ def draft(path: Path) -> Iterator[Path]:
     finally:
         if beside != path:
             beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Atomically, as `draft`. Raises ValueError for NaN and infinity, which JSON does not know."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with draft(path) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:

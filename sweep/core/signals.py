@@ -8,13 +8,11 @@ Python's KeyboardInterrupt, or the operating system.
 
 from __future__ import annotations
 
-import atexit
-import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -51,46 +49,6 @@ def shield_requeue() -> None:
     signal.signal(signal.SIGUSR2, shielded)
 
 
-class _Noted:
-    """Python's own handler of SIGINT, and whether it was ever called. What it raises is lost where it strikes in a
-    callback, as imports run many: `deferred` then makes up for it."""
-
-    came = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
-        signal.default_int_handler(number, frame)
-
-
-@contextmanager
-def exit_code() -> Iterator[None]:
-    """What surrounds a command. Its streams never fail for want of a letter. Inside, a KeyboardInterrupt ends the
-    process with 130 and a word on stderr. One that is lost takes effect with the next `deferred`.
-
-    sys.exit is not enough: where the signal came while a string ran in `exec`, as imports do with dataclasses, `python
-    -m` ends by the signal all the same. So the last of all exit functions, hence the first registered, leaves first."""
-    streams.forgiving()
-    interrupted = False
-
-    def leave() -> None:
-        if interrupted:
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError):  # whoever read it may be gone
-                    stream.flush()
-            os._exit(130)
-
-    atexit.register(leave)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _Noted())
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        interrupted = True
-        if not isinstance(error.__context__, Interrupted):  # which has had its say
-            print("interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
 class Pending:
     """Whether a signal has come; true if so."""
 
@@ -103,6 +61,33 @@ class Pending:
         """Raises Interrupted if a signal has come."""
         if self.number is not None:
             raise Interrupted(self.number)
+
+
+_struck = Pending()  # of a SIGINT outside `deferred`, whatever became of its KeyboardInterrupt
+
+
+@contextmanager
+def exit_code() -> Iterator[None]:
+    """What surrounds a command. Its streams never fail for want of a letter. Inside, a KeyboardInterrupt ends the
+    process with 130 and a word on stderr. Python drops one that is raised in a callback, as imports run many: that one
+    takes effect with the next `deferred`."""
+    streams.forgiving()
+
+    def strike(number: int, frame: FrameType | None) -> None:
+        _struck.number = number
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, strike)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not isinstance(error.__context__, Interrupted):  # which has had its say
+            print("interrupted", file=sys.stderr)
+        # one that left `exec` of a string, as imports run it for dataclasses, has Python end `python -m` by the signal
+        # instead; the next `exec` makes it forget that
+        exec("")
+        sys.exit(130)
 
 
 @contextmanager
@@ -118,8 +103,7 @@ def deferred() -> Iterator[Pending]:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         wanted.append(signal.SIGTERM)
     former = {number: signal.getsignal(number) for number in wanted}
-    if getattr(former[signal.SIGINT], "came", False):
-        pending.number = signal.SIGINT
+    pending.number = _struck.number
 
     def restore() -> None:
         for number, handler in former.items():

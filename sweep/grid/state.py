@@ -15,11 +15,14 @@ from filelock import FileLock, Timeout
 from sweep import __version__
 from sweep.calibration import spec
 from sweep.core.errors import UsageError
+from sweep.core.files import write_json
 from sweep.core.fresh import fresh
 from sweep.core.store_key import differences
 from sweep.grid.plan import Cell, Plan, same
 from sweep.runs import record as runs
 from sweep.runs.place import INSIST, held, take
+from sweep.runs.record import Failure, RunRecord, RunStatus
+from sweep.runs.results import Results
 
 PLAN = "plan.json"
 
@@ -30,7 +33,7 @@ class Grid:
 
     directory: Path
     plan: Plan
-    errors: dict[int, str] = field(default_factory=dict)
+    errors: dict[int, Failure] = field(default_factory=dict)
     followers: dict[int, list[int]] = field(default_factory=dict)  # of a failed leader
 
     def ready(self, wave: Sequence[Cell]) -> list[Cell]:
@@ -42,9 +45,10 @@ class Grid:
             if leader is None or leader.number not in self.errors or spec.stored(cell.config, cell.key):
                 found.append(cell)
                 continue
-            error = f"its calibration failed in cell {leader.number}: {self.errors[leader.number]}"
+            why = self.errors[leader.number]
+            failure = Failure(f"its calibration failed in cell {leader.number}: {why.text}", why.mendable)
             place = self.directory / cell.place
-            runs.finish(place, runs.start(place, runs.describe(cell.config, self.directory.name)), error=error)
+            runs.fail(place, runs.start(place, runs.describe(cell.config, self.directory.name)), failure)
             self.followers.setdefault(leader.number, []).append(cell.number)
         return found
 
@@ -54,44 +58,48 @@ class Grid:
             place = self.directory / cell.place
             if runs.finished(place, cell.config, cell.key.hash):
                 continue
-            record = runs.read(place) or {"status": None}
-            if record["status"] == "failed":
-                error = record["error"]
-            elif exception:
-                error = f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}"
-            elif record["status"] == "finished":
-                error = _elsewhere(record, cell)
-            else:
-                error = f"ended without a result, killed perhaps; see {place}"
-            self.errors[cell.number] = error
-            if record["status"] == "running":  # and nobody else will ever change that
-                runs.finish(place, record, error=error)
+            record = runs.read(place)
+            self.errors[cell.number] = failure = _why(record, exception, cell, place)
+            if record and record.status is RunStatus.RUNNING:  # and nobody else will ever change that
+                runs.fail(place, record, failure)
 
     def failures(self) -> list[str]:
         """A line for each cell that failed, its followers summed up."""
         label = {cell.number: cell.config.label for cell in self.plan.cells}
         lines = []
-        for number, error in sorted(self.errors.items()):
+        for number, failure in sorted(self.errors.items()):
             with_it = self.followers.get(number, [])
             need = "cell that needs" if len(with_it) == 1 else "cells that need"
             more = f" ({len(with_it)} {need} its calibration failed with it)" if with_it else ""
-            lines.append(f"cell {number} ({label[number]}): {error.removeprefix('UsageError: ')}{more}")
+            lines.append(f"cell {number} ({label[number]}): {failure.message}{more}")
         return lines
 
     @property
     def exit_code(self) -> int:
         """2 if all that failed were mistakes a user can mend, 1 if something crashed."""
-        return 2 if all(error.startswith("UsageError") for error in self.errors.values()) else 1
+        return 2 if all(failure.mendable for failure in self.errors.values()) else 1
 
 
-def _elsewhere(record: dict[str, Any], cell: Cell) -> str:
-    """Why a finished run is not the one that was planned: its job ran where packages, files or variables are others."""
-    differ = differences(record["calibration"]["preimage"], cell.key.preimage)
-    if (version := record["versions"]["sweep"]) != __version__:
+def _why(record: RunRecord | None, exception: Exception | None, cell: Cell, place: Path) -> Failure:
+    """Why a cell that was launched has not the result that was planned."""
+    if record and record.failure:
+        return record.failure
+    if exception:
+        return Failure.in_one_line(exception)
+    if record and record.results:
+        return _elsewhere(record, record.results, cell)
+    return Failure(f"ended without a result, killed perhaps; see {place}")
+
+
+def _elsewhere(record: RunRecord, results: Results, cell: Cell) -> Failure:
+    """A finished run is not the one that was planned: its job ran where packages, files or variables are others."""
+    differ = differences(results.calibration.preimage, cell.key.preimage)
+    if (version := record.versions.get("sweep")) != __version__:
         differ.append(f"sweep: {version} there, {__version__} here")
-    return (
-        "UsageError: its job finished something else than this process planned "
-        f"({'; '.join(differ) or 'another configuration'}); start the sweep in the environment of its jobs"
+    return Failure(
+        "its job finished something else than this process planned "
+        f"({'; '.join(differ) or 'another configuration'}); start the sweep in the environment of its jobs",
+        mendable=True,
     )
 
 
@@ -125,7 +133,7 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool, overwrite: boo
         with held(directory, "hydra.sweep.dir"):  # what it holds is looked at once nobody else can change it
             found = _settled(directory, plan, resume, overwrite)
             if found is plan:
-                runs.write_json(directory / PLAN, plan.to_dict())
+                write_json(directory / PLAN, plan.to_dict())
             yield Grid(directory, found)
     except OSError as error:
         raise UsageError(f"sweep directory {directory} cannot be written: {error.strerror or error}") from error

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.config.launch import override
+from sweep.core.files import draft
 
 if TYPE_CHECKING:  # Hydra imports every plugin at every start: nothing heavy up here
     from sweep.config.config import Config
@@ -162,7 +163,8 @@ class GridSweeper(BasicSweeper):
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(directory)
             self.config.hydra.overrides.hydra.append(override("hydra.sweep.dir", str(directory)))
-        OmegaConf.save(self.config, directory / "multirun.yaml")
+        with draft(directory / "multirun.yaml") as file:
+            OmegaConf.save(self.config, file)
 
     def _run(self, state: Grid) -> list[str]:
         """Shards, leaders, followers. Returns what went wrong, a line each."""

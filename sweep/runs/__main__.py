@@ -6,9 +6,7 @@ import time
 from pathlib import Path
 
 from sweep.core import cli
-from sweep.runs.listing import Sweep, sweeps
-
-STATES = ("finished", "failed", "running", "waiting", "damaged")
+from sweep.runs.listing import STATES, Sweep, sweeps
 
 
 def table(found: list[Sweep], now: float) -> str:

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sweep.calibration.cache import Damaged
 from sweep.config.config import Config
@@ -24,7 +24,11 @@ from sweep.runs import record as runs
 from sweep.runs import tables as table
 from sweep.runs import tracking
 from sweep.runs.cost import predicted
+from sweep.runs.record import Failure, RunRecord
+from sweep.runs.results import CalibrationRecord, DeviceRecord, ModelRecord, Results, TokensRecord
+from sweep.runs.schemas import write_table
 from sweep.runs.tables import Tables
+from sweep.runs.tracking import TrackedRun
 
 if TYPE_CHECKING:
     from sweep.calibration.collect import Collect
@@ -34,21 +38,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A finished cell: where it lies, its run.json, its tables, and how to see its W&B run."""
+    """A finished cell: where it lies, what run.json says, its tables, and how to see it in trackers."""
 
     directory: Path
-    record: dict[str, Any]
+    record: RunRecord
+    results: Results
     tables: Tables
-    wandb_hint: str | None
+    hints: list[str]
 
     @property
     def how(self) -> str:
         """How its statistics were come by, those of its groups' second pass included."""
-        first = self.record["calibration"]
-        second = first.get("grouped")
-        if second and not second["cached"]:
-            return "read from the store, second pass calibrated" if first["cached"] else "calibrated in two passes"
-        return "read from the store" if first["cached"] else "calibrated"
+        first = self.results.calibration
+        if first.grouped and not first.grouped.cached:
+            return "read from the store, second pass calibrated" if first.cached else "calibrated in two passes"
+        return "read from the store" if first.cached else "calibrated"
 
 
 def run(config: Config, directory: Path, group: str, siblings: bool = False) -> Cell:
@@ -62,30 +66,31 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
     if recipe := config.chosen:
         shutil.copyfile(recipe.path, directory / runs.RECIPE)
-    tracker = tracking.start(config.wandb, directory, name, config.wandb.group or group, config.to_dict())
+    tracker = tracking.start(TrackedRun(directory, name, group, config))
     try:
-        statistics, calibration = _calibration(config, tracker.progress)
-        statistics = _rescaled(config, statistics, calibration, tracker.progress)
-        grouped = _second_pass(config, statistics, calibration, tracker.progress)
+        statistics, results = _calibration(config, tracker.progress)
+        statistics, results = _rescaled(config, statistics, results, tracker.progress)
+        grouped, results = _second_pass(config, statistics, results, tracker.progress)
         begin = time.perf_counter()
-        factor = calibration["tokens"]["error_factor"]
+        factor = results.tokens.error_factor
         tables = table.build(statistics, config, grouped, siblings, math.inf if factor is None else factor)
-        calibration["timings"]["readout_s"] = time.perf_counter() - begin
+        results.timings["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
-            if (found := getattr(tables, field.name)) is not None:
-                runs.write_table(directory / f"{field.name}.parquet", found)
-        cost = predicted(tables, config.evaluate.sites)
-        evaluation = None
+            if (columns := getattr(tables, field.name)) is not None:
+                write_table(directory / f"{field.name}.parquet", columns)
+        results = replace(results, loss=predicted(tables, config.evaluate.sites))
         if config.evaluate:
             from sweep.evaluation.evaluate import evaluate
 
             evaluation, texts = evaluate(config, statistics, tables.scales)
-            runs.write_table(directory / "evaluation.parquet", texts)
-        results = {"loss": cost, "evaluation": evaluation, "wandb": tracker.record}
-        record = runs.finish(directory, {**record, **calibration, **results})
+            results = replace(results, evaluation=evaluation)
+            write_table(directory / "evaluation.parquet", texts)
+        trackers = tracker.records
+        results = replace(results, wandb=trackers.pop("wandb", None), trackers=trackers)
+        record = runs.finish(directory, record, results)
     except BaseException as error:
         with suppress(OSError):  # else it would hide what went wrong
-            runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
+            runs.fail(directory, record, Failure.of(error))
         tracker.finish(failed=True)
         if isinstance(error, OSError) and not directory.is_dir():
             raise UsageError(
@@ -97,18 +102,18 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
         tracker.results(directory)
     finally:
         tracker.finish()
-    return Cell(directory, record, tables, tracker.hint)
+    return Cell(directory, record, results, tables, tracker.hints)
 
 
 def _rescaled(
-    config: Config, first: Statistics, record: dict[str, Any], report: Callable[[int, int], None]
-) -> Statistics:
+    config: Config, first: Statistics, results: Results, report: Callable[[int, int], None]
+) -> tuple[Statistics, Results]:
     """The statistics with those sites observed again that lie beyond the window of float32's bins."""
     from sweep.calibration import collect
     from sweep.quantization import window
 
     if (wanted := collect.rescaled(config, first)) is None:
-        return first
+        return first, results
     (layer, site), others = next(iter(wanted.shifts)), len(wanted.shifts) - 1
     print(
         f"layer {layer}, site {site}" + (f" and {others} more" if others else "") + f": {config.dtype} values beyond "
@@ -117,28 +122,30 @@ def _rescaled(
         flush=True,
     )
     again, more = _calibration(config, report, wanted)
-    record["calibration"]["rescaled"] = more["calibration"]
-    record["timings"] = {name: spent + record["timings"].get(name, 0.0) for name, spent in more["timings"].items()}
-    return window.merged(first, again)
+    calibration = replace(results.calibration, rescaled=more.calibration)
+    return window.merged(first, again), replace(results, calibration=calibration, timings=_sum(results, more))
 
 
 def _second_pass(
-    config: Config, first: Statistics, record: dict[str, Any], report: Callable[[int, int], None]
-) -> Statistics | None:
-    """The statistics of the cell's groups, None if it needs none; what the run records of them goes into `record`."""
+    config: Config, first: Statistics, results: Results, report: Callable[[int, int], None]
+) -> tuple[Statistics | None, Results]:
+    """The statistics of the cell's groups, None if it needs none."""
     from sweep.calibration import collect
 
     if (wanted := collect.second_pass(config, first)) is None:
-        return None
+        return None, results
     grouped, more = _calibration(config, report, wanted)
-    record["calibration"]["grouped"] = more["calibration"]
-    record["timings"] = {name: spent + record["timings"].get(name, 0.0) for name, spent in more["timings"].items()}
-    return grouped
+    calibration = replace(results.calibration, grouped=more.calibration)
+    return grouped, replace(results, calibration=calibration, timings=_sum(results, more))
+
+
+def _sum(one: Results, other: Results) -> dict[str, float]:
+    return {name: spent + one.timings.get(name, 0.0) for name, spent in other.timings.items()}
 
 
 def _calibration(
     config: Config, report: Callable[[int, int], None], wanted: Collect | None = None
-) -> tuple[Statistics, dict[str, Any]]:
+) -> tuple[Statistics, Results]:
     """The statistics that the cell is read off, and what the run records of them."""
     from sweep.calibration import spec
 
@@ -159,36 +166,25 @@ def _calibration(
     factor = replicates.error_factor(windows.texts, config.calibration.folds)
     if windows.distinct < len(windows.windows):
         print(_repeated(windows, factor), file=sys.stderr, flush=True)
-    return statistics, {
-        "calibration": {
-            "key": key.hash,
-            "preimage": key.preimage,
-            "path": str(asked.store.path(key)),
-            "cached": cached,
-        },
-        "model": {
-            "name": config.model.name,
-            "identity": key.preimage["model"],
-            "weights": config.model.weights,
-            **asked.origin,
-            **statistics.meta,
-        },
-        "tokens": {
-            "sha256": windows.sha256,
-            "data": windows.source,
-            "samples": len(windows.windows),
-            "distinct": windows.distinct,
-            "seqlen": config.calibration.seqlen,
-            "count": windows.count,
-            "error_factor": factor if math.isfinite(factor) else None,  # JSON has no infinity
-        },
-        "device": provenance.device(config.device),
-        "timings": timings,
-        "counts": {
-            "tokens": windows.count,
-            "values": sum(int(site.histogram.counts.sum()) for site in statistics.sites.values()),
-        },
-    }
+    values = sum(int(site.histogram.counts.sum()) for site in statistics.sites.values())
+    return statistics, Results(
+        CalibrationRecord(key.hash, key.preimage, str(asked.store.path(key)), cached),
+        ModelRecord(
+            config.model.name, key.preimage["model"], config.model.weights, {**asked.origin, **statistics.meta}
+        ),
+        TokensRecord(
+            windows.sha256,
+            windows.source,
+            samples=len(windows.windows),
+            seqlen=config.calibration.seqlen,
+            count=windows.count,
+            distinct=windows.distinct,
+            error_factor=factor if math.isfinite(factor) else None,  # JSON has no infinity
+        ),
+        DeviceRecord(**provenance.device(config.device)),
+        timings,
+        {"tokens": windows.count, "values": values},
+    )
 
 
 def _repeated(windows: Tokens, factor: float) -> str:

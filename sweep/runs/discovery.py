@@ -1,9 +1,8 @@
-"""Cells on disk: find their directories, read what run.json says, name what cannot be used."""
+"""Cells on disk, the one place that finds them: their directories, the sweeps they belong to, what cannot be used."""
 
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,13 @@ from typing import Any
 from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
 from sweep.quantization.methods.registry import METHODS
+from sweep.runs import record as runs
+from sweep.runs.record import RecordError, RunRecord, RunStatus
+from sweep.runs.results import Results
 
 RUNS = Path("runs")
+SCALES = "scales.parquet"
+PLANS = {"plan.json", "multirun.yaml"}  # what a sweep's directory holds, ours or another sweeper's
 SKIPPED = {".hydra", "wandb", "calibrations", ".shards", ".submitit", "__pycache__"}
 
 
@@ -80,47 +84,87 @@ class Cell:
 def find(patterns: Sequence[str]) -> list[Path]:
     """Directories of cells under directories or globs, in order; under the latest of runs/ if none is given.
 
-    A cell's directory holds run.json, scales.parquet, or at least Hydra's .hydra/.
     Raises UsageError for a pattern that matches nothing, and where nothing is a cell.
     """
     roots = [Path(p) for p in patterns] or [_latest()]
-    found: dict[str, None] = {}
+    cells: dict[Path, None] = {}
     for root in roots:
         matches = [root] if root.is_dir() else [Path(m) for m in sorted(glob.glob(str(root), recursive=True))]
         if not matches:
             raise UsageError(f"{root}: no such directory, and as a pattern it matches nothing")
         for match in matches:
             if match.is_dir():
-                found.update(dict.fromkeys(_cells(str(match))))
-            elif match.name in ("run.json", "scales.parquet"):  # a pattern may name the files themselves
-                found[str(match.parent)] = None
-    if not found:
-        raise UsageError(f"{' '.join(map(str, roots))}: no cells here; a cell is a directory with a run.json")
-    return [Path(path) for path in found]
+                cells.update((cell, None) for _, members in sweeps(match) for cell in members)
+            elif match.name in (runs.FILE, SCALES):  # a pattern may name the files themselves
+                cells[match.parent] = None
+    if not cells:
+        raise UsageError(f"{' '.join(map(str, roots))}: no cells here; a cell is a directory with a {runs.FILE}")
+    return list(cells)
+
+
+def sweeps(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Every sweep at or below a directory with its cells, and every cell that belongs to none as a sweep of its own.
+
+    A sweep is a directory with a plan. A cell is one with run.json or scales.parquet; or with Hydra's .hydra/ and
+    nothing below, which died before it could write one; or of a sweep, named by its number, and empty."""
+    if _is_cell(str(root)):
+        yield root, [root]
+        return
+    files, folders = _listed(str(root))
+    if PLANS & files:
+        yield root, [Path(cell) for cell in _cells(str(root), True)]
+    elif _died(folders):
+        yield root, [root]
+    else:
+        for name in folders:
+            if name not in SKIPPED:
+                yield from sweeps(root / name)
 
 
 def _latest() -> Path:
-    sweeps = [p for p in RUNS.iterdir() if p.is_dir() and p.name not in SKIPPED] if RUNS.is_dir() else []
-    for path in sorted(sweeps, key=lambda p: p.stat().st_mtime, reverse=True):
-        if next(_cells(str(path)), None):
+    folders = [p for p in RUNS.iterdir() if p.is_dir() and p.name not in SKIPPED] if RUNS.is_dir() else []
+    for path in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True):
+        if any(cells for _, cells in sweeps(path)):
             return path
     raise UsageError(f"{RUNS}/ holds no cells yet: run `{spelled('run')}`, or name a directory")
 
 
-def _cells(root: str) -> Iterator[str]:
-    # most directories of a huge sweep are cells, and asking for one file is quicker than listing them all
-    if os.path.exists(f"{root}/run.json") or os.path.exists(f"{root}/scales.parquet"):
+def _cells(root: str, planned: bool = False) -> Iterator[str]:
+    """The cells below a directory of a sweep. planned: it is the sweep's own, whose cells have numbers for names."""
+    if _is_cell(root):
         yield root
         return
-    with os.scandir(root) as entries:
-        folders = sorted(entry.name for entry in entries if entry.is_dir())
+    _, folders = _listed(root)
     below = [name for name in folders if name not in SKIPPED]
-    if "shards" in below and os.path.exists(f"{root}/plan.json"):
+    if planned and "shards" in below:
         below.remove("shards")  # as sweeps of earlier versions kept what is no cell
-    if not below and ".hydra" in folders:
-        yield root  # it died before it could write run.json
     for name in below:
-        yield from _cells(f"{root}/{name}")
+        path = f"{root}/{name}"
+        cells = _cells(path)
+        first = next(cells, None)
+        if first is not None:
+            yield first
+            yield from cells
+        elif planned and name.isdigit():
+            yield path
+    if not planned and _died(folders):
+        yield root
+
+
+def _is_cell(path: str) -> bool:
+    # most directories of a huge sweep are cells, and asking for one file is quicker than listing them all
+    return os.path.exists(f"{path}/{runs.FILE}") or os.path.exists(f"{path}/{SCALES}")
+
+
+def _died(folders: list[str]) -> bool:
+    return ".hydra" in folders and SKIPPED.issuperset(folders)
+
+
+def _listed(path: str) -> tuple[set[str], list[str]]:
+    """Names of the files of a directory, and of its folders in order."""
+    with os.scandir(path) as entries:
+        kinds = {entry.name: entry.is_dir() for entry in entries}
+    return {name for name, folder in kinds.items() if not folder}, sorted(n for n, folder in kinds.items() if folder)
 
 
 def read(paths: Iterable[Path]) -> tuple[list[Cell], list[Problem]]:
@@ -128,58 +172,59 @@ def read(paths: Iterable[Path]) -> tuple[list[Cell], list[Problem]]:
     cells: list[Cell] = []
     problems: list[Problem] = []
     for path in paths:
-        found = _read(path)
-        if isinstance(found, Cell):
-            cells.append(found)
+        one = _read(path)
+        if isinstance(one, Cell):
+            cells.append(one)
         else:
-            problems.append(found)
+            problems.append(one)
     return cells, problems
 
 
 def _read(path: Path) -> Cell | Problem:
     try:
-        with open(f"{path}/run.json", "rb") as file:
-            run = json.load(file)
-        status = run["status"]
-        if status != "finished":
-            reason = f"failed: {run.get('error')}" if status == "failed" else f"{status} since {run['started']}"
-            return Problem(path, "unfinished", reason)
-        cell = _cell(path, run)
+        record = runs.load(path)
+        if record.results:
+            cell = _cell(path, record, record.results)
     except FileNotFoundError:
-        kind = "damaged" if (path / "scales.parquet").exists() else "unfinished"
-        return Problem(path, kind, "run.json is missing")
-    except (OSError, ValueError) as error:
-        return Problem(path, "damaged", f"run.json cannot be read: {error}")
-    except (KeyError, TypeError, AttributeError) as error:
-        return Problem(path, "damaged", f"run.json lacks {error}")
-    if not os.path.exists(f"{path}/scales.parquet"):
-        return Problem(path, "damaged", "scales.parquet is missing")
+        kind = "damaged" if (path / SCALES).exists() else "unfinished"
+        return Problem(path, kind, f"{runs.FILE} is missing")
+    except RecordError as error:
+        return Problem(path, "damaged", str(error))
+    except OSError as error:
+        return Problem(path, "damaged", f"{runs.FILE} cannot be read: {error}")
+    if record.failure:
+        return Problem(path, "unfinished", f"{RunStatus.FAILED}: {record.failure.text}")
+    if record.status is not RunStatus.FINISHED:
+        return Problem(path, "unfinished", f"{record.status} since {record.started}")
+    if not os.path.exists(f"{path}/{SCALES}"):
+        return Problem(path, "damaged", f"{SCALES} is missing")
     return cell
 
 
-def _cell(path: Path, run: dict[str, Any]) -> Cell:
-    config, model, tokens, calibration = run["config"], run["model"], run["tokens"], run["config"]["calibration"]
-    method, asked = config["method"], config["alpha"]
-    return Cell(
-        path=path,
-        name=run["name"],
-        sweep=run.get("sweep") or path.parent.name,
-        model=model["name"],
-        method=method,
-        alpha=asked if method not in METHODS or METHODS[method].uses_alpha else None,
-        asked_alpha=asked,
-        format=config["format"],
-        granularity=config["granularity"],
-        data=tokens["data"],
-        key=run["calibration"]["key"],
-        tokens=tokens["sha256"],
-        identity=model["identity"],
-        weights=model["weights"],
-        dtype=config["dtype"],
-        sizes=f"{tokens['samples']} x {tokens['seqlen']}",
-        folds=calibration["folds"],
-        finished=run["finished"],
-        distinct=tokens.get("distinct"),
-        evaluation=run.get("evaluation"),
-        geometry={k: v for k, v in model.items() if k not in ("name", "identity", "weights")},
-    )
+def _cell(path: Path, record: RunRecord, results: Results) -> Cell:
+    config, model, tokens = record.config, results.model, results.tokens
+    with runs.complete():
+        method, asked = config["method"], config["alpha"]
+        return Cell(
+            path=path,
+            name=record.name,
+            sweep=record.sweep or path.parent.name,
+            model=model.name,
+            method=method,
+            alpha=asked if method not in METHODS or METHODS[method].uses_alpha else None,
+            asked_alpha=asked,
+            format=config["format"],
+            granularity=config["granularity"],
+            data=tokens.data,
+            key=results.calibration.key,
+            tokens=tokens.sha256,
+            identity=model.identity,
+            weights=model.weights,
+            dtype=config["dtype"],
+            sizes=f"{tokens.samples} x {tokens.seqlen}",
+            folds=config["calibration"]["folds"],
+            finished=record.finished or record.started,
+            distinct=tokens.distinct,
+            evaluation=results.evaluation,
+            geometry=model.facts,
+        )

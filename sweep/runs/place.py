@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from sweep.core.errors import UsageError
 from sweep.runs import record as runs
+from sweep.runs.record import RunStatus
 
 TABLES = tuple(
     f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms", "grouping", "evaluation")
@@ -24,24 +25,23 @@ def take(directory: Path, same: Callable[[], bool], overwrite: bool, insist: str
 
     same: whether the finished run that lies there is the one that is to be written again. Raises UsageError where the
     directory holds the result of another cell, or files of a run's names that no run has left, unless `overwrite`."""
-    record = runs.read(directory) or {}
-    if "status" not in record:
+    record = runs.read(directory)
+    if record is None:
         if (theirs := foreign(directory)) and not overwrite:
             raise UsageError(f"{directory} holds {theirs}, which is no run's and would be overwritten: {insist}")
         return
-    if record["status"] == "finished":
+    if record.status is RunStatus.FINISHED:
         if same():
             return
         if not overwrite:
-            name = record.get("name", "a cell")
-            raise UsageError(f"{directory} holds a finished run ({name}) that would be overwritten: {insist}")
+            raise UsageError(f"{directory} holds a finished run ({record.name}) that would be overwritten: {insist}")
     for table in TABLES:  # the new run may write fewer
         (directory / table).unlink(missing_ok=True)
 
 
 def foreign(directory: Path) -> str | None:
     """The first file that a run would overwrite and that none has left, where no run has been."""
-    for name in ("run.json", *TABLES):
+    for name in (runs.FILE, *TABLES):
         if (directory / name).exists():
             return name
     with suppress(OSError, UnicodeDecodeError):  # a run that was killed at once leaves Hydra's files alone
@@ -66,7 +66,7 @@ def held(directory: Path, what: str) -> Iterator[None]:
 
 def written(directory: Path, log: str) -> frozenset[str]:
     """What of that which a run writes is there. log: name of Hydra's log."""
-    names = ("run.json", ".lock", log, "wandb", *TABLES, *HYDRA, ".hydra", ".")
+    names = (runs.FILE, ".lock", log, "wandb", *TABLES, *HYDRA, ".hydra", ".")
     return frozenset(name for name in names if (directory / name).exists())
 
 

@@ -25,6 +25,7 @@ from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted
 from sweep.runs import record as runs
+from sweep.runs.results import Json
 
 WORST = 5  # layers shown
 PLACE = ("layer", "site", "ssd_group", "head_group", "dim_group", "channel", "fold", "folds")
@@ -50,20 +51,22 @@ def reproduce(directory: Path, console: Console) -> int:
     record = runs.read(directory)
     if record is None:
         raise UsageError(f"{directory} holds no run.json; give the directory of a cell")
-    if record["status"] != "finished":
-        raise UsageError(f"{directory} is {record['status']}, not finished: there is nothing to compare with")
+    if record.results is None:
+        raise UsageError(f"{directory} is {record.status}, not finished: there is nothing to compare with")
+    if record.results.device is None:
+        raise UsageError(f"{directory} holds scales that were computed elsewhere: nothing here can be computed again")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
-        torch.set_num_threads(record["device"]["threads"])  # sums of floats depend on how they are split
-        asked = dict(record["config"])
+        torch.set_num_threads(record.results.device.threads)  # sums of floats depend on how they are split
+        asked = dict(record.config)
         if asked.get("recipe"):
             asked["recipe"] = str(directory / runs.RECIPE)
         config = replace(from_dict(asked), store=f"{scratch}/store", wandb=Wandb(mode="disabled"))
         again = cell.run(config, Path(scratch) / "run", "reproduce")
         found = {path.name: compare(path, Path(scratch) / "run" / path.name) for path in tables(directory)}
-    changes = list(circumstances(record, again.record))
+    changes = list(circumstances(record.to_dict(), again.record.to_dict()))
     same = not any(found.values())
     verdict = "[green]bit-identical[/green]" if same else "[red]different[/red]"
-    console.print(f"{escape(record['name'])}: {verdict} in {len(found)} tables", highlight=False)
+    console.print(f"{escape(record.name)}: {verdict} in {len(found)} tables", highlight=False)
     for name, differences in found.items():
         if differences:
             console.print(_shown(name, differences))
@@ -103,7 +106,7 @@ def compare(old: Path, new: Path) -> list[tuple[str, float, str]]:
     return sorted(found.values(), key=lambda difference: -difference[1])
 
 
-def circumstances(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def circumstances(old: Json, new: Json) -> Iterator[tuple[str, Any, Any]]:
     """What could explain a difference: key, then, now."""
     for section in ("calibration", "model", "tokens", "versions", "git", "device"):
         before, now = (r[section] or {} for r in (old, new))

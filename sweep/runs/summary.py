@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
 
 from sweep.core.console import Console
 from sweep.runs.cell import Cell
+from sweep.runs.results import Json
 
 
 def show(cell: Cell, console: Console) -> None:
     """The post-SiLU scales layer by layer, every other site in one line, and where the files are."""
     rows = cell.tables.scales
-    record = cell.record
-    console.print(_layers(rows.filter(pc.equal(rows["site"], "x_conv_out")), record["name"]))
+    results = cell.results
+    console.print(_layers(rows.filter(pc.equal(rows["site"], "x_conv_out")), cell.record.name))
     console.print(_sites(rows))
-    if cost := record["loss"]:
-        console.print(_cost(cost), highlight=False, soft_wrap=True)
+    if results.loss:
+        console.print(_cost(results.loss), highlight=False, soft_wrap=True)
     console.print("SiLU gain = scale after / before SiLU: never above 1 at any quantile; SiLU shrinks.", style="dim")
     console.print("Ratio = activation scale / weight scale of the convolution: says nothing of SiLU.", style="dim")
-    if record["evaluation"]:
-        console.print(_evaluation(record["evaluation"]))
-        if layers := record["evaluation"].get("layers"):
+    if results.evaluation:
+        console.print(_evaluation(results.evaluation))
+        if layers := results.evaluation.get("layers"):
             worst = sorted(layers, key=lambda layer: -layer["only"]["kl"])[:4]
             shares = ", ".join(f"{layer['layer']} ({layer['only']['kl']:.2e})" for layer in worst)
             console.print(
                 f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True
             )
-    calibration, timings = record["calibration"], record["timings"]
+    calibration, timings = results.calibration, results.timings
     seconds = sum(timings[part] for part in ("forward_s", "observe_s", "fisher_s"))
     spent = f"{cell.how}, {seconds:.1f} s" if seconds else cell.how
     lines = {
-        "calibration": f"{calibration['path']} ({spent}; {record['counts']['tokens']:,} tokens)",
+        "calibration": f"{calibration.path} ({spent}; {results.counts['tokens']:,} tokens)",
         "run": str(cell.directory),
         "table": str(cell.directory / "scales.parquet"),
     }
-    if record["wandb"]:
-        lines["W&B"] = record["wandb"].get("url") or f"{record['wandb']['mode']}, {record['wandb']['dir']}"
-    if cell.wandb_hint:
-        lines["see it"] = cell.wandb_hint
+    if run := results.wandb:
+        lines["W&B"] = run.get("url") or f"{run['mode']}, {run['dir']}"
+    if cell.hints:
+        lines["see it"] = "; ".join(cell.hints)
     for name, text in lines.items():
         console.print(f"[bold]{name:>12}[/bold]  ", end="")
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _cost(cost: dict[str, Any]) -> str:
+def _cost(cost: Json) -> str:
     if cost["loss"] is None:
         known = ", ".join(site for site, of in cost["sites"].items() if of["loss"] is not None)
         return f"Predicted loss is known of {known} only: no gradients were collected of the channel groups of others."
@@ -99,7 +98,7 @@ def _sites(rows: pa.Table) -> Table:
     return shown
 
 
-def _evaluation(found: dict[str, Any]) -> Table:
+def _evaluation(found: Json) -> Table:
     text = found["tokens"]
     size = f"{text['samples']} x {text['seqlen']} held-out tokens of {text['data']}"
     shown = Table(title=f"Fake-quantized forward: {size}", title_justify="left")

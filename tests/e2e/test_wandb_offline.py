@@ -14,8 +14,10 @@ from cells import finished, record
 from wandb_runs import KEY, assert_tells_all, die_after, free_port, inspect, offline_runs
 
 from sweep.config.knobs import Wandb
-from sweep.runs.tracking import Tracker, start, wandb_connection
+from sweep.runs.tracking import wandb_connection
 from sweep.runs.tracking.command import main
+from sweep.runs.tracking.tracker import NullTracker
+from sweep.runs.tracking.wandb import WandbTracker, start
 from tests.harness import Run
 
 
@@ -29,7 +31,7 @@ def _nobody(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.setattr(wandb_connection, "_refused", set())
 
 
-def track(cell: Path, settings: Wandb) -> Tracker:
+def track(cell: Path, settings: Wandb) -> WandbTracker | NullTracker:
     saved = record(cell)
     tracker = start(settings, cell, saved["name"], "the-group", saved["config"])
     tracker.progress(4, 8)

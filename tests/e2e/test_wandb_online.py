@@ -15,13 +15,15 @@ from resuming import resuming
 from wandb_runs import Server, die_after, offline_runs
 
 from sweep.config.knobs import Wandb
-from sweep.runs import record as runs
-from sweep.runs.tracking import Tracker, start, view, wandb_connection
+from sweep.core.files import write_json
+from sweep.runs.tracking import view, wandb_connection
 from sweep.runs.tracking.command import main
+from sweep.runs.tracking.tracker import NullTracker
+from sweep.runs.tracking.wandb import WandbTracker, start
 from sweep.runs.tracking.wandb_connection import Identity
 
 
-def begin(cell: Path, settings: Wandb) -> Tracker:
+def begin(cell: Path, settings: Wandb) -> WandbTracker | NullTracker:
     saved = record(cell)
     return start(settings, cell, saved["name"], "the-group", saved["config"])
 
@@ -80,7 +82,7 @@ def test_a_run_of_which_a_part_arrived_is_sent_the_rest_alone(
         wandb.teardown()
         assert [step["_step"] for step in server.history(identity.id)] == [0, 1]
 
-        runs.write_json(cell / "run.json", record(cell) | {"wandb": {"id": identity.id}})
+        write_json(cell / "run.json", record(cell) | {"wandb": {"id": identity.id}})
         assert main(["replay", str(cell)]) == 0
     assert [step["_step"] for step in server.history(identity.id)] == [0, 1, 2, 3, 4]  # 4 is the table
     assert {row["key"] for row in server.ask("select * from metrics where run_id = ? and step = 3", identity.id)} == {
@@ -140,6 +142,6 @@ def test_a_server_that_goes_away_costs_a_bounded_wait_and_a_replay(
     assert len([r for r in caplog.records if r.name.startswith("sweep")]) == 1
     assert not offline_runs(cell)
 
-    runs.write_json(cell / "run.json", record(cell) | {"wandb": tracker.record})
+    write_json(cell / "run.json", record(cell) | {"wandb": tracker.record})
     assert main(["replay", str(cell)]) == 0
     server.assert_has_all(cell, tracker.record["id"])

@@ -209,7 +209,8 @@ def die_after(layers: int, cell: Path, env: dict[str, str], wait: float = 1.5) -
     program = textwrap.dedent(
         f"""
         import json, os, pathlib, signal, time, wandb
-        from sweep.runs import record as runs, tracking as track
+        from sweep.core.files import write_json
+        from sweep.runs.tracking import wandb as track
         from sweep.config.knobs import Wandb
         from wandb.sdk.wandb_run import Run
 
@@ -217,7 +218,7 @@ def die_after(layers: int, cell: Path, env: dict[str, str], wait: float = 1.5) -
         record = json.loads((cell / "run.json").read_text())
         tracker = track.start(Wandb(), cell, record["name"], record["sweep"], record["config"])
         tracker.progress(8, 8)
-        runs.write_json(cell / "run.json", record | {{"wandb": tracker.record}})
+        write_json(cell / "run.json", record | {{"wandb": tracker.record}})
         log = Run.log
 
         def dying(self, row, step, commit):

@@ -24,6 +24,7 @@ from sweep.config.knobs import Calibration, Data, Model, Wandb
 from sweep.core.errors import UsageError
 from sweep.runs import cell
 from sweep.runs import record as runs
+from sweep.runs.record import RunStatus
 from tests.harness import require
 
 KILLS = 50
@@ -156,7 +157,7 @@ def test_killed_while_the_entry_is_written(
 def test_four_processes_race_for_one_calibration(config: Config, tmp_path: Path, reference: bytes) -> None:
     children = [forked(lambda i=i: cell.run(config, tmp_path / str(i), "group")) for i in range(4)]  # type: ignore[misc]
     assert [exit_code(child) for child in children] == [0, 0, 0, 0]
-    cached = [runs.read(tmp_path / str(i))["calibration"]["cached"] for i in range(4)]  # type: ignore[index]
+    cached = [runs.content(tmp_path / str(i))["calibration"]["cached"] for i in range(4)]
     assert sorted(cached) == [False, True, True, True]
     assert statistics(config) == reference
 
@@ -187,7 +188,7 @@ def test_a_full_disk_is_one_clear_error(config: Config, tmp_path: Path, referenc
             cell.run(config, tmp_path / "run", "group")
         assert "\n" not in str(error.value)
         assert f"store={disk}" in str(error.value)
-        assert runs.read(tmp_path / "run")["status"] == "failed"  # type: ignore[index]
+        assert runs.load(tmp_path / "run").status is RunStatus.FAILED
         assert store.Store(disk).entries() == []
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         cell.run(config, tmp_path / "run", "group")
@@ -208,7 +209,7 @@ def test_a_damaged_entry_is_named_and_computed_again(
     content[at] ^= 1
     (entry / name).write_bytes(content if damage == "flip" else content[:-9])
     again = cell.run(config, tmp_path / "again", "group")
-    assert not again.record["calibration"]["cached"]
+    assert not again.results.calibration.cached
     assert statistics(config) == reference
     said = capsys.readouterr().err
     assert f"damaged: {entry}" in said
@@ -244,14 +245,14 @@ def test_the_run_directory_is_deleted_meanwhile(
     with pytest.raises(UsageError, match="was deleted while the cell ran"):
         cell.run(config, tmp_path / "run", "group")
     assert statistics(config) == reference
-    assert cell.run(config, tmp_path / "run", "group").record["calibration"]["cached"]
+    assert cell.run(config, tmp_path / "run", "group").results.calibration.cached
 
 
 def test_a_record_that_is_half_written_is_no_result(config: Config, tmp_path: Path) -> None:
     done = cell.run(config, tmp_path / "run", "group")
-    key = done.record["calibration"]["key"]
+    key = done.results.calibration.key
     assert runs.finished(tmp_path / "run", config, key)
     text = (tmp_path / "run/run.json").read_text()
-    for wrong in (text[: len(text) // 2], "", json.dumps({**done.record, "status": "running"})):
+    for wrong in (text[: len(text) // 2], "", json.dumps({**done.record.to_dict(), "status": "running"})):
         (tmp_path / "run/run.json").write_text(wrong)
         assert not runs.finished(tmp_path / "run", config, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from sweep.core.store_key import Key
 from sweep.grid import state
 from sweep.grid.plan import Plan, plan, same, show
 from sweep.runs import record as runs
+from sweep.runs.record import Failure, RunStatus
+from sweep.runs.results import CalibrationRecord, ModelRecord, Results, TokensRecord
 
 
 def cell(model: str = "tiny", method: str = "percentile", alpha: float | None = 0.999, shards: int = 1) -> Config:
@@ -96,8 +99,13 @@ def test_the_plan_is_shown() -> None:
 
 
 def finish(directory: Path, config: Config) -> None:
-    record = {**runs.describe(config, "g"), "calibration": {"key": key(config).hash}}
-    runs.finish(directory, runs.start(directory, record))
+    runs.finish(directory, runs.start(directory, runs.describe(config, "g")), results(key(config)))
+
+
+def results(key: Key) -> Results:
+    """What a finished cell with that calibration records."""
+    calibration, model = CalibrationRecord(key.hash, key.preimage, "", False), ModelRecord("tiny", "sha256:00")
+    return Results(calibration, model, TokensRecord("00", "stdlib", 8, 64), None, {}, {})
 
 
 def test_an_unfinished_sweep_is_gone_on_with(tmp_path: Path) -> None:
@@ -148,10 +156,11 @@ def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:
     leaders, followers = found.waves()
     finish(tmp_path / "2", cell("b"))
     record = runs.start(tmp_path / "0", runs.describe(cell("a"), "g"))
-    runs.finish(tmp_path / "0", record, error="UsageError: no such weights")
+    runs.fail(tmp_path / "0", record, Failure.of(UsageError("no such weights")))
     under_way.settle(under_way.ready(leaders), [None, None])
     assert [c.number for c in under_way.ready(followers)] == [3]
-    assert runs.read(tmp_path / "1")["error"] == "its calibration failed in cell 0: UsageError: no such weights"  # type: ignore[index]
+    error = "its calibration failed in cell 0: UsageError: no such weights"
+    assert runs.load(tmp_path / "1").failure == Failure(error, mendable=True)
     assert under_way.exit_code == 2
     under_way.settle(followers[1:], [MemoryError("out of\nmemory")])
     assert under_way.exit_code == 1
@@ -164,11 +173,8 @@ def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:
 def test_a_job_in_another_environment_keeps_its_result(tmp_path: Path) -> None:
     (wave,) = (found := planned(cell())).waves()
     place = tmp_path / "0"
-    record = {
-        **runs.describe(cell(), "g"),
-        "calibration": {"key": "other", "preimage": key(cell()).preimage | {"a": 1}},
-    }
-    runs.finish(place, runs.start(place, record))
+    record = runs.start(place, runs.describe(cell(), "g"))
+    runs.finish(place, record, results(Key("tiny", key(cell()).preimage | {"a": 1})))
     for exception, message in (
         (None, "its job finished something else than this process planned (a: 1 there, None here); start the"),
         (ModuleNotFoundError("No module named 'new'"), "ModuleNotFoundError: No module named 'new'"),
@@ -177,14 +183,15 @@ def test_a_job_in_another_environment_keeps_its_result(tmp_path: Path) -> None:
         under_way.settle(wave, [exception])
         assert message in str(under_way.failures()[0])
         assert under_way.exit_code == (1 if exception else 2)
-        kept = runs.read(place) or {}
-        assert (kept["status"], kept["error"], kept["calibration"]["key"]) == ("finished", None, "other")
-    record |= {"calibration": {"key": key(cell()).hash, "preimage": key(cell()).preimage}}
-    for change, message in (
-        ({"config": cell(alpha=0.9).to_dict()}, "planned (another configuration);"),
-        ({"versions": record["versions"] | {"sweep": "0"}}, "planned (sweep: 0 there, "),
+        kept = runs.load(place)
+        assert (kept.status, kept.failure) == (RunStatus.FINISHED, None)
+        assert kept.results
+        assert kept.results.calibration.preimage == key(cell()).preimage | {"a": 1}
+    for other, message in (
+        (replace(record, config=cell(alpha=0.9).to_dict()), "planned (another configuration);"),
+        (replace(record, versions=record.versions | {"sweep": "0"}), "planned (sweep: 0 there, "),
     ):
-        runs.finish(place, runs.start(place, record | change))
+        runs.finish(place, other, results(key(cell())))
         under_way = state.Grid(tmp_path, found)
         under_way.settle(wave, [None])
         assert message in str(under_way.failures()[0])

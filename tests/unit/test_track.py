@@ -20,10 +20,11 @@ from cells import CONFIG, SITES, finished, record, rows
 
 from sweep.config.knobs import Wandb
 from sweep.core.errors import UsageError
-from sweep.runs.tracking import Tracker, delivery, start, view, wandb_connection
+from sweep.runs.tracking import delivery, view, wandb_connection
 from sweep.runs.tracking.command import main
 from sweep.runs.tracking.delivery import OFFLINE, Destination
 from sweep.runs.tracking.replay import find
+from sweep.runs.tracking.wandb import WandbTracker, start
 from tests.harness import ROOT
 
 TARGET = Destination("http://127.0.0.1:1", None, "mamba-scales", "grid", "abc")
@@ -156,7 +157,7 @@ def test_config_is_the_resolved_one_with_identity_and_calibration_key(tmp_path: 
 def test_disabled_imports_no_wandb_and_writes_nothing(tmp_path: Path) -> None:
     program = """
 import sys, pathlib
-from sweep.runs import tracking as track
+from sweep.runs.tracking import wandb as track
 from sweep.config.knobs import Wandb
 tracker = track.start(Wandb(mode="disabled"), pathlib.Path("."), "name", "group", {})
 tracker.progress(1, 2)
@@ -252,7 +253,7 @@ class _Broken:
 def test_trouble_costs_one_warning_and_the_hint_is_to_replay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cell = finished(tmp_path / "0")
     run = _Broken(cell.resolve())
-    tracker = Tracker(cell, run, TARGET)
+    tracker = WandbTracker(cell, run, TARGET)
     tracker.results(cell)
     tracker.results(cell)
     tracker.finish()
@@ -266,7 +267,7 @@ def test_trouble_costs_one_warning_and_the_hint_is_to_replay(tmp_path: Path, cap
 
 def test_progress_is_reported_once_a_second_and_at_the_end(tmp_path: Path) -> None:
     run = _Broken(tmp_path.resolve())
-    tracker = Tracker(tmp_path, run)
+    tracker = WandbTracker(tmp_path, run)
     for done in range(1, 101):
         tracker.progress(done, 100)
     assert run.reports[0] == {"calibration/done": 1, "calibration/samples": 100}

@@ -7,35 +7,38 @@ from typing import Any
 
 import numpy as np
 
-from sweep.core import provenance
 from sweep.quantization.site_scales import NOWHERE, WHOLE
 from sweep.runs import record as runs
 from sweep.runs import schemas, tables
 from sweep.runs.place import take
 from sweep.runs.quamba.checkpoint import Saved, Values
+from sweep.runs.record import RunRecord
+from sweep.runs.results import CalibrationRecord, ModelRecord, Results, TokensRecord
 
 LARGEST = 127.0
+UNKNOWN = "not recorded in the checkpoint"
 METHOD = "quamba"  # minmax for all but x without groups, which is percentile_ema; the file does not say which alpha
 
 
-def write(saved: Saved, directory: Path, overwrite: bool = False) -> dict[str, Any]:
+def write(saved: Saved, directory: Path, overwrite: bool = False) -> RunRecord:
     """Writes the cell; returns its record. Raises UsageError where another one would be lost by it."""
     take(directory, lambda: _holds(directory, saved), overwrite, "choose another --runs, or say --overwrite")
     record = runs.start(directory, _record(saved))
-    runs.write_table(directory / "scales.parquet", tables.assemble(_rows(saved), schemas.SCALES))
+    schemas.write_table(directory / "scales.parquet", tables.assemble(_rows(saved), schemas.SCALES))
     for name, schema in (
         ("replicates", schemas.REPLICATES),
         ("convergence", schemas.CONVERGENCE),
         ("histograms", schemas.HISTOGRAMS),
     ):
-        runs.write_table(directory / f"{name}.parquet", schema.empty_table())
+        schemas.write_table(directory / f"{name}.parquet", schema.empty_table())
     if saved.grouped:
-        runs.write_table(directory / "grouping.parquet", tables.assemble(_groupings(saved), schemas.GROUPING))
-    return runs.finish(directory, record)
+        schemas.write_table(directory / "grouping.parquet", tables.assemble(_groupings(saved), schemas.GROUPING))
+    return runs.finish(directory, record, _results(saved))
 
 
 def _holds(directory: Path, saved: Saved) -> bool:
-    return bool((runs.read(directory) or {})["calibration"]["key"] == saved.digest)
+    record = runs.read(directory)
+    return bool(record and record.results and record.results.calibration.key == saved.digest)
 
 
 def _rows(saved: Saved) -> list[dict[str, Any]]:
@@ -91,51 +94,35 @@ def _groupings(saved: Saved) -> list[dict[str, Any]]:
     ]
 
 
-def _record(saved: Saved) -> dict[str, Any]:
-    granularity = "group" if saved.grouped else "tensor"
-    unknown = "not recorded in the checkpoint"
-    first = next(iter(saved.layers.values()))
-    ssd = {}
-    if saved.family == "mamba2" and (saved.grouped or first["B_out_scales"].size > 1):
-        ssd = {"n_groups": int(first["B_out_scales"].size)}
+def _record(saved: Saved) -> RunRecord:
     grouping = {}
     if saved.grouped:
-        _, heads, dims = first["x_out_scales"].shape
+        _, heads, dims = next(iter(saved.layers.values()))["x_out_scales"].shape
         grouping = {"grouping": {"head_groups": heads, "dim_groups": dims, "variant": "published"}}
-    return {
-        "name": f"{saved.name} as saved by Quamba",
-        "sweep": "quamba",
-        "config": {
-            "model": {"name": saved.name, "path": str(saved.path)},
-            "data": {"name": unknown},
-            "calibration": {"samples": None, "seqlen": None, "batch_size": 1, "folds": 0, "seed": None},
-            "method": METHOD,
-            "alpha": None,
-            "format": "int8",
-            "granularity": granularity,
-            **grouping,
-            "dtype": "float16",
-        },
-        "calibration": {
-            "key": saved.digest,
-            "preimage": {"checkpoint": saved.digest},
-            "path": str(saved.path),
-            "cached": True,
-        },
-        "model": {
-            "name": saved.name,
-            "identity": saved.digest,
-            "weights": "trained",
-            "family": saved.family,
-            "n_layer": max(saved.layers) + 1,
-            **ssd,
-        },
-        "tokens": {"sha256": unknown, "data": unknown, "samples": None, "seqlen": None, "count": None},
-        "versions": provenance.versions(),
-        "git": provenance.git(),
-        "device": None,
-        "timings": {},
-        "counts": {},
-        "evaluation": None,
-        "wandb": None,
+    config = {
+        "model": {"name": saved.name, "path": str(saved.path)},
+        "data": {"name": UNKNOWN},
+        "calibration": {"samples": None, "seqlen": None, "batch_size": 1, "folds": 0, "seed": None},
+        "method": METHOD,
+        "alpha": None,
+        "format": "int8",
+        "granularity": "group" if saved.grouped else "tensor",
+        **grouping,
+        "dtype": "float16",
     }
+    return runs.under_way(f"{saved.name} as saved by Quamba", "quamba", config)
+
+
+def _results(saved: Saved) -> Results:
+    ssd = {}
+    first = next(iter(saved.layers.values()))
+    if saved.family == "mamba2" and (saved.grouped or first["B_out_scales"].size > 1):
+        ssd = {"n_groups": int(first["B_out_scales"].size)}
+    return Results(
+        CalibrationRecord(saved.digest, {"checkpoint": saved.digest}, str(saved.path), cached=True),
+        ModelRecord(saved.name, saved.digest, facts={"family": saved.family, "n_layer": max(saved.layers) + 1, **ssd}),
+        TokensRecord(UNKNOWN, UNKNOWN, samples=None, seqlen=None),
+        device=None,
+        timings={},
+        counts={},
+    )

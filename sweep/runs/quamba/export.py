@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 
 from sweep.core.errors import UsageError
 from sweep.core.files import draft
+from sweep.runs import record as runs
+from sweep.runs.record import RunRecord, RunStatus
 
 _PREFIX = "backbone.layers.{}.mixer.conv1d."
 FLOOR = 1e-6  # of a scale: `_get_minmax_quantization_params` of Quamba's observers clamps there
@@ -29,9 +30,9 @@ def export(run: Path, target: Path) -> tuple[int, list[str]]:
     `.head_index.N`, after the dictionary of its `get_reorder_params`; scales of groups refer to channels in that
     order. Raises UsageError for a run that has no such scales."""
     record, rows = _read(run)
-    if (format := record["config"]["format"]) != "int8":
+    if (format := record.config["format"]) != "int8":
         raise UsageError(f"{run}: format={format}; Quamba's activations are int8: export a run with format=int8")
-    if (granularity := record["config"]["granularity"]) == "channel":
+    if (granularity := record.config["granularity"]) == "channel":
         raise UsageError(f"{run}: granularity=channel has no place in Quamba's checkpoints; allowed: tensor, group")
     layers: dict[int, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -62,11 +63,11 @@ def _raise(state: dict[str, NDArray[Any]]) -> list[str]:
     return raised
 
 
-def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _read(run: Path) -> tuple[RunRecord, list[dict[str, Any]]]:
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        if record["status"] != "finished":
-            raise UsageError(f"{run}: the run is {record['status']}, only finished runs have scales")
+        record = runs.load(run)
+        if record.status is not RunStatus.FINISHED:
+            raise UsageError(f"{run}: the run is {record.status}, only finished runs have scales")
         return record, pq.read_table(run / "scales.parquet").to_pylist()
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{run}: not the directory of a run ({error})") from error

@@ -1,5 +1,7 @@
-"""Weights & Biases: a sink for what a cell's files already say. `python -m sweep.track replay DIR` fills it later."""
+"""Trackers: sinks for what a cell's files already say. `python -m sweep.track replay DIR` fills W&B's later."""
 
-from sweep.runs.tracking.wandb import Tracker, check, start
+from sweep.runs.tracking.tracker import TrackedRun, Tracker
+from sweep.runs.tracking.trackers import Trackers, start
+from sweep.runs.tracking.wandb import check
 
-__all__ = ["Tracker", "check", "start"]
+__all__ = ["TrackedRun", "Tracker", "Trackers", "check", "start"]

@@ -9,7 +9,9 @@ import json
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from sweep.core.files import write_json
+from sweep.runs.results import Json
 
 OFFLINE = ""  # in place of a server
 
@@ -25,19 +27,19 @@ class Destination:
     id: str
 
 
-def attempt(directory: Path, config: dict[str, Any]) -> str:
+def attempt(directory: Path, config: Json) -> str:
     """The id for a cell: a new one, or that of the attempt at the same configuration that has not ended."""
     path = directory / "wandb" / "attempt.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if found.get("config") != config:
-        found = {"id": secrets.token_hex(6), "config": config}
+    last = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if last.get("config") != config:
+        last = {"id": secrets.token_hex(6), "config": config}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found))
-    return str(found["id"])
+        write_json(path, last)
+    return str(last["id"])
 
 
-def identify(record: dict[str, Any]) -> str:
-    """The id of a finished cell: that of its run, or one made of what its run.json says, wherever it lies."""
+def identify(record: Json) -> str:
+    """The id of a finished cell: that of its run, or one made of all that its run.json says, wherever it lies."""
     if record.get("wandb"):
         return str(record["wandb"]["id"])
     content = json.dumps({key: value for key, value in record.items() if key != "wandb"}, sort_keys=True)

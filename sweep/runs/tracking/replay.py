@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sweep.config.knobs import Wandb
 from sweep.core.errors import UsageError
+from sweep.runs import discovery
+from sweep.runs import record as runs
+from sweep.runs.record import RunRecord
 from sweep.runs.tracking import delivery, view, wandb_connection
 from sweep.runs.tracking.delivery import OFFLINE, Destination
 from sweep.runs.tracking.wandb import open_run
@@ -52,15 +53,15 @@ def replay(roots: list[Path], options: Options) -> Iterator[Outcome]:
 
 def find(roots: list[Path]) -> list[Path]:
     """Directories of cells, finished or not. Raises UsageError where a root is none or holds none."""
-    found: set[Path] = set()
+    cells: set[Path] = set()
     for root in roots:
         if not root.is_dir():
             raise UsageError(f"{root} is no directory; give a run, a sweep, or a folder of them, for example runs")
-        below = {path.parent for path in root.rglob("run.json") if "wandb" not in path.relative_to(root).parts}
+        below = {cell for _, members in discovery.sweeps(root) for cell in members}
         if not below:
-            raise UsageError(f"{root} holds no cell: no run.json in it or below")
-        found |= below
-    return sorted(found)
+            raise UsageError(f"{root} holds no cell: no {runs.FILE} in it or below")
+        cells |= below
+    return sorted(cells)
 
 
 def destination(mode: str, directory: Path) -> str:
@@ -72,29 +73,33 @@ def destination(mode: str, directory: Path) -> str:
 
 def _one(directory: Path, server: str, options: Options) -> Outcome:
     try:
-        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        if record["status"] != "finished":
-            return Outcome(directory, "skipped", record["status"])
+        record = runs.load(directory)
+        if not record.results:
+            return Outcome(directory, "skipped", record.status)
         return _send(directory, record, server, options)
+    except FileNotFoundError as error:
+        if Path(error.filename or "").name == runs.FILE:
+            return Outcome(directory, "skipped", f"{runs.FILE} is missing")
+        return Outcome(directory, "failed", wandb_connection.first_line(error))
     except (OSError, ValueError, KeyError) as error:
         lacking = "lacks " if isinstance(error, KeyError) else ""
         return Outcome(directory, "failed", lacking + wandb_connection.first_line(error))
 
 
-def _send(directory: Path, record: dict[str, Any], server: str, options: Options) -> Outcome:
-    saved = record["config"]["wandb"]
-    settings = Wandb(
-        project=options.project or saved["project"],
-        entity=options.entity or saved["entity"],
-        tags=saved["tags"],
+def _send(directory: Path, record: RunRecord, server: str, options: Options) -> Outcome:
+    saved = record.config.get("wandb") or {}
+    wanted = Wandb(
+        project=options.project or saved.get("project"),
+        entity=options.entity or saved.get("entity"),
+        tags=saved.get("tags") or [],
     )
-    group = options.group or saved["group"] or record["sweep"]
-    identity = Identity(delivery.identify(record), record["name"], group, "calibrate")
-    target = Destination(server, settings.entity, str(settings.project), group, identity.id)
+    group = options.group or saved.get("group") or record.sweep or directory.parent.name
+    identity = Identity(delivery.identify(runs.content(directory)), record.name, group, "calibrate")
+    target = Destination(server, wanted.entity, str(wanted.project), group, identity.id)
     if seen := delivery.delivered(directory, target):
         return Outcome(directory, "there", seen)
     view.read(directory)  # damaged files are to be found before there is a run
-    tracker = open_run(server, settings, directory, identity, record["config"])
+    tracker = open_run(server, wanted, directory, identity, record.config)
     try:
         tracker.results(directory)
     finally:

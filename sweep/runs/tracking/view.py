@@ -6,7 +6,6 @@ summaries and are null in the table, since W&B's charts know neither; the Parque
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -17,8 +16,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from sweep.runs import record as runs
+from sweep.runs.record import RecordError, RunRecord
+from sweep.runs.results import Results
+
 SERIES = ("scale", "clip", "scale_se", "sqnr_db", "clip_fraction", "silu_gain", "ratio", "loss")
 SUMMARY = ("scale", "sqnr_db", "silu_gain", "ratio")
+PROVENANCE = ("model", "tokens", "versions", "git", "device", "started", "finished")  # of run.json
 IDENTITY = ("model", "method", "alpha", "format", "granularity")
 
 Row = dict[str, Any]
@@ -44,36 +48,33 @@ class View:
 
 def read(directory: Path) -> View:
     """The view of a finished cell. Raises OSError, ValueError or KeyError where its files are damaged."""
-    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    said = runs.content(directory)
+    record = RunRecord.from_dict(said)
+    if (results := record.results) is None:
+        raise RecordError(f"the run is {record.status}, only a finished one has results")
     rows = pq.read_table(directory / "scales.parquet").to_pylist()
     layers = _layers(rows)
-    for layer in (record.get("evaluation") or {}).get("layers") or []:
+    for layer in (results.evaluation or {}).get("layers") or []:
         for part in ("only", "all_but"):
             layers.setdefault(layer["layer"], {}).update(_flat(f"evaluation/{part}", layer[part]))
-    for layer in (record.get("loss") or {}).get("layers") or []:
+    for layer in (results.loss or {}).get("layers") or []:
         layers.setdefault(layer["layer"], {}).update(_flat("predicted", {k: layer[k] for k in ("loss", "loss_se")}))
     groups = len(rows) / max(1, len({(row["layer"], row["site"]) for row in rows}))
     return View(
-        config=_config(record, rows),
+        config={
+            **record.config,
+            "cell": {key: rows[0][key] for key in IDENTITY} | _of_recipe(record.config),  # as in every table
+            "calibration_key": results.calibration.key,
+            "provenance": {key: said.get(key) for key in PROVENANCE},
+        },
         families=sorted({key.split("/")[0] for values in layers.values() for key in values}),
         layers=dict(sorted(layers.items())),
         histograms=_histograms(directory / "histograms.parquet"),
-        summary={**_summary(rows), **_record_summary(record)},
+        summary={**_summary(rows), **_measured(results)},
         rows=[{key: _finite(value) for key, value in row.items()} for row in rows],
-        files=sorted([directory / "run.json", *directory.glob("*.parquet"), *directory.glob("recipe.yaml")]),
+        files=sorted([directory / runs.FILE, *directory.glob("*.parquet"), *directory.glob(runs.RECIPE)]),
         notes="Series show the mean over the groups of a layer; the table has every group." if groups > 1 else None,
     )
-
-
-def _config(record: Row, rows: list[Row]) -> Row:
-    """The resolved configuration; `cell` is the identity in every table, where a dead alpha is null."""
-    provenance = ("model", "tokens", "versions", "git", "device", "started", "finished")
-    return {
-        **record["config"],
-        "cell": {key: rows[0][key] for key in IDENTITY} | _of_recipe(record["config"]),
-        "calibration_key": record["calibration"]["key"],
-        "provenance": {key: record.get(key) for key in provenance},
-    }
 
 
 def _of_recipe(config: Row) -> Row:
@@ -126,8 +127,8 @@ def _worst(rows: Iterable[Row]) -> Row | None:
     return min((r for r in rows if _finite(r["sqnr_db"]) is not None), key=lambda r: r["sqnr_db"], default=None)
 
 
-def _record_summary(record: Row) -> Row:
-    parts = {name: record.get(name) or {} for name in ("timings", "counts", "evaluation", "loss")}
+def _measured(results: Results) -> Row:
+    parts = {name: getattr(results, name) or {} for name in ("timings", "counts", "evaluation", "loss")}
     return {key: value for prefix, values in parts.items() for key, value in _flat(prefix, values).items()}
 
 

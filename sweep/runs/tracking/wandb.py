@@ -15,8 +15,10 @@ from typing import Any
 from sweep.config.knobs import Wandb
 from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
+from sweep.runs.results import Json
 from sweep.runs.tracking import delivery, view, wandb_connection
 from sweep.runs.tracking.delivery import OFFLINE, Destination
+from sweep.runs.tracking.tracker import NullTracker, TrackedRun, Tracker
 from sweep.runs.tracking.wandb_connection import Identity, NoKey, Unreachable, first_line, inside
 
 log = logging.getLogger(__name__)
@@ -24,26 +26,24 @@ log = logging.getLogger(__name__)
 EVERY = 1.0  # seconds between reports of progress
 
 
-class Tracker:
-    """A W&B run, or nothing at all where tracking is disabled. No method raises because of W&B.
+class WandbTracker:
+    """A W&B run. No method raises because of W&B.
 
-    record: what run.json says of the run, None where there is none. hint: the line that tells how to see it.
+    record: what run.json says of the run. hint: the line that tells how to see it.
     complete: whether all that the cell's files say was logged and, online, arrived; known after `finish`."""
 
-    def __init__(self, directory: Path, run: Any = None, destination: Destination | None = None) -> None:
-        self.directory, self._run, self._destination = directory, run, destination
-        self.record: dict[str, Any] | None = None
-        self.hint: str | None = None
+    def __init__(self, directory: Path, run: Any, destination: Destination | None = None) -> None:
+        self.directory, self._destination = directory, destination
+        self._run: Any = run  # None once it has ended
         self.complete = False
         self._broken = False
         self._reported = -EVERY
-        if run is not None:
-            place = Path(run.settings.sync_dir)
-            if place.is_relative_to(directory.resolve()):
-                place = place.relative_to(directory.resolve())
-            url = None if run.offline else run.url
-            self.record = {"mode": run.settings.mode, "id": run.id, "dir": str(place), "url": url}
-            self.hint = url or f"wandb sync {quote(str(directory / place))}"
+        place = Path(run.settings.sync_dir)
+        if place.is_relative_to(directory.resolve()):
+            place = place.relative_to(directory.resolve())
+        url = None if run.offline else run.url
+        self.record: Json = {"mode": run.settings.mode, "id": run.id, "dir": str(place), "url": url}
+        self.hint: str = url or f"wandb sync {quote(str(directory / place))}"
 
     def progress(self, done: int, total: int) -> None:
         """Samples done and in all. Kept in the summary, so that the steps of the history are the layers alone."""
@@ -94,18 +94,22 @@ class Tracker:
             self._broken, self.complete = True, False
 
 
-def start(
-    settings: Wandb, directory: Path, label: str, group: str, config: dict[str, Any], job_type: str = "calibrate"
-) -> Tracker:
+def follow(run: TrackedRun) -> Tracker:
+    """`start` with the settings of the cell's configuration."""
+    settings = run.config.wandb
+    return start(settings, run.directory, run.name, settings.group or run.group, run.config.to_dict())
+
+
+def start(settings: Wandb, directory: Path, name: str, group: str, config: Json) -> WandbTracker | NullTracker:
     """The run of a cell: online if that is asked for and possible, else offline. Raises UsageError where `online` was
     asked for without a key, and never because of W&B.
 
     A cell that was killed and is started again in the same directory goes on with its run."""
     mode = wandb_connection.mode(settings.mode)
     if mode == "disabled":
-        return Tracker(directory)
+        return NullTracker()
     try:
-        identity = Identity(delivery.attempt(directory, config), label, group, job_type)
+        identity = Identity(delivery.attempt(directory, config), name, group, "calibrate")
         if mode != "offline":
             try:
                 if server := wandb_connection.server(mode, directory):
@@ -119,7 +123,7 @@ def start(
         raise
     except Exception as error:  # no W&B run is better than no cell
         log.warning("W&B: %s; not tracked", first_line(error))
-        return Tracker(directory)
+        return NullTracker()
 
 
 def check(asked: str) -> None:
@@ -135,14 +139,14 @@ def check(asked: str) -> None:
             pass  # a cell says so, and tracks offline
 
 
-def open_run(server: str, settings: Wandb, directory: Path, identity: Identity, config: dict[str, Any]) -> Tracker:
+def open_run(server: str, settings: Wandb, directory: Path, identity: Identity, config: Json) -> WandbTracker:
     """A run at that server, or offline. Raises Unreachable where the server does not take it."""
     opened = (
         wandb_connection.online(server, settings, directory, identity, config)
         if server
         else wandb_connection.offline(settings, directory, identity, config)
     )
-    return Tracker(
+    return WandbTracker(
         directory, opened, Destination(server, settings.entity, str(settings.project), identity.group, opened.id)
     )
 

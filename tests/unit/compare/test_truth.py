@@ -22,8 +22,9 @@ from sweep.compare.analysis.silu_gain import TOLERANCE, silu
 from sweep.compare.analysis.verdicts import MATTERS, verdicts
 from sweep.compare.answer import answer
 from sweep.compare.render import sentences
+from sweep.core.files import write_json
 from sweep.evaluation.scores import Scores
-from sweep.runs.record import read, write_json
+from sweep.runs.record import content
 
 SITES = ("x_conv_in", "x_conv_pre", "x_conv_out")
 
@@ -112,8 +113,7 @@ def test_drift_is_from_half_of_the_folds_to_all(tmp_path: Path) -> None:
 
 def test_copies_are_no_samples(tmp_path: Path) -> None:
     path = write(tmp_path / "a", world({0: ("x_conv_in",)}), alpha=0.9)
-    record = read(path)
-    assert record
+    record = content(path)
     write_json(path / "run.json", record | {"tokens": record["tokens"] | {"distinct": 3}})
     a = answer(load(tmp_path))
     assert a.convergence[0].samples == 3
