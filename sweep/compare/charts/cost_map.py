@@ -1,0 +1,80 @@
+"""Where the cost arises: layers x sites, one cell at a time."""
+
+from __future__ import annotations
+
+from sweep.compare.answer import Answer
+from sweep.compare.charts.base import Chart, rows
+from sweep.compare.charts.measure import by_place, measure
+
+STEPS = 8
+
+
+def cost_map(a: Answer) -> Chart | None:
+    """Heat map, sites in the order of the data flow against layers, of what each place costs."""
+    name, digits, table = by_place(a)
+    if not table:
+        return None
+    labels = a.runs.labels
+    there = {row[0] for row in table}
+    cells = [labels[n] for n in a.shown if n in there]
+    ranked = [labels[n] for n in measure(a).ranked() if n in there]
+    sites = flow(sorted({row[2] for row in table}))
+    several = f"; {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
+    quantiles = [i / STEPS for i in range(1, STEPS)]
+    values = sorted(row[3] for row in table)
+    borders = sorted({float(f"{values[int(q * (len(values) - 1))]:.2g}") for q in quantiles})
+    colours = [f"var(--s{round(i * (STEPS - 1) / max(len(borders), 1))})" for i in range(len(borders) + 1)]
+    return Chart(
+        "cost-map",
+        "where",
+        0,
+        f"Where it costs: {name}, by layer and site{several}",
+        "Darker costs more; the colours hold for every cell. Noise over signal is mean (x − q(x))² / mean x² of a "
+        "site: what the network makes of it is not in it."
+        if name.startswith("noise")
+        else "Darker costs more; the colours hold for every cell. The sites of a cell add up to its predicted loss.",
+        {
+            "data": rows(("cell", "layer", "site", "cost"), ((labels[c], *rest) for c, *rest in table)),
+            "transform": [{"filter": "datum.cell === cell"}],
+            "height": 26 * len(sites),
+            "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1, "cursor": "pointer"},
+            "encoding": {
+                "x": {"field": "layer", "type": "ordinal", "title": "layer", "axis": {"labelAngle": 0, "grid": False}},
+                "y": {
+                    "field": "site",
+                    "type": "nominal",
+                    "title": None,
+                    "sort": sites,
+                    "axis": {"domain": False, "ticks": False, "labelLimit": 120},
+                },
+                "color": {
+                    "field": "cost",
+                    "type": "quantitative",
+                    "scale": {"type": "threshold", "domain": borders, "range": colours},
+                    "legend": {"title": name, "orient": "top", "gradientLength": 260, "format": ".1~e"},
+                },
+                "tooltip": [
+                    {"field": "site"},
+                    {"field": "layer"},
+                    {"field": "cost", "title": name, "format": digits},
+                    {"field": "cell"},
+                ],
+            },
+        },
+        {"cell": ("cell", cells, ranked[0] if ranked else cells[0])},
+        opens=True,
+    )
+
+
+def flow(sites: list[str]) -> list[str]:
+    """Sites in the order of the data flow, as far as their names tell."""
+    stages = ("in_proj_in", "conv_in", "conv_pre", "conv_out", "ssm_state", "out_proj_in")
+
+    def key(site: str) -> tuple[int, int]:
+        ends = [i for i, end in enumerate(stages) if site.endswith(end) and (i != 0 or site == end)]
+        return (ends[-1] if ends else len(stages), "xBC".find(site[0]))
+
+    return sorted(sites, key=key)
+
+
+CHARTS = (cost_map,)
