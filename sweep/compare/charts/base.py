@@ -79,7 +79,7 @@ def cell_colour(a: Answer) -> Spec:
     """Encodings of a cell's series: colour and shape say how the clip is chosen, the dash says the rest. Each with
     its legend where it tells anything apart."""
     s = series([a.runs.listed[n] for n in a.shown])
-    legend = {"title": None, "orient": "top", "columns": 5, "labelLimit": 230, "symbolSize": 60}
+    legend = {"title": None, "orient": "top", "columns": 5, "labelLimit": 230, "symbolSize": 60, "symbolOpacity": 1}
     colour = {
         "field": "setting",
         "type": "nominal",

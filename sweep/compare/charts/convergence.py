@@ -26,12 +26,14 @@ from sweep.compare.query.database import CONVERGENCE
 from sweep.compare.tables.pivots import pick
 
 LAYERS = 8
+EXTREMES = ("minmax", "entropy")  # a maximum, and an argmin that jumps: their errors do not average out
 AHEAD = (1, 1.5, 2, 3, 4)  # times the samples at hand that the forecast reaches
 
 
 def samples(a: Answer) -> Chart | None:
     """The scale after so many samples relative to the scale after all, its 95 % band, and the band to come."""
-    source = a.runs.source(CONVERGENCE, _different(a))
+    numbers = _different(a)
+    source = a.runs.source(CONVERGENCE, numbers)
     if source is None:
         return None
     layers = pick([layer for (layer,) in a.runs.sql(f"SELECT DISTINCT layer FROM {source} ORDER BY layer")], LAYERS)
@@ -44,14 +46,14 @@ def samples(a: Answer) -> Chart | None:
         FROM c JOIN last USING (cell, layer, site)
         WHERE final > 0 AND list_contains(?, site) AND layer IN ({", ".join(map(str, layers))})
         ORDER BY ALL"""
-    names, table, maxima = who(a), [], False
+    names, table, extreme = who(a), [], False
     for c, site, layer, count, change, error, folds, most in a.runs.sql(query, [deployed(a.runs.sites)]):
         half = quantile(0.95, freedom(folds)) * error if error is not None and folds > 2 else None
         band = (change - half, change + half) if half is not None else (None, None)
         table.append((*names[c], site, layer, count, change, *band, "seen"))
         if half and folds == most:  # an error over samples falls as one over their square root; a maximum's does not
-            if a.runs.listed[c].method == "minmax":
-                maxima = True
+            if a.runs.listed[c].method in EXTREMES:
+                extreme = True
                 continue
             ahead = [(count * k, half / k**0.5) for k in AHEAD]
             table += [(*names[c], site, layer, n, None, -reach, reach, "forecast") for n, reach in ahead]
@@ -64,20 +66,21 @@ def samples(a: Answer) -> Chart | None:
     edge = {"type": "line", "strokeDash": [2, 3], "strokeWidth": 1.3, "clip": True}
     tip = [{"field": "cell"}, {"field": "samples"}, {"field": "change", "format": "+.3f", "title": "change, %"}]
     tip += [{"field": f, "format": "+.3f", "title": t} for f, t in (("low", "from, %"), ("high", "to, %"))]
+    cells = [a.runs.labels[n] for n in sorted(numbers, key=lambda n: a.runs.listed[n].method in EXTREMES)]
     models = {a.runs.listed[n].model for n in a.shown}
-    ahead_only = [{"filter": "datum.kind === 'forecast'"}]
+    ahead_only = [{"filter": "datum.kind === 'forecast' && datum.cell === band"}]
     return Chart(
         "samples",
         "data",
         0,
         f"Scale against number of samples{f', {next(iter(models))}' if len(models) == 1 else ''}",
-        f"Relative to the scale after all samples; the band is 95 % (from three folds on). Dotted: where the band will "
-        f"be after more samples, as one over the square root of their number; the grey lines are ±{ENOUGH:.1%}, worth "
+        f"Relative to the scale after all samples; the band of the chosen cell is 95 % (from three folds on). "
+        f"Dotted: where the band will be after more samples, as one over the square root of their number; the grey lines are ±{ENOUGH:.1%}, worth "
         "0.1 dB where rounding dominates."
         + (
-            " The band of a maximum (minmax) is how far single folds' maxima scatter: it does not narrow with samples, "
-            "so there is no forecast."
-            if maxima
+            " For minmax and entropy it is how far the answers of single folds scatter, since a maximum and a coarse "
+            "argmin do not average out: it need not narrow with samples, and there is no forecast."
+            if extreme
             else ""
         ),
         {
@@ -88,7 +91,7 @@ def samples(a: Answer) -> Chart | None:
             "layer": [
                 {
                     "mark": {"type": "area", "opacity": 0.12, "clip": True},
-                    "transform": [{"filter": "isValid(datum.low) && datum.kind === 'seen'"}],
+                    "transform": [{"filter": "isValid(datum.low) && datum.kind === 'seen' && datum.cell === band"}],
                     "encoding": {
                         "y": {"field": "low", "type": "quantitative", "title": title},
                         "y2": {"field": "high"},
@@ -121,7 +124,7 @@ def samples(a: Answer) -> Chart | None:
                 },
             ],
         },
-        {"layer": ("layer", layers, layers[len(layers) // 2])},
+        {"layer": ("layer", layers, layers[len(layers) // 2]), "band": ("band of", cells, cells[0])},
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sweep.compare.answer import Answer
 from sweep.compare.charts.base import Chart, rows
 from sweep.compare.charts.measure import by_place, measure
@@ -20,10 +22,12 @@ def cost_map(a: Answer) -> Chart | None:
     ranked = [labels[n] for n in measure(a).ranked() if n in there]
     sites = flow(sorted({row[2] for row in table}))
     several = f"; {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
-    quantiles = [i / STEPS for i in range(1, STEPS)]
-    values = sorted(row[3] for row in table)
-    borders = sorted({float(f"{values[int(q * (len(values) - 1))]:.2g}") for q in quantiles})
-    colours = [f"var(--s{round(i * (STEPS - 1) / max(len(borders), 1))})" for i in range(len(borders) + 1)]
+    borders = _borders([row[3] for row in table])
+    names = [f"< {borders[0]:g}", *(f"from {border:g}" for border in borders)]
+    step = str(len(borders))
+    for i, border in reversed(list(enumerate(borders))):
+        step = f"datum.cost < {border} ? {i} : {step}"
+    colours = [f"var(--s{round(i * (STEPS - 1) / max(len(borders), 1))})" for i in range(len(names))]
     return Chart(
         "cost-map",
         "where",
@@ -35,7 +39,7 @@ def cost_map(a: Answer) -> Chart | None:
         else "Darker costs more; the colours hold for every cell. The sites of a cell add up to its predicted loss.",
         {
             "data": rows(("cell", "layer", "site", "cost"), ((labels[c], *rest) for c, *rest in table)),
-            "transform": [{"filter": "datum.cell === cell"}],
+            "transform": [{"filter": "datum.cell === cell"}, {"calculate": step, "as": "step"}],
             "height": 26 * len(sites),
             "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1, "cursor": "pointer"},
             "encoding": {
@@ -48,10 +52,18 @@ def cost_map(a: Answer) -> Chart | None:
                     "axis": {"domain": False, "ticks": False, "labelLimit": 120},
                 },
                 "color": {
-                    "field": "cost",
-                    "type": "quantitative",
-                    "scale": {"type": "threshold", "domain": borders, "range": colours},
-                    "legend": {"title": name, "orient": "top", "gradientLength": 260, "format": ".1~e"},
+                    "field": "step",
+                    "type": "ordinal",
+                    "scale": {"domain": list(range(len(names))), "range": colours},
+                    "legend": {
+                        "title": name,
+                        "orient": "top",
+                        "columns": len(names),
+                        "symbolType": "square",
+                        "symbolSize": 130,
+                        "symbolStrokeWidth": 0,
+                        "labelExpr": f"{names}[datum.value]",
+                    },
                 },
                 "tooltip": [
                     {"field": "site"},
@@ -64,6 +76,15 @@ def cost_map(a: Answer) -> Chart | None:
         {"cell": ("cell", cells, ranked[0] if ranked else cells[0])},
         opens=True,
     )
+
+
+def _borders(values: list[float]) -> list[float]:
+    """At most STEPS - 1 round numbers that part the range of these, evenly on a logarithmic axis."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    marks = [float(f"{m}e{power}") for power in range(low, high + 1) for m in (1, 2, 5)]
+    inside = [mark for mark in marks if min(values) < mark < max(values)] or [max(values)]
+    every = -(-len(inside) // (STEPS - 1))
+    return inside[::-1][::every][::-1]
 
 
 def flow(sites: list[str]) -> list[str]:

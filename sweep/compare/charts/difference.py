@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from sweep.compare.answer import Answer
-from sweep.compare.charts.base import AT_SITE, SHOWN, Chart, rows
+from sweep.compare.charts.base import AT_SITE, SHOWN, Chart, rows, who
 from sweep.compare.render.theme import DIVERGING
 
 
@@ -25,13 +25,14 @@ def difference(a: Answer, metric: str) -> Chart | None:
         JOIN points b ON b.cell = pairs.b AND b.layer = o.layer AND b.site = o.site ORDER BY pairs.o, o.site, o.layer"""
     labels = a.runs.labels
     several = len({b for _, b in pairs}) > 1
-    name = {c: f"{labels[c]} − {labels[b]}" if several else labels[c] for c, b in pairs}
+    names = who(a)
+    name = {c: _minus(names, c, b) if several else labels[c] for c, b in pairs}
     table = [(labels[c], name[c], labels[base[c]], *rest) for c, *rest in a.runs.sql(query)]
     against = f"less {labels[pairs[0][1]]}" if not several else "less its baseline"
     model = f"; {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
     steps = (0.01, 1, 10, 50) if metric == "scale" else (0.1, 1, 3, 10)
     unit = "%" if metric == "scale" else "dB"
-    names, bucket = _buckets(steps)
+    classes, bucket = _buckets(steps)
     return Chart(
         f"difference-{metric}",
         "scales",
@@ -62,7 +63,7 @@ def difference(a: Answer, metric: str) -> Chart | None:
                     "field": "bucket",
                     "type": "ordinal",
                     "sort": None,
-                    "scale": {"domain": names, "range": [f"var(--d{i})" for i in range(len(DIVERGING))]},
+                    "scale": {"domain": classes, "range": [f"var(--d{i})" for i in range(len(DIVERGING))]},
                     "legend": {
                         "title": unit,
                         "orient": "top",
@@ -81,6 +82,14 @@ def difference(a: Answer, metric: str) -> Chart | None:
             },
         },
     )
+
+
+def _minus(names: dict[int, tuple[str, str, str]], cell: int, base: int) -> str:
+    """`minmax − percentile 0.9995 · int8`: what both have in common is said once."""
+    (_, setting, rest), (whole, other, its) = names[cell], names.get(base, ("", "", ""))
+    if rest == its and setting != other:
+        return f"{setting} − {other}{f' · {rest}' if rest else ''}"
+    return f"{names[cell][0]} − {whole or 'a cell not shown'}"
 
 
 def _buckets(steps: tuple[float, ...]) -> tuple[list[str], str]:

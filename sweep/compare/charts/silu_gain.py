@@ -27,7 +27,7 @@ def gain(a: Answer) -> Chart | None:
         "field": "gain",
         "type": "quantitative",
         "title": "scale after SiLU / before",
-        "scale": {"domain": [0, 1.1], "nice": False},
+        "scale": {"zero": False},
     }
     tip = [
         {"field": "cell"},

@@ -70,8 +70,8 @@ class Shown:
     kind: str  # class of the table's cell: n for a number, wrap for a long text
 
 
-def table(t: Table) -> dict[str, Any]:
-    """What the template of a table asks for."""
+def table(t: Table, first: bool = True) -> dict[str, Any]:
+    """What the template of a table asks for. first: whether it is the first of its name; others start folded."""
     return {
         "name": t.name,
         "title": t.title,
@@ -80,7 +80,7 @@ def table(t: Table) -> dict[str, Any]:
         "rows": [[_shown(c, v) for c, v in zip(t.columns, row, strict=True)] for row in t.rows[:MOST]],
         "count": len(t.rows),
         "most": MOST,
-        "open": len(t.rows) <= LONG and t.name not in FOLDED,
+        "open": len(t.rows) <= LONG and t.name not in FOLDED and first,
     }
 
 
@@ -125,7 +125,7 @@ def ranking(a: Answer) -> dict[str, Any]:
     note = "What a setting costs the network was not measured: SQNR is a proxy. " if m.proxy else ""
     return {
         "name": "ranking",
-        "title": "Settings, best first",
+        "title": "Ranking",
         "caption": f"{note}± is one standard error. Tied: within two of the difference to the best.",
         "heads": [(head, "n" if head in numeric else "") for head in heads],
         "rows": rows[:MOST],

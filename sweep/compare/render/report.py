@@ -102,7 +102,8 @@ def _sections(a: Answer, drawn: dict[str, Chart]) -> list[Section]:
     """The answer's first, then those with content in the order of the page."""
     tables: dict[str, list[dict[str, Any]]] = {}
     for table in every(a):
-        tables.setdefault(table.name, []).append(html.table(table))
+        same = tables.setdefault(table.name, [])
+        same.append(html.table(table, not same))
     figures: dict[str, list[dict[str, Any]]] = {}
     for chart in drawn.values():
         figures.setdefault(chart.section, []).append(_figure(chart))
