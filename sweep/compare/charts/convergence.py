@@ -74,9 +74,9 @@ def samples(a: Answer) -> Chart | None:
         "data",
         0,
         f"Scale against number of samples{f', {next(iter(models))}' if len(models) == 1 else ''}",
-        f"Relative to the scale after all samples; the band of the chosen cell is 95 % (from three folds on). "
-        f"Dotted: where the band will be after more samples, as one over the square root of their number; the grey lines are ±{ENOUGH:.1%}, worth "
-        "0.1 dB where rounding dominates."
+        "Relative to the scale after all samples; the band of the chosen cell is 95 % (from three folds on). Dotted: "
+        "where the band will be after more samples, as one over the square root of their number; the grey lines are "
+        f"±{ENOUGH:.1%}, worth 0.1 dB where rounding dominates."
         + (
             " For minmax and entropy it is how far the answers of single folds scatter, since a maximum and a coarse "
             "argmin do not average out: it need not narrow with samples, and there is no forecast."

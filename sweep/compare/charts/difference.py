@@ -67,7 +67,7 @@ def difference(a: Answer, metric: str) -> Chart | None:
                     "legend": {
                         "title": unit,
                         "orient": "top",
-                        "columns": 9,
+                        "columns": 5,
                         "symbolType": "square",
                         "symbolSize": 130,
                         "symbolStrokeWidth": 0,

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from sweep.compare.answer import Answer, headlines
 from sweep.compare.charts import Chart, charts, shared
 from sweep.compare.render import html
-from sweep.compare.render.facts import asked, bibtex, commands
+from sweep.compare.render.provenance import asked, bibtex, commands
 from sweep.compare.render.theme import CONFIG, variables
 from sweep.compare.tables.catalogue import tables as every
 from sweep.core.cli import spelled

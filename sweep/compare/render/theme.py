@@ -130,6 +130,7 @@ CONFIG: dict[str, Any] = {
     "legend": {
         "labelColor": "var(--ink-2)", "titleColor": "var(--ink-2)", "labelFont": FONT, "titleFont": FONT,
         "titleFontWeight": 500, "orient": "top", "symbolStrokeWidth": 2.5,
+        "layout": {"top": {"direction": "vertical", "margin": 4}},
     },
     "text": {"font": FONT, "color": "var(--ink)"},
     "rule": {"color": "var(--ink-2)"},

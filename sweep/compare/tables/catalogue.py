@@ -25,7 +25,7 @@ def tables(a: Answer) -> list[Table]:
     found += [minmax_table(runs, *pair, site) for pair in _minmax_pairs(runs)[:6]]
     with_x = [n for n in one_per_model(runs) if runs.listed[n].granularity == "tensor"]
     found += [ratio_table(runs, with_x)] if with_x else []
-    found += [silu_table(a), *_structure(a), convergence_table(a)]
+    found += [silu_table(a), structure_table(runs), convergence_table(a)]
     found += [layer_table(runs, a.metric, site, a.shown), cell_table(a), problem_table(a)]
     found += [table for reply in a.seed for table in reply.tables]
     return [table for table in found if table.rows]
@@ -196,7 +196,7 @@ def cell_table(a: Answer) -> Table:
                 c.model,
                 c.weights,
                 c.method,
-                c.alpha,
+                c.asked_alpha if c.alpha is None else c.alpha,
                 c.format,
                 c.granularity,
                 letters[n],
@@ -230,11 +230,6 @@ def problem_table(a: Answer) -> Table:
         columns("path | kind | reason"),
         tuple((str(p.path), p.kind, p.reason) for p in a.runs.problems),
     )
-
-
-def _structure(a: Answer) -> list[Table]:
-    """Shapes of scales, where there are others than one per tensor."""
-    return [structure_table(a.runs)] if any(c.granularity != "tensor" for c in a.runs.listed) else []
 
 
 def _minmax_pairs(runs: Comparison) -> list[tuple[int, int]]:
