@@ -122,16 +122,15 @@ def _ranked(numbers: list[int], unknown: dict[int, int]) -> list[int]:
 
 
 UNKNOWN = """
-SELECT cell, count(*) FILTER (sqnr_db IS NULL OR isnan(sqnr_db)) FROM points
-WHERE NOT ends_with(site, '_pre') GROUP BY cell"""
+SELECT cell, count(*) FILTER (sqnr_db IS NULL OR isnan(sqnr_db)) FROM deployed GROUP BY cell"""
 
 
 # Only rows that are finite in every cell of a context count, lest a setting be judged by other layers.
 BY_LAYER = """
 WITH contexts(context, cell) AS (VALUES {contexts}),
 sizes AS (SELECT context, count(*) AS cells FROM contexts GROUP BY context),
-chosen AS (SELECT context, cell, layer, site, sqnr_db FROM points JOIN contexts USING (cell)
-           WHERE isfinite(sqnr_db) AND NOT ends_with(site, '_pre')),
+chosen AS (SELECT context, cell, layer, site, sqnr_db FROM deployed JOIN contexts USING (cell)
+           WHERE isfinite(sqnr_db)),
 shared AS (SELECT context, layer, site, max(sqnr_db) AS best FROM chosen JOIN sizes USING (context)
            GROUP BY context, layer, site, cells HAVING count(*) = cells)
 SELECT context, cell, layer, avg(sqnr_db) AS sqnr, avg(best) AS best, count(*) AS weight

@@ -10,6 +10,7 @@ import numpy as np
 
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import calibrations
+from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
 from sweep.runs.discovery import Cell, Problem
 
@@ -21,6 +22,8 @@ TEXTS = (
     "name", "sweep", "model", "method", "format", "granularity", "data", "key", "tokens", "identity", "weights",
     "dtype", "sizes",
 )  # fmt: skip
+# what is said of a cell as a whole is said of the sites that a deployment quantizes, the view `deployed` of `points`
+DEPLOYED = f"site IN {QUANTIZED}"
 NEEDED = f"layer, site, {', '.join(GROUPS)}, scale, scale_se, sqnr_db, n, mse"
 
 # The SQNR of a site whose groups have scales of their own is that of all its values together: groups count
@@ -125,10 +128,11 @@ def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list
     grouped = [i for i, cell in enumerate(cells) if cell.granularity != "tensor"]
     if not grouped:
         database.execute("CREATE VIEW points AS SELECT cell, layer, site, scale, sqnr_db FROM rows")
-        return
-    table = scan([cells[i] for i in grouped], SCALES, grouped)
-    database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
-    database.execute(POOLED)
+    else:
+        table = scan([cells[i] for i in grouped], SCALES, grouped)
+        database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
+        database.execute(POOLED)
+    database.execute(f"CREATE VIEW deployed AS SELECT * FROM points WHERE {DEPLOYED}")
 
 
 def _quoted(path: str) -> str:

@@ -184,8 +184,7 @@ def convergence_table(a: Answer) -> Table:
 
 def cell_table(a: Answer) -> Table:
     letters = dict(a.runs.sql("SELECT cell, calibration FROM cells"))
-    deployed = "isfinite(sqnr_db) AND NOT ends_with(site, '_pre')"
-    means = dict(a.runs.sql(f"SELECT cell, avg(sqnr_db) FROM points WHERE {deployed} GROUP BY cell"))
+    means = dict(a.runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
     rows: list[tuple[Value, ...]] = []
     for n in a.shown:
         c, e = a.runs.listed[n], a.runs.listed[n].evaluation or {}
@@ -196,7 +195,7 @@ def cell_table(a: Answer) -> Table:
                 c.model,
                 c.weights,
                 c.method,
-                c.asked_alpha if c.alpha is None else c.alpha,
+                c.alpha,
                 c.format,
                 c.granularity,
                 letters[n],
