@@ -59,6 +59,7 @@ class Cell:
     distinct: int | None = None  # samples that are no copies of others; null where that is not known
     evaluation: dict[str, Any] | None = field(default=None, hash=False)
     geometry: dict[str, Any] = field(default_factory=dict, hash=False)
+    loss: dict[str, Any] | None = field(default=None, hash=False)  # predicted, nats per token, and its sums
 
     @property
     def repeats(self) -> bool:
@@ -181,4 +182,5 @@ def _cell(path: Path, run: dict[str, Any]) -> Cell:
         distinct=tokens.get("distinct"),
         evaluation=run.get("evaluation"),
         geometry={k: v for k, v in model.items() if k not in ("name", "identity", "weights")},
+        loss=run.get("loss"),
     )
