@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import Chart, shared
+from sweep.compare.facts import Answer
 
 __all__ = ["Chart", "charts", "shared"]
 

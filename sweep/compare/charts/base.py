@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweep.compare.answer import Answer
+from sweep.compare.facts import Answer
 from sweep.compare.render.theme import SHAPES, series
 
 Spec = dict[str, Any]

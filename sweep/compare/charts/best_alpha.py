@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import AT_SITE, SHOWN, Chart, rows
+from sweep.compare.facts import Answer
 
 
 def best_alpha(a: Answer) -> Chart | None:

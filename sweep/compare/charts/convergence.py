@@ -5,7 +5,6 @@ from __future__ import annotations
 from sweep.compare.analysis.convergence import ENOUGH
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.analysis.silu_gain import QUANTILES
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import (
     AT_SITE,
     HEIGHT,
@@ -21,8 +20,8 @@ from sweep.compare.charts.base import (
     rows,
     who,
 )
-from sweep.compare.charts.measure import deployed
-from sweep.compare.query.database import CONVERGENCE
+from sweep.compare.facts import Answer
+from sweep.compare.query.database import CONVERGENCE, DEPLOYED
 from sweep.compare.tables.pivots import pick
 
 LAYERS = 8
@@ -44,10 +43,10 @@ def samples(a: Answer) -> Chart | None:
         last AS (SELECT cell, layer, site, arg_max(scale, folds) AS final, max(folds) AS most FROM c GROUP BY ALL)
         SELECT c.cell, site, layer, samples, 100 * (scale / final - 1), 100 * scale_se / final, c.folds, most
         FROM c JOIN last USING (cell, layer, site)
-        WHERE final > 0 AND list_contains(?, site) AND layer IN ({", ".join(map(str, layers))})
+        WHERE final > 0 AND {DEPLOYED} AND layer IN ({", ".join(map(str, layers))})
         ORDER BY ALL"""
     names, table, extreme = who(a), [], False
-    for c, site, layer, count, change, error, folds, most in a.runs.sql(query, [deployed(a.runs.sites)]):
+    for c, site, layer, count, change, error, folds, most in a.runs.sql(query):
         half = quantile(0.95, freedom(folds)) * error if error is not None and folds > 2 else None
         band = (change - half, change + half) if half is not None else (None, None)
         table.append((*names[c], site, layer, count, change, *band, "seen"))

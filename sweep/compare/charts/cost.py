@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweep.compare.answer import Answer
+from sweep.compare.analysis.cost import MEASURED
 from sweep.compare.charts.base import Chart, Spec, points, rows
-from sweep.compare.charts.measure import Measure, measure
+from sweep.compare.charts.measure import Measure, band, measure
+from sweep.compare.facts import Answer
 from sweep.compare.render.theme import METHODS, OTHERS, SHAPES
 
 PANEL = 4  # formats from which panels stand in two rows
@@ -25,9 +26,11 @@ def cost(a: Answer) -> Chart | None:
     alphas = {(row[1], row[2], row[3], row[5]) for row in table if row[5] is not None}
     swept = len(alphas) > len({key[:3] for key in alphas})
     unit = m.unit if len(formats) == 1 else None
-    inner = _by_alpha(m, table, unit) if swept else _by_setting(m, table)
+    inner = _by_alpha(m, table, unit) if swept else _by_setting(m, table, unit)
     columns = min(len(formats), 2 if len(formats) == PANEL else 3)
-    panel = {**inner, "height": 270 if len(formats) < PANEL else 150}
+    settings = len({row[4] for row in table})
+    tall = 270 if swept else 50 + 30 * settings
+    panel = {**inner, "height": tall if len(formats) < PANEL else min(tall, 150)}
     spec: Spec = {
         "data": rows(FIELDS, table),
         "transform": [{"filter": "datum.context === context && indexof(hidden, datum.cell) < 0"}],
@@ -58,23 +61,22 @@ def cost(a: Answer) -> Chart | None:
 
 def _caption(m: Measure, swept: bool) -> str:
     better = "Less is better" if m.lower else "More is better, but what it costs the network was not measured"
-    band = "Bands and bars are ± 2 standard errors" + (" over the texts." if m.name == "measured KL" else ".")
+    band = "Bands and bars are ± 2 standard errors" + (" over the texts." if m.name == MEASURED else ".")
     lines = " A horizontal line is a method that has no alpha." if swept else ""
     return f"{better}. {band}{lines}"
 
 
 def _rows(a: Answer, m: Measure) -> list[tuple[Any, ...]]:
-    several = [k for k in ("model", "granularity", "data", "sizes", "dtype") if len(_values(a, k)) > 1]
+    several = [k for k in ("model", "data", "sizes", "dtype") if len(_values(a, k)) > 1]
+    panels = [k for k in ("format", "granularity") if len(_values(a, k)) > 1] or ["format"]
     table = []
-    for n, (value, error) in m.cells.items():
+    for n, e in m.cells.items():
         c = a.runs.listed[n]
         context = " · ".join(str(getattr(c, k)) for k in several) or c.model
-        low, high = (None, None) if error is None else (value - 2 * error, value + 2 * error)
-        if low is not None and m.log:
-            low = max(low, value / 10)  # a logarithm has no place for what reaches below zero
+        panel = " · ".join(str(getattr(c, k)) for k in panels)
         clipped = None if c.alpha is None else 1 - c.alpha
         label = a.runs.labels[n]
-        table.append((label, context, c.format, c.method, c.setting, c.alpha, clipped or None, value, low, high))
+        table.append((label, context, panel, c.method, c.setting, c.alpha, clipped or None, e.value, *band(e, m.log)))
     return table
 
 
@@ -153,12 +155,13 @@ def _dashes(table: list[tuple[Any, ...]]) -> Spec:
     return {"field": "method", "type": "nominal", "scale": scale, "legend": None}
 
 
-def _by_setting(m: Measure, table: list[tuple[Any, ...]]) -> Spec:
+def _by_setting(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> Spec:
     colour, shape = _methods(table)
     order = [row[4] for row in sorted(table, key=lambda row: row[7] if m.lower else -row[7])]
     y: Spec = {"field": "setting", "type": "nominal", "title": None, "sort": list(dict.fromkeys(order))}
     y["axis"] = {"labelLimit": 150, "grid": True, "domain": False}
-    bar = {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}}
+    axis = {**_axis(m), "title": unit}
+    bar = {"x": {**axis, "field": "low"}, "x2": {"field": "high"}}
     return {
         "encoding": {"color": colour, "y": y},
         "layer": [
@@ -167,7 +170,7 @@ def _by_setting(m: Measure, table: list[tuple[Any, ...]]) -> Spec:
                 "mark": {"type": "rule", "strokeWidth": 2},
                 "encoding": bar,
             },
-            {"mark": points(60), "encoding": {"x": _axis(m), "shape": shape, "tooltip": _tip(m)}},
+            {"mark": points(60), "encoding": {"x": axis, "shape": shape, "tooltip": _tip(m)}},
         ],
     }
 

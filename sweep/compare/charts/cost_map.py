@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import Chart, rows
 from sweep.compare.charts.measure import by_place, measure
+from sweep.compare.facts import Answer
 
 STEPS = 8
 
 
 def cost_map(a: Answer) -> Chart | None:
     """Heat map, sites in the order of the data flow against layers, of what each place costs."""
-    name, digits, table = by_place(a)
+    name, table = by_place(a)
     if not table:
         return None
     labels = a.runs.labels
     there = {row[0] for row in table}
     cells = [labels[n] for n in a.shown if n in there]
-    ranked = [labels[n] for n in measure(a).ranked() if n in there]
+    ranked = [labels[n] for n in measure(a).best() if n in there]
     sites = flow(sorted({row[2] for row in table}))
     several = f"; {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
     borders = _borders([row[3] for row in table])
@@ -68,7 +68,7 @@ def cost_map(a: Answer) -> Chart | None:
                 "tooltip": [
                     {"field": "site"},
                     {"field": "layer"},
-                    {"field": "cost", "title": name, "format": digits},
+                    {"field": "cost", "title": name, "format": ".3~g"},
                     {"field": "cell"},
                 ],
             },

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import AT_SITE, SHOWN, Chart, rows, who
+from sweep.compare.facts import Answer
 from sweep.compare.render.theme import DIVERGING
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import HEIGHT, SERIES, SHOWN, ZOOM, Chart, cell_colour, only, rows, who
+from sweep.compare.facts import Answer
 from sweep.compare.query.database import HISTOGRAMS, SCALES
 
 LAYERS = 16  # layers whose distribution the report carries

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import SHOWN, Chart, Spec, rows
 from sweep.compare.charts.measure import measure
+from sweep.compare.facts import Answer
 
 
 def formats(a: Answer) -> Chart | None:
@@ -15,10 +15,10 @@ def formats(a: Answer) -> Chart | None:
         return None
     several = [k for k in ("model", "granularity", "data", "sizes", "dtype") if len({getattr(c, k) for c in cells}) > 1]
     table = []
-    for n, (value, error) in m.cells.items():
+    for n, e in m.cells.items():
         c = a.runs.listed[n]
         context = " · ".join(str(getattr(c, k)) for k in several) or c.model
-        table.append((a.runs.labels[n], context, c.setting, c.format, value, error))
+        table.append((a.runs.labels[n], context, c.setting, c.format, e.value, e.se))
     contexts = list(dict.fromkeys(row[1] for row in table))
     settings = sorted({(c.method, c.alpha or 0.0, c.setting) for c in cells})
     model = f", {contexts[0]}" if len(contexts) == 1 else ""

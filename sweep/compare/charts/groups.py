@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import Chart, rows
+from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES
 from sweep.compare.tables.pivots import pick
 

@@ -1,147 +1,85 @@
-"""What a cell costs, by the best measure that its cells have: KL measured on held-out text, the loss predicted from
-squared gradients, or, where there is neither, the mean SQNR of its quantized sites."""
+"""What charts draw as the cost of a cell: the best measure that all shown cells of each model share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
+import duckdb
 
-from sweep.compare.analysis.significance import jackknife
-from sweep.compare.answer import Answer
-from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import REPLICATES, SCALES
+from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate, mean_sqnr
+from sweep.compare.facts import Answer
+from sweep.compare.query.database import DEPLOYED, SCALES
 
-Cost = tuple[float, float | None]  # value and its standard error
+UNITS = {
+    MEASURED: "KL to the unquantized model, nats per token",
+    PREDICTED: "predicted loss, nats per token",
+    SQNR: "mean SQNR of quantized sites, dB",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """name: in a heading. unit: on an axis. lower: whether less is better. proxy: whether it says nothing certain
-    about the network. cells: value and standard error by cell."""
+    """name: one of MEASURED, PREDICTED, SQNR. cells: what it says by number of the shown cell, where it is known."""
 
     name: str
-    unit: str
-    lower: bool
-    proxy: bool
-    digits: str
-    cells: dict[int, Cost]
+    cells: dict[int, Estimate]
+
+    @property
+    def unit(self) -> str:
+        return UNITS[self.name]
+
+    @property
+    def lower(self) -> bool:
+        """Whether less is better."""
+        return self.name != SQNR
+
+    @property
+    def digits(self) -> str:
+        """Vega's format of a value."""
+        return ".3~g" if self.lower else ".2f"
 
     @property
     def log(self) -> bool:
-        return self.lower and all(value > 0 for value, _ in self.cells.values())
+        return self.lower and all(e.value > 0 for e in self.cells.values())
 
-    def ranked(self) -> list[int]:
+    def best(self) -> list[int]:
         """Numbers of the cells, best first."""
-        return sorted(self.cells, key=lambda n: self.cells[n][0] if self.lower else -self.cells[n][0])
-
-
-def deployed(sites: Sequence[str]) -> list[str]:
-    """The sites that a deployment quantizes: what enters SiLU stays inside one kernel."""
-    return [site for site in sites if not site.endswith("_pre") and site != "ssm_state"]
+        return sorted(self.cells, key=lambda n: self.cells[n].value if self.lower else -self.cells[n].value)
 
 
 def measure(a: Answer) -> Measure:
-    """The first of measured KL, predicted loss and SQNR that every shown cell has."""
-    kl = _measured(a.runs, a.shown)
-    if len(kl) == len(a.shown):
-        return Measure("measured KL", "KL to the unquantized model, nats per token", True, False, ".3~g", kl)
-    loss = _predicted(a.runs, a.shown)
-    if len(loss) == len(a.shown):
-        return Measure("predicted loss", "predicted loss, nats per token", True, False, ".3~g", loss)
-    return Measure("SQNR", "mean SQNR of quantized sites, dB", False, True, ".2f", sqnr(a.runs, a.shown))
+    """Measured KL or predicted loss where every shown cell of each model has it, else the SQNR that cells rank by."""
+    models: dict[str, list[int]] = {}
+    for n in a.shown:
+        models.setdefault(a.runs.listed[n].model, []).append(n)
+    kinds = {a.costs.kind(cells) for cells in models.values()}
+    for name, values in ((MEASURED, a.costs.measured), (PREDICTED, a.costs.predicted)):
+        if kinds == {name} or (name == PREDICTED and all(n in values for n in a.shown)):
+            return Measure(name, {n: values[n] for n in a.shown})
+    errors = mean_sqnr(a.runs, a.shown)
+    ranked = {row.cell: row.sqnr for group in a.ranking for row in group.rows if row.sqnr is not None}
+    return Measure(SQNR, {n: Estimate(ranked[n], errors[n].se) for n in a.shown if n in ranked and n in errors})
 
 
-def by_place(a: Answer) -> tuple[str, str, list[tuple[int, int, str, float]]]:
-    """What a place (layer and site) costs: (name, format of a number, [(cell, layer, site, value)]); quantized sites.
-    Predicted loss where it is known, else the noise relative to the signal, mean (x − q(x))² / mean x²."""
-    runs, sites = a.runs, deployed(a.runs.sites)
-    listed = ", ".join(f"'{site}'" for site in sites)
-    if losses := _with_loss(runs, a.shown):
-        query = f"SELECT cell, layer, site, sum(loss) FROM {runs.source(SCALES, losses)} WHERE site IN ({listed}) "
-        values = runs.sql(query + "GROUP BY ALL HAVING sum(loss) > 0 ORDER BY ALL")
-        if values:
-            return "predicted loss, nats per token", ".3~g", values
+def by_place(a: Answer) -> tuple[str, list[tuple[int, int, str, float]]]:
+    """What a place (layer and site) costs, quantized sites only: (name, [(cell, layer, site, value)]). Predicted loss
+    where it is known, else the noise relative to the signal, mean (x − q(x))² / mean x²."""
+    known = [n for n in a.shown if n in a.costs.predicted]
+    if known and (source := a.runs.source(SCALES, known)):
+        query = f"SELECT cell, layer, site, sum(loss) FROM {source} WHERE {DEPLOYED} GROUP BY ALL HAVING sum(loss) > 0"
+        try:
+            return "predicted loss, nats per token", a.runs.sql(f"{query} ORDER BY ALL")
+        except duckdb.BinderException:  # run.json knows the sum, the table of an older version not its parts
+            pass
     cells = ", ".join(map(str, a.shown))
-    query = f"SELECT cell, layer, site, pow(10, -sqnr_db / 10) FROM points WHERE cell IN ({cells}) "
-    values = runs.sql(f"{query} AND isfinite(sqnr_db) AND site IN ({listed}) ORDER BY ALL")
-    return "noise over signal", ".3~g", values
+    query = "SELECT cell, layer, site, pow(10, -sqnr_db / 10) FROM deployed WHERE isfinite(sqnr_db)"
+    return "noise over signal", a.runs.sql(f"{query} AND cell IN ({cells}) ORDER BY ALL")
 
 
-def sqnr(runs: Comparison, cells: Sequence[int]) -> dict[int, Cost]:
-    """Mean SQNR over layers and quantized sites, dB, with its jackknife error where there are replicates."""
-    listed = ", ".join(f"'{site}'" for site in deployed(runs.sites))
-    numbers = ", ".join(map(str, cells))
-    query = f"SELECT cell, avg(sqnr_db) FROM points WHERE cell IN ({numbers}) AND isfinite(sqnr_db) "
-    means = dict(runs.sql(f"{query} AND site IN ({listed}) GROUP BY cell"))
-    errors: dict[int, float] = {}
-    plain = [n for n in cells if runs.listed[n].granularity == "tensor"]
-    if plain and (source := runs.source(REPLICATES, plain)):
-        folds = f"SELECT cell, fold, avg(sqnr_db) AS m FROM {source} WHERE isfinite(sqnr_db) AND site IN ({listed}) "
-        each = f"SELECT cell, list(m ORDER BY fold) FROM ({folds} GROUP BY cell, fold) GROUP BY cell"
-        errors = {n: float(jackknife(np.array(values))) for n, values in runs.sql(each) if len(values) > 1}
-    return {n: (mean, errors.get(n)) for n, mean in means.items()}
-
-
-def clipped(runs: Comparison, cells: Sequence[int]) -> dict[int, float]:
-    """Share of values that are clipped, mean over layers and quantized sites."""
-    listed = ", ".join(f"'{site}'" for site in deployed(runs.sites))
-    source = runs.source(SCALES, cells)
-    found = runs.sql(
-        f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE site IN ({listed}) GROUP BY cell"
-    )
-    return {n: share for n, share in found if share is not None}
-
-
-def tied(a: Answer, m: Measure, best: int, other: int) -> bool | None:
-    """Whether `other` is as good as `best` within two standard errors of their difference; None where that is not
-    known. The texts of a measured KL are paired."""
-    error = _paired(a.runs.listed[other].path, a.runs.listed[best].path) if m.name == "measured KL" else None
-    if error is None:
-        errors = [m.cells[n][1] for n in (best, other)]
-        if errors[0] is None or errors[1] is None:
-            return None
-        error = math.hypot(errors[0], errors[1])
-    return abs(m.cells[other][0] - m.cells[best][0]) <= 2 * error
-
-
-def _measured(runs: Comparison, cells: Sequence[int]) -> dict[int, Cost]:
-    found = {n: runs.listed[n].evaluation or {} for n in cells}
-    return {n: (e["kl"], e.get("kl_se")) for n, e in found.items() if e.get("kl") is not None}
-
-
-def _predicted(runs: Comparison, cells: Sequence[int]) -> dict[int, Cost]:
-    have = _with_loss(runs, cells)
-    if not have:
-        return {}
-    listed = ", ".join(f"'{site}'" for site in deployed(runs.sites))
-    query = (
-        f"SELECT cell, sum(loss), sqrt(sum(loss_se ** 2)) FROM {runs.source(SCALES, have)} WHERE site IN ({listed}) "
-    )
-    return {n: (value, error) for n, value, error in runs.sql(query + "GROUP BY cell") if value is not None}
-
-
-def _with_loss(runs: Comparison, cells: Sequence[int]) -> list[int]:
-    """The cells whose table has a column of predicted losses."""
-    import pyarrow.parquet as pq  # here: most comparisons draw nothing
-
-    return [n for n in cells if "loss" in pq.read_schema(runs.listed[n].path / SCALES).names]
-
-
-def _paired(cell: Path, best: Path) -> float | None:
-    import pyarrow.parquet as pq
-
-    from sweep.evaluation.scores import Scores
-
-    scores = []
-    for directory in (cell, best):
-        if not (file := directory / "evaluation.parquet").is_file():
-            return None
-        scores.append(Scores.of(pq.read_table(file, filters=[("quantized", "=", "all")])))
-    try:
-        return scores[0].against(scores[1])["delta_kl_se"]
-    except ValueError:
-        return None
+def band(e: Estimate, log: bool = False) -> tuple[float | None, float | None]:
+    """The value ± 2 standard errors. log: for an axis that has no place for what reaches below zero."""
+    if math.isnan(e.se):
+        return None, None
+    low = e.value - 2 * e.se
+    return (max(low, e.value / 10) if log else low), e.value + 2 * e.se

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import (
     AT_SITE,
     HEIGHT,
@@ -18,6 +17,7 @@ from sweep.compare.charts.base import (
     rows,
     who,
 )
+from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES
 
 

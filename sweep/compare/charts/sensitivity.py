@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import (
     HEIGHT,
     SERIES,
@@ -17,6 +16,7 @@ from sweep.compare.charts.base import (
     rows,
     who,
 )
+from sweep.compare.facts import Answer
 
 WHICH = (("only", "only this layer quantized"), ("all_but", "all layers but this one"))
 # what is drawn → its key, its error's key

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sweep.compare.analysis.silu_gain import QUANTILES
-from sweep.compare.answer import Answer
 from sweep.compare.charts.base import SERIES, SHOWN, ZOOM, Chart, cell_colour, layer_x, line, only, points, rows, who
+from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES
 
 

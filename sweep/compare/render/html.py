@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from sweep.compare.analysis.cost import SQNR
+from sweep.compare.analysis.ranking import AS_GOOD, BEST
 from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
-from sweep.compare.answer import Answer
 from sweep.compare.charts.cost_map import flow
-from sweep.compare.charts.measure import clipped, measure, sqnr, tied
+from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
+from sweep.compare.render.numbers import nats, share
 from sweep.compare.render.theme import GLYPHS, series
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
 from sweep.compare.tables.table import Column, Table, Value
@@ -26,11 +27,12 @@ TONES = {
 }  # fmt: skip
 ASKED = {HOLDS: "matters", FAILS: "dead", OPEN: "open", STILL: "open"}
 WRAPPED = 40  # characters from which a text in a table may break
+COSTS = (("measured", "KL, nats/token"), ("predicted", "predicted, nats/token"))
 LONG = 14  # rows from which a table starts folded
 FOLDED = ("layers", "verdicts")  # tables that say in full what is shown above
 MOST = 400  # rows of a table in the page; csv and json have them all
 VERDICTS = 200  # of which the page shows as many
-FIGURE = re.compile(r"(?:[+−±]|&lt;)*\d[\d,.]*(?: ± (?:&lt;)?\d[\d.]*)? ?(?:dB|%)")
+FIGURE = re.compile(r"(?:[+−±]|&lt;)*\d[\d,.]*(?: ± (?:&lt;)?\d[\d.]*)? ?(?:dB|%|nats)")
 # what tells cells apart, in the order of the switches; field of a cell → heading
 DIMENSIONS = (
     ("model", "model"), ("setting", "setting"), ("format", "format"), ("granularity", "granularity"), ("data", "text"),
@@ -87,65 +89,44 @@ def table(t: Table, first: bool = True) -> dict[str, Any]:
 def _shown(column: Column, value: Value) -> Shown:
     text = column.show(value)
     kind = "n" if column.right else "wrap" if len(text) > WRAPPED else ""
-    raw = "" if value is None or value != value else repr(value) if isinstance(value, float) else str(value)
-    return Shown(text, raw, kind)
+    return Shown(text, _raw(value), kind)
+
+
+def _raw(value: Value) -> str:
+    """As a spreadsheet reads it; empty where it is not known."""
+    return "" if value is None or value != value else repr(value) if isinstance(value, float) else str(value)
 
 
 def ranking(a: Answer) -> dict[str, Any]:
-    """The settings that are shown, cheapest first, within each model and calibration."""
-    m = measure(a)
-    cells = m.ranked()
-    decibels, share = sqnr(a.runs, cells), clipped(a.runs, cells)
-    several = [key for key in ("model", "data", "sizes", "dtype") if len({getattr(c, key) for c in a.runs.listed}) > 1]
-    knobs = [key for key in ("format", "granularity") if len({getattr(c, key) for c in a.runs.listed}) > 1]
-    contexts: dict[tuple[str, ...], list[int]] = {}
-    for n in cells:
-        contexts.setdefault(tuple(getattr(a.runs.listed[n], key) for key in several), []).append(n)
-    proxy = m.name == "SQNR"
-    heads = [
-        *several,
-        "#",
-        "setting",
-        *knobs,
-        "mean SQNR, dB" if proxy else f"{m.name.removeprefix('measured ')}, nats/token",
-        "vs best",
-    ]
-    heads += [*([] if proxy else ["SQNR, dB"]), "clipped"]
-    numeric = {"#", heads[len(several) + 2 + len(knobs)], "SQNR, dB", "clipped"}
+    """Every setting, best first within its context, with what it costs; the contexts by what tells them apart."""
+    ranked = [(group, rank, row) for group in a.ranking for rank, row in enumerate(group.rows, 1)]
+    cells = [a.runs.listed[row.cell] for _, _, row in ranked]
+    keys = ("model", "data", "sizes", "dtype", "format", "granularity")
+    differing = [key for key in keys if len({getattr(c, key) for c in cells}) > 1]
+    costs = [(name, head) for name, head in COSTS if any(getattr(row, name) for _, _, row in ranked)]
+    heads = ["#", "setting", *differing, *(head for _, head in costs), "verdict", "SQNR, dB", "clipped"]
     rows = []
-    for context, members in contexts.items():
-        for rank, n in enumerate(members, 1):
-            c, (value, error) = a.runs.listed[n], m.cells[n]
-            same = "best" if rank == 1 and len(members) > 1 else "" if rank == 1 else _tie(tied(a, m, members[0], n))
-            words = [*context, str(rank), c.setting, *(str(getattr(c, k)) for k in knobs)]
-            row = [Shown(word, word, "n" if heads[i] == "#" else "") for i, word in enumerate(words)]
-            row += [Shown(known(value, error), repr(value), "n"), Shown(same, same, "tie" if same == "tied" else "")]
-            row += [] if proxy else [_shown(Column("", "db"), decibels.get(n, (None, None))[0])]
-            rows.append([*row, _shown(Column("", "share"), share.get(n))])
-    note = "What a setting costs the network was not measured: SQNR is a proxy. " if m.proxy else ""
+    for (_, rank, row), cell in zip(ranked[:MOST], cells, strict=False):
+        shown = [Shown(str(rank), str(rank), "n"), Shown(cell.setting, cell.setting, "")]
+        shown += [Shown(str(getattr(cell, key)), str(getattr(cell, key)), "") for key in differing]
+        for name, _ in costs:
+            e = getattr(row, name)
+            shown.append(Shown(nats(e, error=name == costs[0][0]), "" if e is None else repr(e.value), "n"))
+        shown.append(Shown(row.verdict, row.verdict, "tie" if row.verdict in (BEST, AS_GOOD) else ""))
+        rows.append([*shown, _shown(Column("", "db"), row.sqnr), Shown(share(row.clipped), _raw(row.clipped), "n")])
+    kinds = list(dict.fromkeys(group.kind for group in a.ranking))
+    proxy = " What a setting costs the network was not measured: SQNR is a proxy." if SQNR in kinds else ""
+    numeric = {"#", "SQNR, dB", "clipped", *(head for _, head in costs)}
     return {
         "name": "ranking",
         "title": "Ranking",
-        "caption": f"{note}± is one standard error. Tied: within two of the difference to the best.",
+        "caption": f"By {', '.join(kinds)}; ± is one standard error. Tied: no worse than the best beyond error.{proxy}",
         "heads": [(head, "n" if head in numeric else "") for head in heads],
-        "rows": rows[:MOST],
-        "count": len(rows),
+        "rows": rows,
+        "count": len(ranked),
         "most": MOST,
         "open": True,
     }
-
-
-def known(value: float, error: float | None) -> str:
-    """`0.00090 ± 0.00007`: as many digits as the error has a say in."""
-    if error is None or not error > 0:
-        return f"{value:.4g}"
-    power = math.floor(math.log10(error))
-    digits = max(0, -power + (error < 3 * 10.0**power))
-    return f"{value:.{digits}f} ± {error:.{digits}f}" if digits < 9 else f"{value:.3g} ± {error:.1g}"
-
-
-def _tie(same: bool | None) -> str:
-    return "unknown" if same is None else "tied" if same else "worse"
 
 
 def verdicts(a: Answer) -> list[dict[str, str]]:
@@ -161,10 +142,15 @@ def verdicts(a: Answer) -> list[dict[str, str]]:
 
 
 def _effect(v: Verdict) -> str:
-    """The largest difference of a whole setting, among those that are known."""
+    """The largest difference to the baseline: of the cost where it is known, else of the mean SQNR."""
+    if v.verdict == DEAD:
+        return "none"
+    if v.nats:
+        most = max(v.nats, key=lambda n: abs(n.more.value))
+        return f"{nats(most.more, signed=True)} nats with {most.value}"
     known = [(v.contrast.value(e.other), *e.overall) for e in v.evidence if e.overall[0] == e.overall[0]]
-    if not known or v.verdict == DEAD:
-        return "none" if v.verdict == DEAD else "unknown"
+    if not known:
+        return "unknown"
     value, db, error = max(known, key=lambda k: abs(k[1]))
     return f"{sentences.plus(db, error)} dB with {value}"
 

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts import Chart, charts, shared
+from sweep.compare.facts import Answer
 from sweep.compare.render.theme import CONFIG, light, variables
 from sweep.core.files import draft
 
-INCH = 96  # pixels; vl-convert makes 0.75 points of one
+INCH = 96  # pixels of an SVG
 COLUMNS = {2: 6.75, 1: 3.25}  # inches: both columns, and one, of the usual conferences
 ONE = "one-column"  # folder of the narrow ones
 PANEL_MARGIN = 62  # pixels that axis and padding of a facet take, which Vega does not fit into a width
@@ -53,7 +53,7 @@ def save(a: Answer, directory: Path) -> int:
             for ending, content in (
                 ("svg", svg.encode()),
                 ("png", vl_convert.svg_to_png(svg, scale=3)),
-                ("pdf", vl_convert.svg_to_pdf(svg)),
+                ("pdf", vl_convert.svg_to_pdf(svg, scale=72 / INCH)),
             ):
                 with draft(place / f"{name}.{ending}") as file:
                     file.write_bytes(content)

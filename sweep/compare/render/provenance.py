@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import sweep
-from sweep.compare.answer import Answer
+from sweep.compare.facts import Answer
 from sweep.core.cli import spelled
 
 FEW = 4  # values of a fact that are named

@@ -14,9 +14,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sweep.compare.answer import Answer, headlines
 from sweep.compare.charts import Chart, charts, shared
+from sweep.compare.facts import Answer
 from sweep.compare.render import html
+from sweep.compare.render.conclusions import MEASURE, RUN, conclusions
 from sweep.compare.render.provenance import asked, bibtex, commands
 from sweep.compare.render.theme import CONFIG, variables
 from sweep.compare.tables.catalogue import tables as every
@@ -64,9 +65,11 @@ def page(a: Answer) -> str:
     import vl_convert
 
     drawn = charts(a)
-    lead, *more = headlines(a)
+    lines = conclusions(a)
+    first = [line for line in lines if line[0] in (RUN, MEASURE)][:1]
+    lead = [*lines[:1], *first]
     sections = _sections(a, drawn)
-    rows, lines = html.verdicts(a), commands(a)
+    rows, ran = html.verdicts(a), commands(a)
     values = variables([a.runs.listed[n] for n in a.shown])
     text = html.environment().get_template("report.html").render(
         policy=POLICY,
@@ -75,9 +78,10 @@ def page(a: Answer) -> str:
         facts=[f"{len(a.runs.listed):,}", *_problems(a)],
         warnings=a.runs.warnings,
         asked=asked(a),
-        commands=lines,
+        commands=ran,
         lead=lead,
-        words=more,
+        copied=(RUN, MEASURE),
+        words=[line for line in lines if line not in lead],
         ranking=html.ranking(a),
         sections=sections,
         listed=[s for s in sections[1:] if s.template or s.figures or s.tables],
