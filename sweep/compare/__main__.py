@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--baseline", metavar="WHAT", help="alpha=0.9995, method=minmax, or a cell's name or directory")
     p.add_argument("--format", type=str.lower, choices=FORMATS, default="terminal", help="what goes to stdout")
     p.add_argument("--table", metavar="NAME", help="only this table, in the format asked for; `all` for every one")
+    p.add_argument("--explain", action="store_true", help="what SiLU does, and the questions of the first study")
     p.add_argument("--html", type=Path, metavar="FILE", help="the report (default: compare.html in the first DIR)")
     p.add_argument("--no-html", action="store_true", help="write no report")
     p.add_argument("--plots", type=Path, metavar="DIR", help="every chart as SVG and PNG")
@@ -47,9 +48,9 @@ def run(arguments: list[str] | None) -> None:
 
     from sweep.compare.answer import answer
 
-    found = answer(runs, options.baseline, options.metric)
+    found = answer(runs, options.baseline, options.metric, options.explain)
     if options.format == "terminal":
-        _terminal(found, options.table)
+        _terminal(found, options.table, options.explain)
     else:
         from sweep.compare.render.writers import FORMATS as writers
 
@@ -69,13 +70,13 @@ def run(arguments: list[str] | None) -> None:
         print(f"W&B  {log(found, _sweep(named, found))}", file=sys.stderr)
 
 
-def _terminal(found, table: str | None) -> None:  # type: ignore[no-untyped-def]
+def _terminal(found, table: str | None, explain: bool) -> None:  # type: ignore[no-untyped-def]
     from sweep.compare.render.terminal import show, show_table
     from sweep.core.console import Console
 
     console = Console(highlight=False)
     if table is None:
-        show(found, console)
+        show(found, console, explain)
         return
     for warning in found.runs.warnings:
         console.print(f"! {warning}", style="bold yellow", markup=False)

@@ -64,6 +64,7 @@ class Cell:
     distinct: int | None = None  # samples that are no copies of others; null where that is not known
     evaluation: dict[str, Any] | None = field(default=None, hash=False)
     geometry: dict[str, Any] = field(default_factory=dict, hash=False)
+    loss: dict[str, Any] | None = field(default=None, hash=False)  # predicted, nats per token, and its sums
 
     @property
     def repeats(self) -> bool:
@@ -227,4 +228,5 @@ def _cell(path: Path, record: RunRecord, results: Results) -> Cell:
             distinct=tokens.distinct,
             evaluation=results.evaluation,
             geometry=model.facts,
+            loss=results.loss,
         )

@@ -11,8 +11,8 @@ from typing import Any
 from sweep.core.errors import UsageError
 from sweep.runs.discovery import Cell
 
-KNOBS = ("alpha", "method", "format", "granularity", "data", "repeat")
-FREE: dict[str, tuple[str, ...]] = {"method": ("method", "alpha"), "repeat": ()}  # of a knob not here: itself
+KNOBS = ("alpha", "method", "format", "granularity", "data")
+FREE: dict[str, tuple[str, ...]] = {"method": ("method", "alpha")}  # of a knob not here: itself
 REFERENCE = {"alpha": 0.9995, "method": "minmax", "format": "int8", "granularity": "tensor"}
 
 
@@ -45,7 +45,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
 
     baseline: `alpha=0.9995`, `method=minmax,format=int8`, or part of a cell's name or path; by default
     alpha 0.9995 (the nearest there is), minmax, int8, one scale per tensor. Of cells that repeat one another
-    the latest counts, and `repeat` asks whether they agree. Raises UsageError for a baseline that no cell is.
+    the latest counts; whether they agree is what `repeats` says. Raises UsageError for a baseline that no cell is.
     """
     chosen = _baseline(cells, baseline)
     several = len({(c.tokens, c.sizes) for c in cells}) > 1
@@ -74,10 +74,16 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
     return found
 
 
+def repeats(cells: Sequence[Cell]) -> list[list[int]]:
+    """Numbers of the cells that are one another's repetition: the same setting of the same calibration."""
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for number, agreed in enumerate(zip(*_columns(cells).values(), strict=True)):
+        groups[agreed].append(number)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def _newest(cells: Sequence[Cell], group: Sequence[int], knob: str) -> dict[Any, int]:
-    """Value of the knob → the latest cell that has it; for `repeat` every cell is one of its own."""
-    if knob == "repeat":
-        return dict(enumerate(group))
+    """Value of the knob → the latest cell that has it."""
     newest: dict[Any, int] = {}
     for number in group:
         cell = cells[number]
@@ -134,7 +140,7 @@ def _text(knob: str, value: Any, cell: Cell) -> str:
         return cell.setting
     if knob == "data":
         return f"{cell.data} {cell.sizes} {cell.tokens[:6]}"
-    return f"run {value + 1}" if knob == "repeat" else f"{value:.10g}" if knob == "alpha" else str(value)
+    return f"{value:.10g}" if knob == "alpha" else str(value)
 
 
 def _position(knob: str, values: list[Any], chosen: list[bool]) -> int:
@@ -156,7 +162,7 @@ def _baseline(cells: Sequence[Cell], text: str | None) -> set[int]:
         wanted = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
         unknown = set(wanted) - {"model", "method", "alpha", "format", "granularity", "data"}
         if unknown:
-            raise UsageError(f"baseline: {', '.join(sorted(unknown))} is no knob; allowed: {', '.join(KNOBS[:-1])}")
+            raise UsageError(f"baseline: {', '.join(sorted(unknown))} is no knob; allowed: {', '.join(KNOBS)}")
         found = {n for n, c in enumerate(cells) if all(_is(c, key, value) for key, value in wanted.items())}
     else:
         found = {n for n, c in enumerate(cells) if text.rstrip("/") in (c.name, str(c.path)) or text in str(c.path)}

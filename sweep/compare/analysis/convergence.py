@@ -10,7 +10,7 @@ import numpy as np
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import CONVERGENCE
+from sweep.compare.query.database import CONVERGENCE, DEPLOYED
 
 # A step between codes that is off by a factor 1 + e changes rounding noise by 20 log10(1 + e) dB.
 ENOUGH = 10 ** (NEGLIGIBLE_DB / 20) - 1
@@ -49,12 +49,12 @@ class Convergence:
 
 
 def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
-    """One entry per cell of `cells` that has a convergence.parquet with errors."""
+    """One entry per cell of `cells` that has a convergence.parquet with errors; of quantized sites."""
     source = runs.source(CONVERGENCE, cells)
     if source is None:
         return []
     query = f"""
-        WITH c AS (FROM {source}), last AS (SELECT cell, max(folds) AS k, max(samples) AS n FROM c GROUP BY cell)
+        WITH c AS (FROM {source} WHERE {DEPLOYED}), last AS (SELECT cell, max(folds) AS k, max(samples) AS n FROM c GROUP BY cell)
         SELECT c.cell AS cell, last.n AS n, k, c.layer AS layer, c.site AS site, c.scale_se / c.scale AS error,
                c.scale / half.scale - 1 AS drift
         FROM c JOIN last ON c.cell = last.cell AND c.folds = k

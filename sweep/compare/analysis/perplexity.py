@@ -63,7 +63,7 @@ def perplexity(runs: Comparison, question: Contrast) -> tuple[Perplexity, ...]:
         cell = runs.listed[number]
         here: dict[str, Any] | None = cell.evaluation
         if here and here.get("perplexity") is not None and _text(here) == _text(base):
-            paired = _paired(cell.path, first.path)
+            exact = paired(cell.path, first.path)
             error = ((base.get("perplexity_se") or 0.0) ** 2 + (here.get("perplexity_se") or 0.0) ** 2) ** 0.5
             difference = here["perplexity"] - base["perplexity"]
             found.append(
@@ -71,9 +71,9 @@ def perplexity(runs: Comparison, question: Contrast) -> tuple[Perplexity, ...]:
                     value,
                     here["perplexity"],
                     difference,
-                    paired[0] if paired else error,
+                    exact[0] if exact else error,
                     here.get("kl"),
-                    paired[1] if paired else None,
+                    exact[1] if exact else None,
                 )
             )
     return tuple(found) if len(found) > 1 else ()
@@ -83,7 +83,7 @@ def _text(evaluation: dict[str, Any]) -> str | None:
     return (evaluation.get("tokens") or {}).get("sha256")
 
 
-def _paired(cell: Path, base: Path) -> tuple[float, int] | None:
+def paired(cell: Path, base: Path) -> tuple[float, int] | None:
     """The error of the difference between two cells and how many texts it is over; None if that is unknown."""
     import pyarrow.parquet as pq  # here: most comparisons have no evaluated cell and need not wait for it
 

@@ -1,17 +1,19 @@
 """Which setting to take: best on average, best per layer, and what one choice for all layers costs.
 
-Judged by SQNR averaged, in dB and with equal weight, over layers and the sites a deployment quantizes (the
-input of SiLU is not one). That is a proxy: where cells were evaluated, perplexity has the last word.
+Judged by what it costs the network, measured or predicted, where that is known of every cell of a context; else by
+SQNR averaged, in dB and with equal weight, over layers and the sites a deployment quantizes, which is a proxy.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.compare.analysis.agreement import Agreement, kl_and_perplexity, with_sqnr
+from sweep.compare.analysis.contexts import Context, contexts
+from sweep.compare.analysis.cost import MEASURED, NEGLIGIBLE_NATS, PREDICTED, SQNR, Costs, Estimate, Pair
 from sweep.compare.analysis.differences import evidence
 from sweep.compare.analysis.significance import FAMILY, Floats, freedom, holm, p_values
 from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
@@ -23,9 +25,11 @@ RUNNERS_UP = 8
 
 @dataclass(frozen=True)
 class Runner:
-    """A setting, its mean SQNR, and what it loses to the best one (dB, with its standard error or NaN).
+    """A setting, its mean SQNR, and what that loses to the best setting's (dB, with its standard error or NaN).
 
-    tied: the loss is within its error, unknown, or below what matters."""
+    tied: what is lost, by the measure that ranks, is within its error, unknown, or below what matters.
+    cost: in nats per token, None where SQNR ranks; more: than the best one's, None for the best and where its error
+    was not asked for."""
 
     setting: str
     cell: int
@@ -33,6 +37,8 @@ class Runner:
     loss_db: float
     loss_se: float
     tied: bool
+    cost: Estimate | None
+    more: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,18 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class Advice:
-    """runners[0] is the recommended setting. layer_loss_db: mean loss of one global choice against the best
-    choice for every layer; site_loss_db: against the best one for every layer and site."""
+    """runners[0] is the recommended setting, by `kind`: measured KL, predicted loss or SQNR. layer_loss_db: mean loss of one global choice against the best
+    choice for every layer; site_loss_db: against the best one for every layer and site. agreement: how the cost ranks what SQNR ranks;
+    perplexity: how perplexity ranks what measured KL ranks."""
 
     context: str
+    kind: str
     runners: tuple[Runner, ...]
     layers: tuple[LayerChoice, ...]
     layer_loss_db: float
     site_loss_db: float
-    by_perplexity: str | None
+    agreement: Agreement | None
+    perplexity: Agreement | None
     unranked: tuple[str, ...]  # settings whose SQNR is not known at every place where others' is
 
     @property
@@ -70,48 +79,57 @@ class Advice:
         return len({choice.setting for choice in self.layers})
 
 
-def recommend(runs: Comparison, prints: dict[int, int] | None = None) -> list[Advice]:
-    """One piece of advice per model, calibration, format and granularity with more than one setting.
+def recommend(runs: Comparison, prints: dict[int, int] | None = None, costs: Costs | None = None) -> list[Advice]:
+    """One piece of advice per context with more than one setting, see `contexts`; the first CONTEXTS of them.
 
-    prints: `digests(runs)`, where they are known already."""
-    groups: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
-    for number, cell in enumerate(runs.listed):
-        context = (cell.model, *cell.calibration, cell.format, cell.granularity)
-        group = groups[context]
-        earlier = group.get(cell.setting)
-        if earlier is None or runs.listed[earlier].finished <= cell.finished:
-            group[cell.setting] = number
-    contexts = [sorted(group.values()) for group in groups.values() if len(group) > 1][:CONTEXTS]
+    prints: `digests(runs)`; costs: `Costs.of(runs)`, where they are known already."""
+    costs = costs or Costs.of(runs)
+    chosen = [context for context in contexts(runs) if len(context.cells) > 1][:CONTEXTS]
     unknown = dict(runs.sql(UNKNOWN)) if any(c.granularity != "tensor" for c in runs.listed) else {}
-    left = [_ranked(numbers, unknown) for numbers in contexts]
-    unranked = [[n for n in c if n not in chosen] for c, chosen in zip(contexts, left, strict=True)]
-    contexts = left
-    if not contexts:
+    ranked = [_ranked(list(context.cells), unknown) for context in chosen]
+    if not chosen:
         return []
-    members = ", ".join(f"({c}, {n})" for c, numbers in enumerate(contexts) for n in numbers)
+    members = ", ".join(f"({c}, {n})" for c, numbers in enumerate(ranked) for n in numbers)
     found = runs.arrays(BY_LAYER.format(contexts=members))
-    means = [_Means.of(found, c, numbers) for c, numbers in enumerate(contexts)]
-    names = [tuple(runs.listed[n].setting for n in u) for u, m in zip(unranked, means, strict=True) if len(m.layer)]
-    means = [m for m in means if len(m.layer)]
-    pairs = [(m.ranked[0], n) for m in means for n in m.ranked[1 : 1 + RUNNERS_UP]]
-    errors = {(e.baseline, e.other): e.overall[1] for e in evidence(runs, pairs, [True] * len(pairs), prints)}
-    tested = _corrected(runs, means, errors)
-    return [_advise(runs, m, errors, tested, without) for m, without in zip(means, names, strict=True)]
+    means = [_Means.of(found, c, numbers) for c, numbers in enumerate(ranked)]
+    boards = [_Board.of(costs, c, m) for c, m in zip(chosen, means, strict=True) if len(m.layer)]
+    pairs = [(b.order[0], n) for b in boards for n in b.order[1 : 1 + RUNNERS_UP]]
+    known = [pair for pair in pairs if all(n in b.sqnr for b in boards if pair[0] in b.order for n in pair)]
+    errors = {(e.baseline, e.other): e.overall[1] for e in evidence(runs, known, [True] * len(known), prints)}
+    more = {
+        pair: difference
+        for kind in (MEASURED, PREDICTED)
+        for pair, difference in costs.differences(
+            kind, [p for p in pairs if any(b.kind == kind and p[0] in b.order for b in boards)]
+        ).items()
+    }
+    tested = _corrected(runs, boards, errors, more)
+    return [_advise(runs, b, errors, more, tested) for b in boards]
 
 
 def _corrected(
-    runs: Comparison, means: list[_Means], errors: dict[tuple[int, int], float]
-) -> dict[tuple[int, int], float]:
+    runs: Comparison,
+    boards: list[_Board],
+    errors: dict[Pair, float],
+    more: dict[Pair, Estimate],
+) -> dict[Pair, float]:
     """(best, other) → p of the loss, by Holm over all contexts. That the truly best setting is called worse than the
     one chosen is the error; the chosen one being the largest of many is no further test (Hsu, Annals of Statistics
     12, 1984)."""
-    losses = {(m.ranked[0], n): m.of_cell[m.ranked[0]] - m.of_cell[n] for m in means for n in m.ranked[1:]}
-    pairs = [pair for pair in losses if pair in errors]
-    found = [
-        p_values(np.array([losses[pair]]), np.array([errors[pair]]), freedom(min(runs.listed[n].folds for n in pair)))
-        for pair in pairs
-    ]
-    return dict(zip(pairs, holm(np.array(found).ravel()).tolist(), strict=True))
+    raw: dict[Pair, float] = {}
+    for board in boards:
+        best = board.order[0]
+        for n in board.order[1:]:
+            pair = (best, n)
+            if pair in more:
+                loss, error, df = more[pair].value, more[pair].se, more[pair].df
+            elif board.kind == SQNR and pair in errors:
+                folds = min(runs.listed[n].folds for n in pair)
+                loss, error, df = board.sqnr[best] - board.sqnr[n], errors[pair], freedom(folds)
+            else:
+                continue
+            raw[pair] = float(p_values(np.array([loss]), np.array([error]), df)[0])
+    return dict(zip(raw, holm(np.array(list(raw.values()))).tolist(), strict=True))
 
 
 def _ranked(numbers: list[int], unknown: dict[int, int]) -> list[int]:
@@ -122,16 +140,15 @@ def _ranked(numbers: list[int], unknown: dict[int, int]) -> list[int]:
 
 
 UNKNOWN = """
-SELECT cell, count(*) FILTER (sqnr_db IS NULL OR isnan(sqnr_db)) FROM points
-WHERE NOT ends_with(site, '_pre') GROUP BY cell"""
+SELECT cell, count(*) FILTER (sqnr_db IS NULL OR isnan(sqnr_db)) FROM deployed GROUP BY cell"""
 
 
 # Only rows that are finite in every cell of a context count, lest a setting be judged by other layers.
 BY_LAYER = """
 WITH contexts(context, cell) AS (VALUES {contexts}),
 sizes AS (SELECT context, count(*) AS cells FROM contexts GROUP BY context),
-chosen AS (SELECT context, cell, layer, site, sqnr_db FROM points JOIN contexts USING (cell)
-           WHERE isfinite(sqnr_db) AND NOT ends_with(site, '_pre')),
+chosen AS (SELECT context, cell, layer, site, sqnr_db FROM deployed JOIN contexts USING (cell)
+           WHERE isfinite(sqnr_db)),
 shared AS (SELECT context, layer, site, max(sqnr_db) AS best FROM chosen JOIN sizes USING (context)
            GROUP BY context, layer, site, cells HAVING count(*) = cells)
 SELECT context, cell, layer, avg(sqnr_db) AS sqnr, avg(best) AS best, count(*) AS weight
@@ -170,52 +187,84 @@ class _Means:
         return [self.cells[i] for i in np.argsort(-self.means, kind="stable")]
 
 
+@dataclass(frozen=True, eq=False)
+class _Board:
+    """The cells of a context, best first, by the best measure that all of them share. sqnr: mean dB, where known."""
+
+    context: Context
+    means: _Means
+    kind: str
+    order: tuple[int, ...]
+    sqnr: dict[int, float]
+    costs: dict[int, Estimate]
+    agreement: Agreement | None
+    perplexity: Agreement | None
+
+    @classmethod
+    def of(cls, costs: Costs, context: Context, means: _Means) -> _Board:
+        kind, sqnr = costs.kind(context.cells), means.of_cell
+        values = {n: costs.values(kind)[n] for n in context.cells} if kind != SQNR else {}
+        order = sorted(values, key=lambda n: values[n].value) if values else means.ranked
+        return cls(
+            context,
+            means,
+            kind,
+            tuple(order),
+            sqnr,
+            values,
+            with_sqnr(costs, context.cells, sqnr),
+            kl_and_perplexity(costs, context.cells) if kind == MEASURED else None,
+        )
+
+    @property
+    def names(self) -> dict[int, str]:
+        return dict(zip(self.context.cells, self.context.names, strict=True))
+
+
 def _advise(
     runs: Comparison,
-    m: _Means,
-    errors: dict[tuple[int, int], float],
-    tested: dict[tuple[int, int], float],
-    unranked: tuple[str, ...],
+    b: _Board,
+    errors: dict[Pair, float],
+    more: dict[Pair, Estimate],
+    tested: dict[Pair, float],
 ) -> Advice:
-    best = m.cells.index(m.ranked[0])
+    m, names = b.means, b.names
+    first = b.order[0] if b.order[0] in m.cells else m.ranked[0]
+    best = m.cells.index(first)
     top = m.table.argmax(0)
     here = np.arange(len(m.layer))
     loss = m.table[top, here] - m.table[best]
-    names = [runs.listed[n].setting for n in m.cells]
     choices = tuple(
-        LayerChoice(int(m.layer[k]), names[top[k]], float(m.table[top[k], k]), float(loss[k])) for k in here
+        LayerChoice(int(m.layer[k]), names[m.cells[top[k]]], float(m.table[top[k], k]), float(loss[k])) for k in here
     )
-    cell = runs.listed[m.cells[0]]
     return Advice(
-        f"{cell.model} · {cell.format} · {cell.granularity}",
-        _runners(runs, m, errors, tested),
+        b.context.text,
+        b.kind,
+        _runners(b, errors, more, tested),
         choices,
         float(np.average(loss, weights=m.weight)),
         float(np.average(m.best - m.table[best], weights=m.weight)),
-        _by_perplexity(runs, m.cells),
-        unranked,
+        b.agreement,
+        b.perplexity,
+        tuple(name for n, name in names.items() if n not in b.order),
     )
 
 
 def _runners(
-    runs: Comparison, m: _Means, errors: dict[tuple[int, int], float], tested: dict[tuple[int, int], float]
+    b: _Board, errors: dict[Pair, float], more: dict[Pair, Estimate], tested: dict[Pair, float]
 ) -> tuple[Runner, ...]:
-    means, (first, *others) = m.of_cell, m.ranked
-    runners = [Runner(runs.listed[first].setting, first, means[first], 0.0, 0.0, False)]
+    first, *others = b.order
+    unknown = float("nan")
+    names, least = b.names, b.sqnr.get(first, unknown)
+    runners = [Runner(names[first], first, least, 0.0, 0.0, False, b.costs.get(first), None)]
     within = True
     for n in others:
-        loss, pair = means[first] - means[n], (first, n)
+        pair, sqnr = (first, n), b.sqnr.get(n, unknown)
         if pair in tested:  # who comes behind all that were tested is no better than the last of them
             within = not tested[pair] <= FAMILY
-        tied = loss < NEGLIGIBLE_DB or within
-        runners.append(Runner(runs.listed[n].setting, n, means[n], loss, errors.get(pair, float("nan")), tied))
+        small = least - sqnr < NEGLIGIBLE_DB
+        if b.kind != SQNR:
+            small = b.costs[n].value - b.costs[first].value < NEGLIGIBLE_NATS
+        error = errors.get(pair, unknown)
+        runners.append(Runner(names[n], n, sqnr, least - sqnr, error, small or within, b.costs.get(n), more.get(pair)))
     return tuple(runners)
-
-
-def _by_perplexity(runs: Comparison, numbers: list[int]) -> str | None:
-    measured = {
-        runs.listed[n].setting: evaluation["perplexity"]
-        for n in numbers
-        if (evaluation := runs.listed[n].evaluation) and evaluation.get("perplexity") is not None
-    }
-    return min(measured, key=lambda setting: measured[setting]) if len(measured) > 1 else None

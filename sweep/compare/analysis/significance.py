@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 LEVEL = 0.05  # the chance of any false alarm in a report
-FAMILY = LEVEL / 5  # of one in each family of tests, see `verdicts`
+FAMILY = LEVEL / 6  # of one in each family of tests, see `verdicts`
 EXCESS = 1.2  # kurtosis beyond the normal's of the logistic law, which differences of two extremes follow (6/5)
 
 

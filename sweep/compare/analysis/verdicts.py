@@ -1,10 +1,11 @@
 """Verdicts: what a knob does, said only as strongly as the evidence allows.
 
-The rule, in words that every report prints (sentences.rules): five families of tests per report – the SQNR
+The rule, in words that every report prints (sentences.rules): six families of tests per report – the SQNR
 of every site's mean over layers, of every single (layer, site), the scale of every site's mean, what other
-settings lose to the recommended one, and perplexity – each corrected by Holm to a fifth of 5 %: at most 5 % for
-any false alarm in the whole report, however many rows it has. An effect is one that the scales and the SQNR both
-show. It matters from 0.1 dB on.
+settings lose to the recommended one, perplexity, and the cost in nats – each corrected by Holm to a sixth of 5 %: at
+most 5 % for any false alarm in the whole report, however many rows it has. Where the cost of every cell is known,
+measured or predicted, it decides: an effect matters from 0.001 nats per token on. Elsewhere an effect is one that the
+scales and the SQNR both show, and it matters from 0.1 dB on.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.compare.analysis.contrasts import Contrast, contrasts
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, Costs, Estimate
 from sweep.compare.analysis.differences import Differences, Evidence, digests, evidence
 from sweep.compare.analysis.perplexity import Perplexity, perplexities
-from sweep.compare.analysis.significance import FAMILY, Floats, freedom, holm, quantile
+from sweep.compare.analysis.significance import FAMILY, Floats, freedom, holm, p_values, quantile
 from sweep.compare.query.comparison import Comparison
+from sweep.config.knobs import QUANTIZED
 
 DEAD, NOISE, NEGLIGIBLE, MATTERS, UNRESOLVED, UNEXAMINED = (
     "dead knob",
@@ -36,8 +39,11 @@ TOP, EACH = 100, 10  # of all, and of one question
 RULES = {
     DEAD: "not one bit of any scale or SQNR differs between the cells",
     NOISE: "no difference of scales stands out of its error after Holm's correction",
-    NEGLIGIBLE: f"the scales differ beyond their error, yet SQNR by less than {NEGLIGIBLE_DB} dB, error included",
-    MATTERS: f"scales and SQNR both differ beyond their error, SQNR by at least {NEGLIGIBLE_DB} dB somewhere",
+    NEGLIGIBLE: f"the scales differ beyond their error, yet the cost by less than {NEGLIGIBLE_NATS} nats per token, or "
+    f"where that is unknown SQNR by less than {NEGLIGIBLE_DB} dB, error included",
+    MATTERS: f"the cost differs beyond its error, by at least {NEGLIGIBLE_NATS} nats per token (0.1 % of perplexity, "
+    "the last digit that papers print of one); where it is unknown, scales and SQNR both do, SQNR by at least "
+    f"{NEGLIGIBLE_DB} dB somewhere",
     UNRESOLVED: "a difference that its error neither confirms nor bounds, or no replicates to tell an error from",
     UNEXAMINED: f"there are differences; of that many cells, only the {TOP} pairs that differ most were tested",
 }
@@ -58,6 +64,20 @@ class Effect:
     p: float
 
 
+@dataclass(frozen=True)
+class Nats:
+    """What one value costs more than the baseline, nats per token; p is corrected for all such tests of the report."""
+
+    value: str
+    more: Estimate
+    p: float
+
+    @property
+    def reach(self) -> float:
+        """What its size does not exceed, at 95 %; NaN if unknown."""
+        return abs(self.more.value) + quantile(0.95, self.more.df) * self.more.se
+
+
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """What `knob` does in `context`, and why that is said.
@@ -66,6 +86,7 @@ class Verdict:
     are taken among the effects that count if any does. best: the value with the highest mean SQNR.
     silent: sites at which the knob changes nothing at all though it does elsewhere.
     bound: dB that no site's mean effect exceeds, at 95 % each (NaN if unknown).
+    kind: the measure that decides; nats: by value, empty where it is SQNR.
     """
 
     contrast: Contrast
@@ -81,14 +102,20 @@ class Verdict:
     folds: int
     perplexity: tuple[Perplexity, ...]
     evidence: tuple[Evidence, ...]
+    kind: str = SQNR
+    nats: tuple[Nats, ...] = ()
 
     @property
     def rule(self) -> str:
         return RULES[self.verdict]
 
 
-def verdicts(runs: Comparison, baseline: str | None = None, prints: dict[int, int] | None = None) -> list[Verdict]:
-    """A verdict for every question the cells can answer. prints: `digests(runs)`, where they are known already.
+def verdicts(
+    runs: Comparison, baseline: str | None = None, prints: dict[int, int] | None = None, costs: Costs | None = None
+) -> list[Verdict]:
+    """A verdict for every question the cells can answer.
+
+    prints: `digests(runs)`; costs: `Costs.of(runs)`, where they are known already.
 
     Raises UsageError for an unknown baseline."""
     questions = contrasts(runs.listed, baseline)
@@ -100,11 +127,12 @@ def verdicts(runs: Comparison, baseline: str | None = None, prints: dict[int, in
     rows, means, scales = _corrected(found)
     at, results = 0, []
     measured = perplexities(runs, questions)
-    for question, here, texts in zip(questions, chosen, measured, strict=True):
+    kinds, nats = _nats(costs or Costs.of(runs), questions, chosen)
+    for question, here, texts, kind, more in zip(questions, chosen, measured, kinds, nats, strict=True):
         part = slice(at, at + len(here))
         at = part.stop
         same = len({prints[c] for c in question.cells}) == 1
-        results.append(_judge(question, same, found[part], rows[part], means[part], scales[part], texts))
+        results.append(_judge(question, same, found[part], rows[part], means[part], scales[part], texts, kind, more))
     return results
 
 
@@ -112,7 +140,7 @@ def _examined(runs: Comparison, questions: Sequence[Contrast], prints: dict[int,
     """The pairs to test of every question: all, or in a huge sweep those whose mean SQNR differs most."""
     if sum(len(q.pairs) for q in questions) <= PAIRS:
         return [q.pairs for q in questions]
-    means = dict(runs.sql("SELECT cell, avg(sqnr_db) FROM points WHERE isfinite(sqnr_db) GROUP BY cell"))
+    means = dict(runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
     ranked: list[tuple[float, int, tuple[int, int]]] = []
     for i, q in enumerate(questions):
         differing = [(abs(means.get(b, 0) - means.get(a, 0)), i, (a, b)) for a, b in q.pairs if prints[a] != prints[b]]
@@ -150,6 +178,8 @@ def _judge(
     means: Sequence[Floats],
     scales: Sequence[Floats],
     measured: tuple[Perplexity, ...],
+    kind: str,
+    nats: tuple[Nats, ...],
 ) -> Verdict:
     mean, averages = _largest(question, [(e, e.means, p) for e, p in zip(found, means, strict=True)])
     row, counted = _largest(question, [(e, e.rows, p) for e, p in zip(found, rows, strict=True)])
@@ -162,6 +192,8 @@ def _judge(
         verdict = DEAD
     elif not found:
         verdict = UNEXAMINED
+    elif nats:
+        verdict = _by_cost(nats, bool(averages + counted) or any((p <= FAMILY).any() for p in scales))
     elif folds < 2:
         verdict = UNRESOLVED
     elif averages + counted:
@@ -186,16 +218,49 @@ def _judge(
         folds,
         measured,
         tuple(found),
+        kind,
+        nats,
     )
 
 
+def _by_cost(nats: Sequence[Nats], moved: bool) -> str:
+    """moved: whether any scale or SQNR differs beyond its error."""
+    if any(n.p <= FAMILY and abs(n.more.value) >= NEGLIGIBLE_NATS for n in nats):
+        return MATTERS
+    moved = moved or any(n.p <= FAMILY for n in nats)
+    if not moved:
+        return NOISE
+    return NEGLIGIBLE if all(n.reach < NEGLIGIBLE_NATS for n in nats) else UNRESOLVED
+
+
+def _nats(
+    costs: Costs, questions: Sequence[Contrast], chosen: Sequence[Sequence[tuple[int, int]]]
+) -> tuple[list[str], list[tuple[Nats, ...]]]:
+    """Per question the measure that its cells share, and the differences to the baseline where that is a cost."""
+    kinds = [costs.kind(q.cells) for q in questions]
+    known = [costs.differences(k, list(pairs)) for k, pairs in zip(kinds, chosen, strict=True)]
+    raw = [
+        float(p_values(np.array([e.value]), np.array([e.se]), e.df)[0]) if e.value else np.nan
+        for here in known
+        for e in here.values()
+    ]
+    corrected = iter(holm(np.array(raw)).tolist())
+    nats = [
+        tuple(Nats(q.value(pair[1]), e, next(corrected)) for pair, e in here.items())
+        for q, here in zip(questions, known, strict=True)
+    ]
+    return kinds, nats
+
+
 def _largest(question: Contrast, parts: Sequence[tuple[Evidence, Differences, Floats]]) -> tuple[Effect | None, int]:
-    """The largest SQNR difference, among those that count if any does, and how many (layer, site) count."""
+    """The largest SQNR difference at a quantized site, among those that count if any does, and how many (layer, site)
+    of these count."""
     best = (False, -1.0)
     effect: Effect | None = None
     places: set[tuple[int, str]] = set()
     for e, d, p in parts:
-        size = np.where(np.isfinite(d.sqnr), np.abs(d.sqnr), -1.0)
+        known = np.isfinite(d.sqnr) & np.isin(d.site.astype(str), ["all", *QUANTIZED])
+        size = np.where(known, np.abs(d.sqnr), -1.0)
         with np.errstate(invalid="ignore"):
             counts = (p <= FAMILY) & (size >= NEGLIGIBLE_DB)
         places.update(zip(d.layer[counts].tolist(), d.site[counts].tolist(), strict=True))

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweep.compare.answer import Answer
-from sweep.compare.render.theme import colours
+from sweep.compare.facts import Answer
+from sweep.compare.render.theme import SHAPES, series
 
 Spec = dict[str, Any]
 HEIGHT = 300
@@ -19,14 +19,23 @@ HEIGHT = 300
 
 @dataclass(frozen=True)
 class Chart:
-    """selects: choices of a chart's own, parameter name → (label, values, first shown). Parameters `site` and
-    `hidden` (labels of cells switched off) are the page's: every chart may use them."""
+    """section: the part of the report it belongs to, place: its order there.
+
+    caption: what a reader must know, for the report and for a paper. selects: choices of a chart's own, parameter
+    name → (label, values, first shown). Parameters `site` and `hidden` (labels of cells switched off) are the page's:
+    every chart may use them. opens: whether a click on a mark goes to the distribution at its layer and site.
+    panels: how many stand side by side, where `spec` has a facet.
+    """
 
     name: str
+    section: str
+    place: int
     title: str
     caption: str
     spec: Spec
     selects: dict[str, tuple[str, list[Any], Any]] = field(default_factory=dict)
+    opens: bool = False
+    panels: int = 1
 
 
 def shared(a: Answer) -> list[Spec]:
@@ -47,29 +56,64 @@ ZOOM = {
     },
     "bind": "scales",
 }
+SERIES = ("cell", "setting", "rest")  # fields that tell a cell's series; `who` gives their values
+
+
+def who(a: Answer) -> dict[int, tuple[str, str, str]]:
+    """Cell → its label, how its clip is chosen, and the rest of what tells it apart: the fields SERIES."""
+    s = series([a.runs.listed[n] for n in a.shown])
+    named = zip(a.shown, s.setting, s.rest, strict=True)
+    return {n: (a.runs.labels[n], s.settings[i], s.rests[j]) for n, i, j in named}
 
 
 def layer_axis(title: str = "layer") -> Spec:
     return {"title": title, "tickMinStep": 1, "format": "d"}
 
 
-def cell_colour(a: Answer) -> tuple[Spec, Spec]:
-    """Encodings of colour and dash by cell; the page's list of cells is the legend."""
-    numbers, dashes, _ = colours([a.runs.listed[n] for n in a.shown])
-    names = [a.runs.labels[n] for n in a.shown]
+def layer_x() -> Spec:
+    """Layers along the axis, evenly spaced."""
+    return {"field": "layer", "type": "quantitative", "axis": layer_axis(), "scale": {"nice": False, "padding": 8}}
+
+
+def cell_colour(a: Answer) -> Spec:
+    """Encodings of a cell's series: colour and shape say how the clip is chosen, the dash says the rest. Each with
+    its legend where it tells anything apart."""
+    s = series([a.runs.listed[n] for n in a.shown])
+    legend = {"title": None, "orient": "top", "columns": 5, "labelLimit": 230, "symbolSize": 60, "symbolOpacity": 1}
     colour = {
-        "field": "cell",
+        "field": "setting",
         "type": "nominal",
-        "legend": None,
-        "scale": {"domain": names, "range": [f"var(--c{n})" for n in numbers]},
+        "sort": None,
+        "legend": legend if len(s.settings) > 1 else None,
+        "scale": {"domain": s.settings, "range": [f"var(--c{i})" for i in range(len(s.settings))]},
     }
-    dash = {"field": "cell", "type": "nominal", "legend": None, "scale": {"domain": names, "range": dashes}}
-    return colour, dash
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(s.settings))]
+    shape = {**colour, "scale": {"domain": s.settings, "range": shapes}}
+    dash = {
+        "field": "rest",
+        "type": "nominal",
+        "sort": None,
+        "legend": {**legend, "symbolType": "stroke", "symbolSize": 300} if len(s.rests) > 1 else None,
+        "scale": {"domain": s.rests, "range": s.dashes},
+    }
+    return {"color": colour, "shape": shape, "strokeDash": dash}
 
 
-def rows(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> Spec:
+def line(*, width: float = 1.8) -> Spec:
+    return {"type": "line", "strokeWidth": width, "clip": True}
+
+
+def points(size: int = 38) -> Spec:
+    return {"type": "point", "size": size, "filled": True, "opacity": 1, "clip": True}
+
+
+def only(encodings: Spec, *names: str) -> Spec:
+    return {name: encodings[name] for name in names}
+
+
+def rows(columns: Sequence[str], values: Iterable[Sequence[Any]]) -> Spec:
     """Inline data; numbers with 5 significant digits, NaN as null."""
-    return {"values": [dict(zip(columns, map(short, row), strict=True)) for row in found]}
+    return {"values": [dict(zip(columns, map(short, row), strict=True)) for row in values]}
 
 
 def short(value: Any) -> Any:

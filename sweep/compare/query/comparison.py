@@ -41,7 +41,8 @@ class Comparison:
     """Cells of any number of sweeps, open for questions. `listed[i]` is the cell with number i.
 
     Tables of the database: `cells`; `scales()` (every column, read from disk on demand); `rows` (cell, layer,
-    site, groups, scale, sqnr_db, in memory); `points` (the same with groups pooled: one row per site).
+    site, groups, scale, sqnr_db, in memory); `points` (the same with groups pooled: one row per site);
+    `deployed` (the points at sites that a deployment quantizes).
     """
 
     listed: list[Cell]
@@ -82,7 +83,7 @@ class Comparison:
         have = [i for i in numbers if (self.listed[i].path / name).exists()]
         if not have:
             return None
-        table = scan([self.listed[i] for i in have], name, have)
+        table = scan([self.listed[i] for i in have], name, have, union=True)
         return f"(SELECT * FROM {table} WHERE {self.filters.rows})"
 
 

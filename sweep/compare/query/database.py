@@ -10,6 +10,7 @@ import numpy as np
 
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import calibrations
+from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
 from sweep.runs.discovery import Cell, Problem
 
@@ -21,6 +22,8 @@ TEXTS = (
     "name", "sweep", "model", "method", "format", "granularity", "data", "key", "tokens", "identity", "weights",
     "dtype", "sizes",
 )  # fmt: skip
+# what is said of a cell as a whole is said of the sites that a deployment quantizes, the view `deployed` of `points`
+DEPLOYED = f"site IN {QUANTIZED}"
 NEEDED = f"layer, site, {', '.join(GROUPS)}, scale, scale_se, sqnr_db, n, mse"
 
 # The SQNR of a site whose groups have scales of their own is that of all its values together: groups count
@@ -57,7 +60,7 @@ def open_cells(
         try:
             _store(database, cells, filters)
             # a macro looks into no file before it is asked
-            every = f"SELECT * FROM {scan(cells, SCALES)} WHERE {filters.rows}"
+            every = f"SELECT * FROM {scan(cells, SCALES, union=True)} WHERE {filters.rows}"
             database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {every}")
             return cells, problems
         except duckdb.Error:
@@ -99,15 +102,18 @@ def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tup
         return _damaged(database, cells[:half]) + _damaged(database, cells[half:])
 
 
-def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None) -> str:
-    """SQL for the rows of a file of every cell, with the cell's number (its position unless given)."""
+def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None, union: bool = False) -> str:
+    """SQL for the rows of a file of every cell, with the cell's number (its position unless given).
+
+    union: a column that only some files have is null for the others; every file is looked into for that first."""
     files = ", ".join(_quoted(f"{cell.path}/{name}") for cell in cells)
     if numbers is None or list(numbers) == list(range(len(cells))):
         number = "file_index::INT"
     else:
         number = f"list_extract({list(numbers)}, file_index::INT + 1)"
     # hive_partitioning would take a directory called alpha=0.9995 for a column
-    return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], hive_partitioning = false))"
+    options = f"hive_partitioning = false{', union_by_name = true' if union else ''}"
+    return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], {options}))"
 
 
 def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters) -> None:
@@ -125,10 +131,11 @@ def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list
     grouped = [i for i, cell in enumerate(cells) if cell.granularity != "tensor"]
     if not grouped:
         database.execute("CREATE VIEW points AS SELECT cell, layer, site, scale, sqnr_db FROM rows")
-        return
-    table = scan([cells[i] for i in grouped], SCALES, grouped)
-    database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
-    database.execute(POOLED)
+    else:
+        table = scan([cells[i] for i in grouped], SCALES, grouped)
+        database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
+        database.execute(POOLED)
+    database.execute(f"CREATE VIEW deployed AS SELECT * FROM points WHERE {DEPLOYED}")
 
 
 def _quoted(path: str) -> str:

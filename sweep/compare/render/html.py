@@ -1,29 +1,61 @@
-"""The parts of a report as HTML. Whatever comes from a run is escaped here, and nowhere else is HTML made."""
+"""The parts of a report, for its templates. Jinja2 escapes whatever comes from a run; nowhere else is HTML made."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from html import escape
+from dataclasses import dataclass
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from sweep.compare.analysis.cost import SQNR
+from sweep.compare.analysis.ranking import AS_GOOD, BEST
 from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
-from sweep.compare.answer import Answer, headlines
-from sweep.compare.charts import Chart
+from sweep.compare.charts.cost_map import flow
+from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
-from sweep.compare.render.theme import colours
+from sweep.compare.render.numbers import nats, share
+from sweep.compare.render.theme import GLYPHS, series
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
-from sweep.compare.tables.table import Table
+from sweep.compare.tables.table import Column, Table, Value
 
 TONES = {
     MATTERS: "matters", DEAD: "dead", NEGLIGIBLE: "quiet", NOISE: "quiet", UNRESOLVED: "open", UNEXAMINED: "open",
 }  # fmt: skip
 ASKED = {HOLDS: "matters", FAILS: "dead", OPEN: "open", STILL: "open"}
-WRAPPED = 60  # characters from which a text in a table may break
+WRAPPED = 40  # characters from which a text in a table may break
+COSTS = (("measured", "KL, nats/token"), ("predicted", "predicted, nats/token"))
 LONG = 14  # rows from which a table starts folded
 FOLDED = ("layers", "verdicts")  # tables that say in full what is shown above
 MOST = 400  # rows of a table in the page; csv and json have them all
+VERDICTS = 200  # of which the page shows as many
+FIGURE = re.compile(r"(?:[+−±]|&lt;)*\d[\d,.]*(?: ± (?:&lt;)?\d[\d.]*)? ?(?:dB|%|nats)")
+# what tells cells apart, in the order of the switches; field of a cell → heading
+DIMENSIONS = (
+    ("model", "model"), ("setting", "setting"), ("format", "format"), ("granularity", "granularity"), ("data", "text"),
+    ("sizes", "samples x tokens"), ("dtype", "dtype"), ("sweep", "sweep"),
+)  # fmt: skip
+
+
+def environment() -> Environment:
+    """Templates of this package, everything escaped unless a template says it is markup."""
+    made = Environment(
+        loader=PackageLoader("sweep.compare.render"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["figures"] = figures
+    return made
+
+
+def figures(text: str) -> Markup:
+    """Escaped text with its numbers set apart, so that the eye finds them."""
+    return Markup(FIGURE.sub(lambda m: f"<b>{m[0]}</b>", str(escape(text))))
 
 
 def title(a: Answer) -> str:
@@ -31,56 +63,96 @@ def title(a: Answer) -> str:
     return f"Scales of {', '.join(sweeps[:3])}{' …' if len(sweeps) > 3 else ''}"
 
 
-def header(a: Answer) -> str:
-    models = list(dict.fromkeys(c.model for c in a.runs.listed))
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    facts = [f"{len(a.runs.listed):,} cells", ", ".join(models[:6]) + (" …" if len(models) > 6 else ""), now]
-    if a.runs.problems:
-        facts.insert(1, f"{len(a.runs.problems)} not compared")
-    shown = " · ".join(escape(f) for f in facts)
-    return (
-        f'<header><div><p class="eyebrow">Activation scales of quantized Mamba</p><h1>{escape(title(a))}</h1>'
-        f'<p class="facts">{shown}</p></div>'
-        '<button id="theme" type="button" aria-label="light or dark">◐</button></header>'
-    )
+@dataclass(frozen=True)
+class Shown:
+    """A table's cell: text for people, raw value for sorting and for a CSV file."""
+
+    text: str
+    raw: str
+    kind: str  # class of the table's cell: n for a number, wrap for a long text
 
 
-def warnings(a: Answer) -> str:
-    return "".join(f'<p class="warning" role="alert">{escape(w)}</p>' for w in a.runs.warnings)
+def table(t: Table, first: bool = True) -> dict[str, Any]:
+    """What the template of a table asks for. first: whether it is the first of its name; others start folded."""
+    return {
+        "name": t.name,
+        "title": t.title,
+        "caption": t.caption,
+        "heads": [(c.name, "n" if c.right else "") for c in t.columns],
+        "rows": [[_shown(c, v) for c, v in zip(t.columns, row, strict=True)] for row in t.rows[:MOST]],
+        "count": len(t.rows),
+        "most": MOST,
+        "open": len(t.rows) <= LONG and t.name not in FOLDED and first,
+    }
 
 
-def answer(a: Answer) -> str:
-    lead, *more = headlines(a)
+def _shown(column: Column, value: Value) -> Shown:
+    text = column.show(value)
+    kind = "n" if column.right else "wrap" if len(text) > WRAPPED else ""
+    return Shown(text, _raw(value), kind)
+
+
+def _raw(value: Value) -> str:
+    """As a spreadsheet reads it; empty where it is not known."""
+    return "" if value is None or value != value else repr(value) if isinstance(value, float) else str(value)
+
+
+def ranking(a: Answer) -> dict[str, Any]:
+    """Every setting, best first within its context, with what it costs; the contexts by what tells them apart."""
+    ranked = [(group, rank, row) for group in a.ranking for rank, row in enumerate(group.rows, 1)]
+    cells = [a.runs.listed[row.cell] for _, _, row in ranked]
+    keys = ("model", "data", "sizes", "dtype", "format", "granularity")
+    differing = [key for key in keys if len({getattr(c, key) for c in cells}) > 1]
+    costs = [(name, head) for name, head in COSTS if any(getattr(row, name) for _, _, row in ranked)]
+    heads = ["#", "setting", *differing, *(head for _, head in costs), "verdict", "SQNR, dB", "clipped"]
+    rows = []
+    for (_, rank, row), cell in zip(ranked[:MOST], cells, strict=False):
+        shown = [Shown(str(rank), str(rank), "n"), Shown(cell.setting, cell.setting, "")]
+        shown += [Shown(str(getattr(cell, key)), str(getattr(cell, key)), "") for key in differing]
+        for name, _ in costs:
+            e = getattr(row, name)
+            shown.append(Shown(nats(e, error=name == costs[0][0]), "" if e is None else repr(e.value), "n"))
+        shown.append(Shown(row.verdict, row.verdict, "tie" if row.verdict in (BEST, AS_GOOD) else ""))
+        rows.append([*shown, _shown(Column("", "db"), row.sqnr), Shown(share(row.clipped), _raw(row.clipped), "n")])
+    kinds = list(dict.fromkeys(group.kind for group in a.ranking))
+    proxy = " What a setting costs the network was not measured: SQNR is a proxy." if SQNR in kinds else ""
+    numeric = {"#", "SQNR, dB", "clipped", *(head for _, head in costs)}
+    return {
+        "name": "ranking",
+        "title": "Ranking",
+        "caption": f"By {', '.join(kinds)}; ± is one standard error. Tied: no worse than the best beyond error.{proxy}",
+        "heads": [(head, "n" if head in numeric else "") for head in heads],
+        "rows": rows,
+        "count": len(ranked),
+        "most": MOST,
+        "open": True,
+    }
+
+
+def verdicts(a: Answer) -> list[dict[str, str]]:
+    """A row per verdict, what matters first: its parts as text."""
     order = list(TONES)
-    verdicts = sorted(a.verdicts, key=lambda v: order.index(v.verdict))
-    cards = "".join(_card(v) for v in verdicts[:60])
-    rest = f'<p class="note">{len(verdicts) - 60} more verdicts in --format json.</p>' if len(verdicts) > 60 else ""
-    bullets = "".join(f"<li>{_numbers(text)}</li>" for text in more)
-    notes = "".join(f'<p class="note">{escape(n)}</p>' for n in a.notes)
-    return (
-        f'<section id="answer"><h2>The answer</h2><p class="lead">{_numbers(lead)}</p>'
-        f'<ul class="also">{bullets}</ul><div class="verdicts">{cards}</div>{rest}{notes}</section>'
-    )
+    return [
+        {
+            "tone": TONES[v.verdict], "verdict": v.verdict, "knob": v.contrast.knob, "context": v.contrast.context,
+            "effect": _effect(v), "sentence": sentences.verdict(v), "why": _why(v),
+        }
+        for v in sorted(a.verdicts, key=lambda v: order.index(v.verdict))[:VERDICTS]
+    ]  # fmt: skip
 
 
-def seed(a: Answer) -> str:
-    """The questions of the study this project grew from, in its order, with what it said."""
-    if not a.seed:
-        return ""
-    items = "".join(
-        f'<li><h3>{escape(r.question)} <span class="tag {ASKED.get(r.verdict, "")}">{escape(r.verdict)}</span></h3>'
-        f'<p class="context">The study: {escape(r.said)}</p><p>{_numbers(r.text)}</p></li>'
-        for r in a.seed
-    )
-    return f'<section id="seed"><h2>The questions of the study this project grew from</h2><ol>{items}</ol></section>'
-
-
-def _card(v: Verdict) -> str:
-    return (
-        f'<article class="verdict {TONES[v.verdict]}"><h3><span class="knob">{escape(v.contrast.knob)}</span>'
-        f'<span class="tag">{escape(v.verdict)}</span></h3><p class="context">{escape(v.contrast.context)}</p>'
-        f'<p>{_numbers(sentences.verdict(v))}</p><p class="rule">{escape(_why(v))}</p></article>'
-    )
+def _effect(v: Verdict) -> str:
+    """The largest difference to the baseline: of the cost where it is known, else of the mean SQNR."""
+    if v.verdict == DEAD:
+        return "none"
+    if v.nats:
+        most = max(v.nats, key=lambda n: abs(n.more.value))
+        return f"{nats(most.more, signed=True)} nats with {most.value}"
+    known = [(v.contrast.value(e.other), *e.overall) for e in v.evidence if e.overall[0] == e.overall[0]]
+    if not known:
+        return "unknown"
+    value, db, error = max(known, key=lambda k: abs(k[1]))
+    return f"{sentences.plus(db, error)} dB with {value}"
 
 
 def _why(v: Verdict) -> str:
@@ -92,101 +164,55 @@ def _why(v: Verdict) -> str:
     return "; ".join(parts) + "."
 
 
-def toolbar(a: Answer) -> str:
-    """The list of cells, which is every chart's legend and switch, and the choice of site."""
-    numbers, dashes, _ = colours([a.runs.listed[n] for n in a.shown])
-    chips = []
-    for n, colour, dash in zip(a.shown, numbers, dashes, strict=True):
-        pattern = " ".join(str(d / 2) for d in dash) if dash[1] else "none"
-        chips.append(
-            '<label class="chip"><input type="checkbox" checked '
-            f'value="{escape(a.runs.labels[n], quote=True)}">'
-            f'<svg width="22" height="8" aria-hidden="true"><line x1="1" x2="21" y1="4" y2="4" '
-            f'stroke="var(--c{colour})" stroke-width="3" stroke-dasharray="{pattern}"/></svg>'
-            f"<span>{escape(a.runs.labels[n])}</span></label>"
-        )
-    sites = "".join(f"<option{' selected' if s == a.site else ''}>{escape(s)}</option>" for s in _flow(a.runs.sites))
-    return (
-        '<nav id="toolbar" aria-label="what the charts show">'
-        f'<label>site <select id="site">{sites}</select></label>'
-        f"<details open><summary>{len(a.shown)} cells "
-        '<span class="note">switch any off; drag to pan, Ctrl + wheel to zoom, double click to go back</span></summary>'
-        '<div class="chips"><button type="button" data-all="1">all</button>'
-        '<button type="button" data-all="">none</button>'
-        f"{''.join(chips)}</div></details></nav>"
-    )
+def questions(a: Answer) -> list[dict[str, str]]:
+    """The questions of the study this project grew from, in its order, with what it said."""
+    return [
+        {"question": r.question, "verdict": r.verdict, "tone": ASKED.get(r.verdict, ""), "said": r.said, "text": r.text}
+        for r in a.seed
+    ]
 
 
-def _flow(sites: Sequence[str]) -> list[str]:
-    """Sites in the order of the data flow, as far as their names tell."""
-    stages = ("in_proj_in", "conv_in", "conv_pre", "conv_out", "out_proj_in")
-    return sorted(
-        sites,
-        key=lambda s: (
-            next((i for i, end in enumerate(stages) if s.endswith(end) and (i != 0 or s == end)), 9),
-            "xBC".find(s[0]),
-        ),
-    )
+def switches(a: Answer) -> list[dict[str, Any]]:
+    """What cells can be switched off by: each way they differ, with its values; colour and dash where it has one."""
+    cells = [a.runs.listed[n] for n in a.shown]
+    s = series(cells)
+    found = []
+    for key, name in DIMENSIONS:
+        values = list(dict.fromkeys(str(getattr(c, key)) for c in cells))
+        if len(values) > 1:
+            colours = {v: s.settings.index(v) for v in values} if key == "setting" else {}
+            options = [{"value": v, "colour": colours.get(v), "glyph": _glyph(colours.get(v))} for v in values]
+            found.append({"key": key, "name": name, "values": options})
+    return found
 
 
-def section(names: Sequence[str], drawn: dict[str, Chart], tables: dict[str, list[Table]]) -> str:
-    parts = []
-    for name in names:
-        if name in drawn:
-            parts.append(_figure(drawn[name]))
-        parts += [_table(table) for table in tables.get(name, [])]
-    return "".join(parts)
+def _glyph(number: int | None) -> str:
+    return "" if number is None else GLYPHS[number % len(GLYPHS)]
 
 
-def _figure(chart: Chart) -> str:
-    selects = ""
-    for parameter, (label, values, first) in chart.selects.items():
-        if len(values) < 2:
-            continue
-        options = "".join(
-            f'<option value="{escape(json.dumps(v), quote=True)}"{" selected" if v == first else ""}>'
-            f"{escape(str(v))}</option>"
-            for v in values
-        )
-        select = f'<select data-chart="{chart.name}" data-param="{parameter}">{options}</select>'
-        selects += f"<label>{escape(label)} {select}</label>"
-    return (
-        f'<figure id="figure-{chart.name}"><figcaption><h3>{escape(chart.title)}</h3><p>{escape(chart.caption)}</p>'
-        f'</figcaption><div class="selects">{selects}</div><div class="chart" id="chart-{chart.name}" role="img" '
-        f'aria-label="{escape(chart.title, quote=True)}"></div></figure>'
-    )
+def dimensions(a: Answer) -> dict[str, dict[str, str]]:
+    """Label of each shown cell → its value of every switch."""
+    keys = [s["key"] for s in switches(a)]
+    return {a.runs.labels[n]: {key: str(getattr(a.runs.listed[n], key)) for key in keys} for n in a.shown}
 
 
-def _table(table: Table) -> str:
-    head = "".join(f'<th{_side(c.right)} scope="col">{escape(c.name)}</th>' for c in table.columns)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{_side(c.right, len(v))}>{escape(v)}</td>" for c, v in zip(table.columns, row, strict=True))
-        + "</tr>"
-        for row in table.shown()[:MOST]
-    )
-    cut = f'<p class="note">The first {MOST} of {len(table.rows)} rows.</p>' if len(table.rows) > MOST else ""
-    unfolded = "" if len(table.rows) > LONG or table.name in FOLDED else " open"
-    return (
-        f'<details class="table"{unfolded}><summary>{escape(table.title)} '
-        f'<span class="note">{len(table.rows)} rows</span></summary><p class="caption">{escape(table.caption)}</p>'
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"{cut}</details>"
-    )
+def sites(a: Answer) -> list[str]:
+    return flow(a.runs.sites)
 
 
-def _side(right: bool, length: int = 0) -> str:
-    return ' class="n"' if right else ' class="wrap"' if length > WRAPPED else ""
+def choices(selects: dict[str, tuple[str, list[Any], Any]]) -> list[dict[str, Any]]:
+    """A chart's own choices, those that have something to choose between."""
+    return [
+        {
+            "parameter": parameter,
+            "label": label,
+            "first": json.dumps(first),
+            "values": [(json.dumps(v), str(v)) for v in values],
+        }
+        for parameter, (label, values, first) in selects.items()
+        if len(values) > 1
+    ]
 
 
-def definitions() -> str:
-    terms = "".join(
-        f"<dt>{escape(term)}</dt><dd>{escape(text)}.</dd>".replace("..", ".") for term, text in sentences.rules()
-    )
-    return f'<section id="definitions"><h2>Rules and definitions</h2><dl>{terms}</dl></section>'
-
-
-def _numbers(text: str) -> str:
-    """Escaped text with its figures set apart, so that the eye finds them."""
-    figure = re.compile(r"(?:[+−±]|&lt;)*\d[\d,.]*(?: ± (?:&lt;)?\d[\d.]*)? ?(?:dB|%)")
-    return figure.sub(lambda m: f"<b>{m[0]}</b>", escape(text))
+def definitions() -> Sequence[tuple[str, str]]:
+    return [(term, text.rstrip(".") + ".") for term, text in sentences.rules()]

@@ -1,4 +1,5 @@
-"""Charts as files: the report's own descriptions, drawn without a browser by vl-convert."""
+"""Figures for papers: the report's own charts, drawn without a browser by vl-convert, in the width of a page of two
+columns and of one, as PDF, SVG and PNG. No title inside: captions are text files beside them."""
 
 from __future__ import annotations
 
@@ -6,63 +7,84 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sweep.compare.answer import Answer
 from sweep.compare.charts import Chart, charts, shared
+from sweep.compare.facts import Answer
 from sweep.compare.render.theme import CONFIG, light, variables
 from sweep.core.files import draft
 
-WIDTH = 720
+INCH = 96  # pixels of an SVG
+COLUMNS = {2: 6.75, 1: 3.25}  # inches: both columns, and one, of the usual conferences
+ONE = "one-column"  # folder of the narrow ones
+PANEL_MARGIN = 62  # pixels that axis and padding of a facet take, which Vega does not fit into a width
 
 
-def standalone(chart: Chart, a: Answer) -> dict[str, Any]:
-    """The chart as a complete Vega-Lite description: light colours, fixed width, a title, its first choices."""
+def standalone(chart: Chart, a: Answer, columns: int = 2) -> dict[str, Any]:
+    """The chart as a complete Vega-Lite description: light colours, a column's width, its first choices, no title."""
+    width = round(COLUMNS[columns] * INCH)
     params = [*shared(a), *({"name": name, "value": first} for name, (_, _, first) in chart.selects.items())]
-    chosen = ", ".join(f"{label} {first}" for label, _, first in chart.selects.values())
-    at = f"at {a.site}" if "=== site" in json.dumps(chart.spec) else ""
-    title: dict[str, Any] = {
-        "text": chart.title, "subtitle": "; ".join(part for part in (at, chosen) if part),
-        "anchor": "start", "offset": 14, "fontSize": 15, "subtitleFontSize": 12, "color": "var(--ink)",
-        "subtitleColor": "var(--ink-2)",
-    }  # fmt: skip
     spec = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json", **chart.spec, "title": title, "width": WIDTH,
-        "padding": 16, "params": params, "config": {**CONFIG, "background": "var(--paper)"},
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json", **_sized(chart, width), "padding": 4,
+        "params": params, "config": {**CONFIG, "background": "var(--paper)"},
     }  # fmt: skip
-    numbers = len(a.runs.sql("SELECT DISTINCT layer FROM rows"))
-    found: dict[str, Any] = json.loads(
-        light(json.dumps(_with_legend(spec)), variables([a.runs.listed[n] for n in a.shown], numbers))
-    )
-    return found
+    if columns == 1:
+        spec = _narrow(spec)
+    whole: dict[str, Any] = json.loads(light(json.dumps(spec), variables([a.runs.listed[n] for n in a.shown])))
+    return whole
+
+
+def caption(chart: Chart, a: Answer) -> str:
+    """Title, choices and caption as one paragraph."""
+    chosen = [f"{label} {first}" for label, values, first in chart.selects.values() if len(values) > 1]
+    at = [f"at {a.site}"] if "=== site" in json.dumps(chart.spec) else []
+    return f"{chart.title}{''.join(f'; {part}' for part in at + chosen)}. {chart.caption}\n"
 
 
 def save(a: Answer, directory: Path) -> int:
-    """Write every chart as NAME.svg and NAME.png; returns how many charts there were."""
+    """Write every chart as NAME.pdf, .svg and .png, the same below one-column/, and NAME.txt; returns how many charts
+    there were."""
     import vl_convert
 
-    directory.mkdir(parents=True, exist_ok=True)
-    found = charts(a)
-    for name, chart in found.items():
-        svg = vl_convert.vegalite_to_svg(standalone(chart, a))
-        with draft(directory / f"{name}.svg") as file:
-            file.write_text(svg, encoding="utf-8")
-        with draft(directory / f"{name}.png") as file:
-            file.write_bytes(vl_convert.svg_to_png(svg, scale=2))
-    return len(found)
+    drawn = charts(a)
+    for columns in COLUMNS:
+        place = directory / ONE if columns == 1 else directory
+        place.mkdir(parents=True, exist_ok=True)
+        for name, chart in drawn.items():
+            svg = vl_convert.vegalite_to_svg(standalone(chart, a, columns))
+            for ending, content in (
+                ("svg", svg.encode()),
+                ("png", vl_convert.svg_to_png(svg, scale=3)),
+                ("pdf", vl_convert.svg_to_pdf(svg, scale=72 / INCH)),
+            ):
+                with draft(place / f"{name}.{ending}") as file:
+                    file.write_bytes(content)
+    for name, chart in drawn.items():
+        with draft(directory / f"{name}.txt") as file:
+            file.write_text(caption(chart, a), encoding="utf-8")
+    return len(drawn)
 
 
-def _with_legend(spec: dict[str, Any]) -> dict[str, Any]:
-    """In the report the list of cells is the legend; a picture has to bring its own."""
-    legend = {"title": None, "orient": "right", "labelLimit": 260, "symbolType": "stroke", "symbolOpacity": 1}
+def _sized(chart: Chart, width: int) -> dict[str, Any]:
+    spec = chart.spec
+    if "facet" not in spec:
+        return {**spec, "width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
+    columns = max(1, min(chart.panels, width // 150))
+    room = (width - PANEL_MARGIN) // columns - spec["spacing"]
+    return {**spec, "columns": columns, "spec": {**spec["spec"], "width": room, "height": min(200, room * 1.2)}}
 
-    def walk(node: Any) -> Any:
-        if isinstance(node, list):
-            return [walk(child) for child in node]
-        if not isinstance(node, dict):
-            return node
-        node = {key: walk(child) for key, child in node.items()}
-        if (colour := node.get("color")) and isinstance(colour, dict) and colour.get("field") == "cell":
-            node["color"] = {**colour, "legend": legend}
+
+def _narrow(node: Any) -> Any:
+    """Legends in two columns and short labels, which one column of a page has room for."""
+    if isinstance(node, list):
+        return [_narrow(child) for child in node]
+    if not isinstance(node, dict) or (
+        isinstance(node.get("values"), list) and "title" not in node and "format" not in node
+    ):
         return node
-
-    found: dict[str, Any] = walk(spec)
-    return found
+    node = {key: child if key == "data" else _narrow(child) for key, child in node.items()}
+    if "orient" in node and "columns" in node:
+        node["columns"] = 3 if node.get("symbolType") == "square" else 2
+    if "labelLimit" in node and "symbolSize" not in node:
+        node["labelLimit"] = 100
+    if "gradientLength" in node:
+        node["gradientLength"] = 180
+    return node

@@ -1,39 +1,56 @@
 """One HTML file that answers the comparison: opens from disk, needs no network, can be mailed.
 
-Verdicts come first, evidence below, definitions last. Everything that comes from a run is escaped: it is
-text in the page and data in the charts, never markup and never code.
+What was asked, the ranked settings and what they cost come first, evidence below, definitions last. Whatever comes
+from a run is text in the page and data in the charts, never markup and never code.
 """
 
 from __future__ import annotations
 
 import json
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweep.compare.answer import Answer
-from sweep.compare.charts import charts, shared
-from sweep.compare.render.html import answer, definitions, header, section, seed, title, toolbar, warnings
+from markupsafe import Markup
+
+from sweep.compare.charts import Chart, charts, shared
+from sweep.compare.facts import Answer
+from sweep.compare.render import html
+from sweep.compare.render.conclusions import MEASURE, RUN, conclusions
+from sweep.compare.render.provenance import asked, bibtex, commands
 from sweep.compare.render.theme import CONFIG, variables
 from sweep.compare.tables.catalogue import tables as every
-from sweep.compare.tables.table import Table
+from sweep.core.cli import spelled
 from sweep.core.files import draft
 
 HERE = Path(__file__).parent
 # Nothing but what is in the file may load: a report cannot phone home.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
-# heading, what it shows: names of charts and tables
+# section, heading, the names of its tables; its charts name it themselves
 SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("settings", "Which setting?", ("sqnr-alpha", "settings", "formats", "choices")),
-    ("scales", "What happens to the scales?", ("scales", "difference-scale", "difference-sqnr", "alpha", "layers")),
-    ("range", "What does SiLU do, and what is clipped?", ("gain", "silu", "ratio", "histogram", "tail", "minmax")),
-    ("data", "Does more data help?", ("samples", "data")),
-    ("models", "Does the size of the model matter?", ("sizes",)),
-    ("groups", "What does a scale's shape mean?", ("groups", "structure")),
-    ("sensitivity", "Which layers are sensitive?", ("sensitivity",)),
-    ("cells", "Cells", ("cells", "problems", "verdicts")),
+    ("settings", "Settings", ("settings", "formats")),
+    ("where", "Layers and sites", ("choices",)),
+    ("scales", "Scales", ("alpha", "minmax", "layers")),
+    ("range", "Distribution and clips", ("tail", "silu", "ratio")),
+    ("data", "Amount of data", ("data",)),
+    ("sensitivity", "Sensitivity", ("sensitivity",)),
+    ("models", "Size of the model", ("sizes",)),
+    ("groups", "Groups", ("structure",)),
 )
+LAST = ("cells", "Cells and all other tables")  # what no section names
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page. template: of a section with a form of its own."""
+
+    key: str
+    heading: str
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    template: str = ""
 
 
 def write(a: Answer, path: Path) -> None:
@@ -48,39 +65,98 @@ def page(a: Answer) -> str:
     import vl_convert
 
     drawn = charts(a)
-    tables: dict[str, list[Table]] = {}
+    lines = conclusions(a)
+    first = [line for line in lines if line[0] in (RUN, MEASURE)][:1]
+    lead = [*lines[:1], *first]
+    sections = _sections(a, drawn)
+    rows, ran = html.verdicts(a), commands(a)
+    values = variables([a.runs.listed[n] for n in a.shown])
+    text = html.environment().get_template("report.html").render(
+        policy=POLICY,
+        title=html.title(a),
+        style=Markup(_variables(values) + _asset("page.css")),
+        facts=[f"{len(a.runs.listed):,}", *_problems(a)],
+        warnings=a.runs.warnings,
+        asked=asked(a),
+        commands=ran,
+        lead=lead,
+        copied=(RUN, MEASURE),
+        words=[line for line in lines if line not in lead],
+        ranking=html.ranking(a),
+        sections=sections,
+        listed=[s for s in sections[1:] if s.template or s.figures or s.tables],
+        verdicts=rows,
+        more=len(a.verdicts) - len(rows),
+        notes=a.notes,
+        questions=html.questions(a),
+        switches=html.switches(a),
+        sites=html.sites(a),
+        site=a.site,
+        definitions=html.definitions(),
+        bibtex=bibtex(),
+        again=f"{spelled('reproduce')} DIR",
+        drawings=Markup(_json(_drawings(a, drawn))),
+        bundle=Markup(_script(vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;", vl_version="6.4"))),
+        script=Markup(_asset("page.js")),
+    )  # fmt: skip
+    return text + "\n"
+
+
+def _sections(a: Answer, drawn: dict[str, Chart]) -> list[Section]:
+    """The answer's first, then those with content in the order of the page."""
+    tables: dict[str, list[dict[str, Any]]] = {}
     for table in every(a):
-        tables.setdefault(table.name, []).append(table)
-    sections = [(key, heading, section(names, drawn, tables)) for key, heading, names in SECTIONS]
-    layers = len(a.runs.sql("SELECT DISTINCT layer FROM rows"))
-    values = variables([a.runs.listed[n] for n in a.shown], layers)
-    parts = [
-        header(a),
-        warnings(a),
-        answer(a),
-        seed(a),
-        toolbar(a) if drawn else "",
-        *(f'<section id="{key}"><h2>{escape(heading)}</h2>{body}</section>' for key, heading, body in sections if body),
-        definitions(),
-    ]
-    data = {
+        same = tables.setdefault(table.name, [])
+        same.append(html.table(table, not same))
+    figures: dict[str, list[dict[str, Any]]] = {}
+    for chart in drawn.values():
+        figures.setdefault(chart.section, []).append(_figure(chart))
+    first = figures.pop("answer", [])
+    figures["settings"] = first[1:] + figures.get("settings", [])
+    sections = [Section("answer", "The answer", first)]
+    for key, heading, names in SECTIONS:
+        named = [table for name in names for table in tables.pop(name, [])]
+        sections.append(Section(key, heading, figures.pop(key, []), named))
+    sections += [Section(key, key.capitalize(), charts) for key, charts in figures.items()]  # of a chart from elsewhere
+    sections.append(Section("verdicts", "What each knob does", template="verdicts.html"))
+    if a.seed:
+        sections.append(Section("questions", "The questions of the study", template="questions.html"))
+    sections.append(Section(*LAST, tables=[table for named in tables.values() for table in named]))
+    sections.append(Section("reproduce", "Cite and reproduce", template="reproduce.html"))
+    return [*sections, Section("definitions", "Rules and definitions", template="definitions.html")]
+
+
+def _figure(chart: Chart) -> dict[str, Any]:
+    height = chart.spec.get("height", (chart.spec.get("spec") or {}).get("height", 120))
+    return {
+        "name": chart.name,
+        "title": chart.title,
+        "caption": chart.caption,
+        "choices": html.choices(chart.selects),
+        "height": height,
+    }
+
+
+def _problems(a: Answer) -> Sequence[str]:
+    return [f"{len(a.runs.problems)} not compared"] if a.runs.problems else []
+
+
+def _drawings(a: Answer, drawn: dict[str, Chart]) -> dict[str, Any]:
+    """What page.js draws: the shared configuration and every chart, its rows packed."""
+    return {
         "config": CONFIG,
         "params": shared(a),
+        "cells": html.dimensions(a),
         "charts": {
-            name: {"spec": _packed(c.spec), "selects": {k: v[2] for k, v in c.selects.items()}}
-            for name, c in drawn.items()
+            name: {
+                "spec": _packed(chart.spec),
+                "selects": {parameter: first for parameter, (_, _, first) in chart.selects.items()},
+                "panels": chart.panels,
+                "opens": chart.opens,
+            }
+            for name, chart in drawn.items()
         },
     }
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;", vl_version="6.4")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title(a))}</title>\n<style>{_variables(values)}{_asset('page.css')}</style>\n</head>\n"
-        f"<body>\n<main>\n{''.join(parts)}\n</main>\n"
-        f'<script type="application/json" id="drawings">{_json(data)}</script>\n'
-        f"<script>{_script(bundle)}</script>\n<script>{_asset('page.js')}</script>\n</body>\n</html>\n"
-    )
 
 
 def _variables(values: dict[str, tuple[str, str]]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sweep.compare.analysis.convergence import ENOUGH, Convergence
-from sweep.compare.analysis.recommend import Advice
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS
+from sweep.compare.analysis.significance import FAMILY
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.analysis.verdicts import (  # fmt: skip
     DEAD,
@@ -21,6 +21,8 @@ from sweep.compare.analysis.verdicts import (  # fmt: skip
     Verdict,
 )
 from sweep.compare.query.comparison import Comparison
+from sweep.compare.render.numbers import nats
+from sweep.config.knobs import QUANTIZED
 
 
 def plus(value: float, error: float = float("nan"), digits: int = 2) -> str:
@@ -36,9 +38,6 @@ def verdict(v: Verdict) -> str:
     """One or two sentences: what the knob does here, how much, where."""
     q = v.contrast
     base = q.values[q.baseline]
-    if q.knob == "repeat":
-        same = "agree bit for bit" if v.verdict == DEAD else "do not agree bit for bit"
-        return f"{len(q.cells)} runs of the same cell {same}."
     if v.verdict == DEAD:
         return (
             f"{q.knob} is a dead knob here: {', '.join(q.values)} give the same scale, bit for bit, at every layer "
@@ -49,17 +48,9 @@ def verdict(v: Verdict) -> str:
     known = [(q.value(e.other), *e.overall) for e in v.evidence if not np.isnan(e.overall[0])]
     if not known:
         return "The cells have no layer and site in common that could be compared."
-    best = max(known, key=lambda k: k[1])
-    worst = min(known, key=lambda k: k[1])
     text = []
     if v.verdict == MATTERS:
-        if best[0] == worst[0]:
-            text.append(f"{best[0]} changes the mean SQNR by {plus(*best[1:])} dB against {base}.")
-        else:
-            text.append(
-                f"Best is {best[0]}, {plus(*best[1:])} dB mean SQNR against {base}; worst is {worst[0]}, "
-                f"{plus(*worst[1:])} dB."
-            )
+        text.append(_extremes(v, base, known))
         if v.row:
             text.append(f"Largest at one place: {place(v.row)}.")
         if len(v.evidence) < len(q.pairs):
@@ -90,6 +81,31 @@ def verdict(v: Verdict) -> str:
     return " ".join(text)
 
 
+def _extremes(v: Verdict, base: str, known: list[tuple[str, float, float]]) -> str:
+    """The best and the worst value, the baseline among them: in nats where these decide, dB beside them."""
+    db = {base: (0.0, 0.0)} | {value: (mean, se) for value, mean, se in known}
+    if v.nats:
+        more = {base: 0.0} | {n.value: n.more.value for n in v.nats}
+        written = {n.value: f"{nats(n.more, signed=True)} nats per token" for n in v.nats}
+        beside = {
+            value: f"{written[value]} ({plus(*db[value])} dB)" if value in db else written[value] for value in written
+        }
+        best, worst = min(more, key=lambda k: more[k]), max(more, key=lambda k: more[k])
+        what = v.kind
+    else:
+        beside = {value: f"{plus(*pair)} dB" for value, pair in db.items()}
+        best, worst = max(db, key=lambda k: db[k][0]), min(db, key=lambda k: db[k][0])
+        what = "mean SQNR"
+    if len(beside) - (base in beside) == 1:
+        (other,) = set(beside) - {base}
+        return f"{other} is {'better' if best == other else 'worse'} than {base}: {what} {beside[other]}."
+
+    def said(value: str) -> str:
+        return f"{base}, the baseline" if value == base else f"{value}, {beside[value]}"
+
+    return f"By {what} against {base}, best is {said(best)}; worst is {said(worst)}."
+
+
 def place(e: Effect) -> str:
     """`−29.67 ± 0.02 dB at layer 3, out_proj_in, with 0.9`."""
     where = e.site if e.layer is None else f"layer {e.layer}, {e.site}"
@@ -112,38 +128,7 @@ def measured(runs: Comparison) -> str:
     base = "SQNR is the error of the activations at their site, a proxy for what the model loses."
     if not evaluated:
         return f"{base} Perplexity was not measured in any of these cells."
-    if evaluated < len(runs.listed):
-        return f"{base} Perplexity was measured in {evaluated} of {len(runs.listed)} cells."
-    return f"{base} Perplexity was measured in every cell."
-
-
-def advice(a: Advice) -> str:
-    """Which setting, by how much, and what one choice for all layers costs."""
-    best, second = a.best, a.runners[1]
-    ties = [r.setting for r in a.runners[1:] if r.tied]
-    text = [f"Take {best.setting} for {a.context}: mean SQNR {best.sqnr_db:.2f} dB."]
-    if a.unranked:
-        text.append(f"Not ranked, since its SQNR is not known everywhere: {', '.join(a.unranked)}.")
-    if ties:
-        text.append(
-            f"{', '.join(ties)} {'is' if len(ties) == 1 else 'are'} as good within error or {NEGLIGIBLE_DB} dB."
-        )
-    else:
-        text.append(f"Next best is {second.setting} ({plus(-second.loss_db, second.loss_se)} dB).")
-    if a.settings_by_layer == 1:
-        text.append("It is the best in every layer; ")
-    else:
-        text.append(
-            f"One choice for all layers loses {a.layer_loss_db:.2f} dB on average against the best one for each, "
-            f"at most {a.worst_layer.loss_db:.2f} dB (layer {a.worst_layer.layer}); "
-        )
-    text[-1] += f"choosing per layer and site would gain {a.site_loss_db:.2f} dB."
-    if best.setting == "mse":
-        text.append("mse minimises this very error on this very text: its lead holds by construction.")
-    if a.by_perplexity:
-        agree = "agrees" if a.by_perplexity == best.setting else "disagrees"
-        text.append(f"Perplexity {agree}: {a.by_perplexity} is lowest.")
-    return " ".join(text)
+    return f"{base} Perplexity was measured in {evaluated} of {len(runs.listed)} cells; the settings' table has it."
 
 
 def silu(found: Sequence[Silu]) -> list[str]:
@@ -166,21 +151,6 @@ def silu(found: Sequence[Silu]) -> list[str]:
     return text
 
 
-def data(c: Convergence, label: str) -> str:
-    """Whether more calibration data would help."""
-    worst = f"worst ±{c.worst_error:.1%} at layer {c.worst_layer}, {c.worst_site}"
-    if c.enough:
-        return (
-            f"{label}: {c.samples} samples are enough. Every scale is known to ±{ENOUGH:.1%} or better "
-            f"(median ±{c.error:.2%}, {worst}; 95 %): worth less than {NEGLIGIBLE_DB} dB where rounding dominates."
-        )
-    return (
-        f"{label}: more data would settle {c.open_rows} of {c.rows} scales, which {c.samples} samples do not tell to "
-        f"±{ENOUGH:.1%} (a step off by that costs about {NEGLIGIBLE_DB} dB where rounding dominates): median "
-        f"±{c.error:.2%}, {worst} (95 %)."
-    )
-
-
 def rules() -> list[tuple[str, str]]:
     """Definitions, for the end of a report."""
     return [
@@ -195,10 +165,18 @@ def rules() -> list[tuple[str, str]]:
         ),
         (
             "many tests",
-            "five families (SQNR of site means over layers, SQNR of single (layer, site) places, scales of site "
-            "means, losses to the recommended setting, perplexity), each corrected by Holm to 1 % over the whole "
-            "report: the chance that noise is called an effect anywhere is at most 5 %.",
+            "six families (SQNR of site means over layers, SQNR of single (layer, site) places, scales of site "
+            f"means, losses to the recommended setting, perplexity, cost), each corrected by Holm to {FAMILY:.2%} over "
+            "the whole report: the chance that noise is called an effect anywhere is at most 5 %.",
         ),
+        (
+            "cost",
+            "nats per token of KL(unquantized || quantized), all quantized sites at once: measured on held-out text where "
+            "every cell that is ranked was evaluated there; else predicted, half the sum of squared gradients times "
+            "squared rounding errors, a lower estimate; else unknown, and SQNR ranks. "
+            f"{NEGLIGIBLE_NATS} nats are 0.1 % of perplexity, the last digit that papers print of one",
+        ),
+        ("quantized sites", f"{', '.join(QUANTIZED)}: what a deployment keeps in few bits between its kernels"),
         (
             "SQNR",
             "10 log10(mean x² / mean (x − q(x))²) of the activations at a site. A difference counts only where "

@@ -1,6 +1,10 @@
-"""The answer in a terminal: verdicts first, then what follows from them."""
+"""The answer in a terminal: one ranked table, then what follows from it in a few lines."""
 
 from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
 
 from rich import box
 from rich.markup import escape
@@ -8,74 +12,151 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
-from sweep.compare.answer import Answer, headlines
+from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group, Row
+from sweep.compare.answer import Answer
 from sweep.compare.render import sentences
+from sweep.compare.render.conclusions import MEASURE, RUN, conclusions
+from sweep.compare.render.numbers import nats, share
+from sweep.compare.render.take import broken
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
-from sweep.compare.tables.catalogue import problem_table
-from sweep.compare.tables.table import Table
+from sweep.compare.tables.table import Column, Table
 from sweep.core.console import Console
 
-MARKS = {
-    MATTERS: ("●", "bold green"), DEAD: ("○", "bold red"), NEGLIGIBLE: ("◐", "cyan"), NOISE: ("·", "dim"),
-    UNRESOLVED: ("?", "yellow"), UNEXAMINED: ("…", "dim"),
-}  # fmt: skip
-MOST = 20
+LINES = 40  # of the whole answer, at 80 columns
+LEAST = 6  # of the ranked table, however much there is to say besides
+GAP = "  "
 
 
-def show(a: Answer, console: Console) -> None:
-    """Print the answer."""
-    runs = a.runs
-    models = sorted({c.model for c in runs.listed})
-    console.print(
-        f"[bold]{len(runs.listed):,} cells[/] · {escape(', '.join(models[:6]))}{' …' if len(models) > 6 else ''}"
-    )
-    for warning in runs.warnings:
-        console.print(f"[bold yellow]! {escape(warning)}[/]")
-    _verdicts(a, console)
-    console.print()
-    for text in headlines(a):
-        console.print(Padding(Text(f"→ {text}"), (0, 0, 0, 0)))
-    _seed(a, console)
-    if runs.problems:
-        console.print()
-        _print(problem_table(a), console, MOST)
-    for note in a.notes:
-        console.print(f"[dim]{escape(note)}[/]")
+def show(a: Answer, console: Console, explain: bool = False) -> None:
+    """Print the answer: one ranked table, and what follows from it. explain: the study's questions, and SiLU."""
+    cells = a.runs.listed
+    models = sorted({c.model for c in cells})
+    head = [Text(f"{counted(len(cells), 'cell')} · {', '.join(models[:6])}{' …' if len(models) > 6 else ''}", "bold")]
+    head += [Text(f"! {warning}", "bold yellow") for warning in a.runs.warnings]
+    tail = []
+    for label, text in conclusions(a):
+        command = label in (RUN, MEASURE)  # which is to be copied
+        text = f"\n{broken(text, console.width)}" if command and len(f"{label}: {text}") > console.width else text
+        tail.append(Text.assemble((f"{label}: ", "bold"), text))
+    if a.runs.problems:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in a.runs.problems).items())
+        tail.append(Text(f"not compared: {kinds}; --table problems says why", "yellow"))
+    tail += [Text(note, "dim") for note in a.notes]
+    tail.append(Text("all else: the report, --table NAME, --table all", "dim"))
+    taken = sum(len(text.wrap(console, console.width)) for text in [*head, *tail])
+    table = ranked(a.ranking, console.width, max(LEAST, LINES - 3 - taken))  # two blank lines, one names the report
+    for text in [*head, Text(), *table, Text(), *tail]:
+        console.print(text, soft_wrap=False)
+    if explain:
+        _explained(a, console)
 
 
-def _verdicts(a: Answer, console: Console) -> None:
-    if not a.verdicts:
-        console.print("No two cells differ in exactly one knob: nothing to compare.")
-        return
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("knob", no_wrap=True)
-    table.add_column("what it does", ratio=1)
-    shown = sorted(a.verdicts, key=lambda v: list(MARKS).index(v.verdict))[:MOST]
-    for v in shown:
-        mark, style = MARKS[v.verdict]
-        table.add_row(
-            Text(f"{mark} {v.verdict}", style=style),
-            v.contrast.knob,
-            Text.assemble((v.contrast.context, "dim"), "\n", sentences.verdict(v)),
-        )
-    console.print(table)
-    if len(a.verdicts) > len(shown):
-        kinds = {kind: sum(v.verdict == kind for v in a.verdicts) for kind in MARKS}
-        counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items() if n)
-        console.print(f"[dim]{len(a.verdicts):,} verdicts in all: {counts}[/]")
+def counted(number: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _seed(a: Answer, console: Console) -> None:
-    if not a.seed:
+def ranked(groups: Sequence[Group], width: int, most: int) -> list[Text]:
+    """The ranked table in at most `most` lines of `width` columns; the best rows of every group if not all fit."""
+    shown = groups[: max(1, (most - 1) // 2)]
+    headed = len(groups) > 1
+    room = most - 1 - (len(shown) if headed else 0) - (len(shown) < len(groups))
+    lengths = _dealt([len(group.rows) for group in shown], room)
+    parts = [
+        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)] for group, n in zip(shown, lengths)
+    ]
+    columns = _fitting([row for part in parts for row in part], width)
+    sizes = [max(map(len, column)) for column in columns]
+    lines = [_line([column[0] for column in columns], sizes, "bold")]
+    at = 1
+    for group, part, n in zip(shown, parts, lengths, strict=True):
+        rest = len(group.rows) - len(part)
+        more = f" (best of {len(group.rows):,})" if rest and n < 2 else ""
+        if headed:
+            lines.append(Text(f"{group.context}{more}"[:width], "bold cyan"))
+        for row in part:
+            style = {BEST: "bold green", AS_GOOD: "green", UNRANKED: "dim"}.get(row.verdict, "")
+            lines.append(_line([column[at] for column in columns], sizes, style))
+            at += 1
+        if rest and n >= 2:
+            lines.append(Text(f"… {rest:,} more: --table settings", "dim"))
+    if len(shown) < len(groups):
+        lines.append(Text(f"… {len(groups) - len(shown):,} more groups: --table settings", "dim"))
+    return lines
+
+
+def _dealt(wanted: Sequence[int], room: int) -> list[int]:
+    """Lines for every group: one each, then round by round until there is no room or no want."""
+    dealt = [min(1, n) for n in wanted]
+    while sum(dealt) < room and any(d < n for d, n in zip(dealt, wanted, strict=True)):
+        for i, n in enumerate(wanted):
+            if dealt[i] < n and sum(dealt) < room:
+                dealt[i] += 1
+    return dealt
+
+
+def _fitting(rows: Sequence[Row], width: int) -> list[list[str]]:
+    """Columns with their headings that fit: errors and what says least are left out first."""
+    measured, predicted = any(r.measured for r in rows), any(r.predicted for r in rows)
+    perplexity = any(r.perplexity for r in rows)
+    cost = [("measured", "KL, nats")] * measured + [("predicted", "predicted, nats")] * predicted
+    names = ["setting", *cost, *([("perplexity", "perplexity")] * perplexity), "sqnr", "lost", "clipped", "verdict"]
+    if cost:
+        names.remove("lost")
+    bare: set[str] = set()  # without their errors
+    for step in ("", "clipped", "perplexity ±", "predicted ±", "lost ±", "measured ±", "lost", "perplexity", "sqnr"):
+        if step.endswith("±"):
+            bare.add(step[:-2])
+        elif step == "predicted" and not measured:
+            continue
+        else:
+            names = [n for n in names if (n if isinstance(n, str) else n[0]) != step]
+        columns = [_column(name, rows, bare) for name in names]
+        if sum(max(map(len, c)) for c in columns) + len(GAP) * (len(columns) - 1) <= width:
+            return columns
+    over = sum(max(map(len, c)) for c in columns) + len(GAP) * (len(columns) - 1) - width
+    longest = max(8, max(map(len, columns[0])) - over)
+    columns[0] = [text if len(text) <= longest else f"{text[: longest - 1]}…" for text in columns[0]]
+    return columns
+
+
+def _column(name: str | tuple[str, str], rows: Sequence[Row], bare: set[str]) -> list[str]:
+    if isinstance(name, tuple):
+        key, heading = name
+        return [heading, *(nats(getattr(row, key), key not in bare) for row in rows)]
+    if name == "lost":
+        values = [row.lost for row in rows]
+        texts = [
+            "" if v is None else sentences.plus(-v.value, v.se if "lost" not in bare else math.nan) for v in values
+        ]
+        return ["against best", *texts]
+    if name == "sqnr":
+        return ["SQNR dB", *("–" if row.sqnr is None else Column("", "db").show(row.sqnr) for row in rows)]
+    if name == "clipped":
+        return ["clipped", *(share(row.clipped) for row in rows)]
+    return ["" if name == "verdict" else name, *(getattr(row, name) for row in rows)]
+
+
+def _line(cells: Sequence[str], sizes: Sequence[int], style: str) -> Text:
+    first, *middle, last = zip(cells, sizes, strict=True)
+    parts = [first[0].ljust(first[1]), *(text.rjust(size) for text, size in middle), last[0]]
+    return Text(GAP.join(parts).rstrip(), style)
+
+
+def _explained(a: Answer, console: Console) -> None:
+    for text in sentences.silu(a.silu):
+        console.print(Text(f"→ {text}"))
+    answered = [reply for reply in a.seed if reply.verdict != OPEN]
+    if not answered:
         return
     console.print("\n[bold]The questions of the study this project grew from[/]")
-    for number, reply in enumerate(a.seed, 1):
-        style = {HOLDS: "green", FAILS: "bold red", OPEN: "yellow", STILL: "yellow"}.get(reply.verdict, "cyan")
+    for number, reply in enumerate(answered, 1):
+        style = {HOLDS: "green", FAILS: "bold red", STILL: "yellow"}.get(reply.verdict, "cyan")
         console.print(Text.assemble(f"\n{number}. {reply.question}  ", (reply.verdict, style)))
         console.print(Padding(Text(f"The study: {reply.said}", "dim"), (0, 0, 0, 3)))
         console.print(Padding(Text(reply.text), (0, 0, 0, 3)))
+    if left := len(a.seed) - len(answered):
+        console.print(f"\n{counted(left, 'question')} of it cannot be answered from these cells.")
 
 
 def show_table(table: Table, console: Console) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sweep.runs.discovery import Cell
@@ -45,6 +46,14 @@ DIVERGING = (
     ("#eef0f3", "#2a303a"),
     ("#fbe3cc", "#5c4023"), ("#f3b27a", "#a5692b"), ("#d97925", "#e0913f"), ("#9c4a06", "#ffc27d"),
 )  # fmt: skip
+# white to dark blue, dark to light: more is further from the paper
+SEQUENTIAL = tuple(zip(
+    ("#eef3f8", "#d3e2f0", "#aecbe4", "#7faed4", "#4f8dc0", "#2c6aa3", "#174a7c", "#0a2c52"),
+    ("#1d2630", "#223a54", "#285179", "#33699c", "#4783bd", "#659fd6", "#92bee9", "#c8e0f7"),
+    strict=True,
+))  # fmt: skip
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+GLYPHS = "●■▲◆✚▼▶◀"  # the same, as text
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3], [10, 4], [4, 1, 1, 1], [3, 5])
 
 
@@ -55,33 +64,48 @@ def ramp(count: int, index: int) -> tuple[str, str]:
     return light, dark
 
 
-def colours(cells: Sequence[Cell]) -> tuple[list[int], list[list[int]], dict[str, tuple[str, str]]]:
-    """Per cell the number of its colour variable `--c<number>` and its dash, and the variables' values.
+@dataclass(frozen=True)
+class Series:
+    """How cells look. settings: ways to choose a clip, colour `--c<i>` and shape i each; rests: what else tells cells
+    apart, a dash each; setting, rest: per cell its position in either. palette: light and dark value of each colour."""
 
-    Colour says how the clip is chosen (percentiles along a ramp, other methods apart); the dash says the rest.
-    """
-    settings = sorted({(c.method, c.alpha or 0.0) for c in cells})
-    ordered = [s for s in settings if s[0].startswith("percentile")]
-    palette = {}
-    spare = iter(OTHERS * len(settings))
-    for setting in settings:
-        if setting in ordered:
-            palette[setting] = ramp(len(ordered), ordered.index(setting))
-        else:
-            palette[setting] = METHODS.get(setting[0]) or next(spare)
-    rest = list(dict.fromkeys((c.model, c.calibration, c.format, c.granularity) for c in cells))
-    numbers = [settings.index((c.method, c.alpha or 0.0)) for c in cells]
-    dashes = [DASHES[rest.index((c.model, c.calibration, c.format, c.granularity)) % len(DASHES)] for c in cells]
-    return numbers, dashes, {f"c{i}": palette[s] for i, s in enumerate(settings)}
+    settings: list[str]
+    rests: list[str]
+    setting: list[int]
+    rest: list[int]
+    dashes: list[list[int]]
+    palette: list[tuple[str, str]]
 
 
-def variables(cells: Sequence[Cell], layers: int) -> dict[str, tuple[str, str]]:
+def series(cells: Sequence[Cell]) -> Series:
+    """Colour says how the clip is chosen (percentiles along a ramp, other methods apart); the dash says the rest."""
+    ordered = sorted({(c.method, c.alpha or 0.0, c.setting) for c in cells})
+    ramped = [s for s in ordered if s[0].startswith("percentile")]
+    spare = iter(OTHERS * len(ordered))
+    palette = [ramp(len(ramped), ramped.index(s)) if s in ramped else METHODS.get(s[0]) or next(spare) for s in ordered]
+    settings = [name for _, _, name in ordered]
+    keys = ("model", "format", "granularity", "data", "sizes", "dtype", "sweep")
+    differing = [k for k in keys if len({getattr(c, k) for c in cells}) > 1]
+    texts = [" · ".join(str(getattr(c, k)) for k in differing) for c in cells]
+    rests = list(dict.fromkeys(texts))
+    return Series(
+        settings,
+        rests,
+        [settings.index(c.setting) for c in cells],
+        [rests.index(text) for text in texts],
+        [DASHES[i % len(DASHES)] for i in range(len(rests))],
+        palette,
+    )
+
+
+def variables(cells: Sequence[Cell]) -> dict[str, tuple[str, str]]:
     """Every CSS variable that charts use, with its light and dark value."""
     return {
         **INK,
-        **colours(cells)[2],
-        **{f"l{i}": ramp(layers, i) for i in range(layers)},
+        **METHODS,
+        **{f"c{i}": pair for i, pair in enumerate(series(cells).palette)},
         **{f"d{i}": pair for i, pair in enumerate(DIVERGING)},
+        **{f"s{i}": pair for i, pair in enumerate(SEQUENTIAL)},
         **{f"p{i}": pair for i, pair in enumerate(OTHERS)},
     }
 
@@ -106,6 +130,7 @@ CONFIG: dict[str, Any] = {
     "legend": {
         "labelColor": "var(--ink-2)", "titleColor": "var(--ink-2)", "labelFont": FONT, "titleFont": FONT,
         "titleFontWeight": 500, "orient": "top", "symbolStrokeWidth": 2.5,
+        "layout": {"top": {"direction": "vertical", "margin": 4}},
     },
     "text": {"font": FONT, "color": "var(--ink)"},
     "rule": {"color": "var(--ink-2)"},

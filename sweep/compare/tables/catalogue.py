@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-from sweep.compare.answer import SHOWN, Answer
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, Estimate, mean_sqnr
+from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
+from sweep.compare.answer import FEW as MOST
+from sweep.compare.answer import Answer
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.tables.pivots import (
     alpha_table,
@@ -20,12 +23,13 @@ from sweep.compare.tables.table import Table, Value, columns
 def tables(a: Answer) -> list[Table]:
     """Every table that applies, verdicts first."""
     runs, site = a.runs, a.site
-    found = [verdict_table(a), advice_table(a), *format_tables(a), choice_table(a)]
+    found = [verdict_table(a), settings_table(a), *format_tables(a), choice_table(a)]
     found += [alpha_table(runs, v.contrast, site) for v in a.verdicts if v.contrast.knob == "alpha"][:6]
     found += [minmax_table(runs, *pair, site) for pair in _minmax_pairs(runs)[:6]]
     with_x = [n for n in one_per_model(runs) if runs.listed[n].granularity == "tensor"]
     found += [ratio_table(runs, with_x)] if with_x else []
-    found += [silu_table(a), structure_table(runs), convergence_table(a)]
+    grouped = any(cell.granularity != "tensor" for cell in runs.listed)
+    found += [silu_table(a), *([structure_table(runs)] if grouped else []), convergence_table(a)]
     found += [layer_table(runs, a.metric, site, a.shown), cell_table(a), problem_table(a)]
     found += [table for reply in a.seed for table in reply.tables]
     return [table for table in found if table.rows]
@@ -34,16 +38,24 @@ def tables(a: Answer) -> list[Table]:
 def verdict_table(a: Answer) -> Table:
     rows: list[tuple[Value, ...]] = []
     for v in a.verdicts:
-        known = [e for e in v.evidence if not math.isnan(e.overall[0])]
-        best = max(known, key=lambda e: e.overall[0], default=None)
+        base = v.contrast.values[v.contrast.baseline]
+        known = {v.contrast.value(e.other): e.overall for e in v.evidence if not math.isnan(e.overall[0])}
+        more = {n.value: n.more for n in v.nats}
+        every = [base, *(more or known)] if more or known else []
+        best = min(every, key=lambda x: _rank(x, more, known), default=None)
+        worst = max(every, key=lambda x: _rank(x, more, known), default=None)
         rows.append(
             (
                 v.contrast.knob,
                 v.contrast.context,
                 v.verdict,
-                v.contrast.values[v.contrast.baseline],
-                v.contrast.value(best.other) if best else None,
-                *(best.overall if best else (None, None)),
+                base,
+                best,
+                *_pair(more.get(best or "")),
+                *known.get(best or "", (None, None)),
+                worst,
+                *_pair(more.get(worst or "")),
+                *known.get(worst or "", (None, None)),
                 v.row.db if v.row else None,
                 v.row.db_se if v.row else None,
                 f"layer {v.row.layer} {v.row.site}" if v.row else None,
@@ -60,11 +72,12 @@ def verdict_table(a: Answer) -> Table:
     return Table(
         "verdicts",
         "Verdicts",
-        "mean dB: SQNR against the baseline, averaged over layers and deployed sites, of the best other value. "
-        "Largest: "
-        "the largest difference at one layer and site, p corrected for all tests of the report.",
+        "Best and worst are taken among all values, the baseline included, by cost where it is known, else by SQNR. Nats: "
+        "per token more than the baseline. Mean dB: SQNR against the baseline, averaged over layers and quantized sites. "
+        "Largest: the largest difference at one layer and site, p corrected for all tests of the report.",
         columns(
-            "knob | context | verdict | baseline | best other | mean dB:gain | ± dB:db | largest dB:gain | "
+            "knob | context | verdict | baseline | best | best nats:nats | ± best nats:nats | best dB:gain | ± best dB:db | "
+            "worst | worst nats:nats | ± worst nats:nats | worst dB:gain | ± worst dB:db | largest dB:gain | "
             "± largest:db | where | with | p:p | places that matter:count | places:count | tests:count | errors | "
             "folds:count | rule"
         ),
@@ -72,49 +85,95 @@ def verdict_table(a: Answer) -> Table:
     )
 
 
-def advice_table(a: Answer) -> Table:
-    rows = [
-        (
-            one.context,
-            rank,
-            r.setting,
-            r.sqnr_db,
-            -r.loss_db,
-            r.loss_se,
-            "best" if rank == 1 else "as good" if r.tied else "",
-        )
-        for one in a.advice
-        for rank, r in enumerate(one.runners[:SHOWN], 1)
-    ]
+def _rank(value: str, more: dict[str, Estimate], known: dict[str, tuple[float, float]]) -> float:
+    """The smaller the better; the baseline, of which neither is known, is 0."""
+    if more:
+        return more[value].value if value in more else 0.0
+    return -known[value][0] if value in known else 0.0
+
+
+def settings_table(a: Answer) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    for group in a.ranking:
+        for rank, r in enumerate(group.rows[:MOST], 1):
+            rows.append(
+                (
+                    group.context,
+                    rank,
+                    r.setting,
+                    r.verdict,
+                    group.kind,
+                    *_pair(r.measured),
+                    *_pair(r.predicted),
+                    *_pair(r.more),
+                    r.sqnr,
+                    None if r.lost is None else -r.lost.value,
+                    None if r.lost is None else r.lost.se,
+                    r.clipped,
+                    *_pair(r.perplexity),
+                )
+            )
     return Table(
         "settings",
         "Settings, best first",
-        "SQNR averaged over layers and the sites a deployment quantizes. As good: within error, or within 0.1 dB.",
-        columns("context | rank:count | setting | mean SQNR dB:db | against best dB:gain | ±:db | verdict"),
+        "Ranked by the measure that all settings of a context share: KL measured on held-out text, else predicted loss, "
+        "both in nats per token, else mean SQNR over layers and quantized sites, which says nothing certain of the "
+        f"model. Tied: within error, or within {NEGLIGIBLE_NATS} nats or {NEGLIGIBLE_DB} dB. More: than the best one.",
+        columns(
+            "context | rank:count | setting | verdict | ranked by | KL nats:nats | ± KL:nats | predicted nats:nats | "
+            "± predicted:nats | more nats:nats | ± more:nats | mean SQNR dB:db | against best dB:gain | ± dB:db | "
+            "clipped:share | perplexity:number | ± perplexity:number"
+        ),
         tuple(rows),
     )
 
 
+def _pair(value: Estimate | None) -> tuple[Value, Value]:
+    if value is None:
+        return None, None
+    return value.value, None if math.isnan(value.se) else value.se
+
+
 def format_tables(a: Answer) -> list[Table]:
-    """Settings x formats, one table per model and granularity that has several formats."""
+    """Settings x formats, one table per model and granularity that has several formats: the cost where it is known of
+    all of them, else the mean SQNR; each with its error, the best of a format marked."""
+    grids: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
+    for group in a.ranking:
+        for row in group.rows:
+            cell = a.runs.listed[row.cell]
+            grids.setdefault((cell.model, cell.granularity), {})[cell.setting, cell.format] = row.cell
     found = []
-    grids: dict[tuple[str, str], dict[str, dict[str, Value]]] = {}
-    for runner in (r for one in a.advice for r in one.runners):
-        cell = a.runs.listed[runner.cell]
-        grid = grids.setdefault((cell.model, cell.granularity), {})
-        grid.setdefault(runner.setting, {})[cell.format] = runner.sqnr_db
-    for (model, granularity), grid in grids.items():
-        formats = sorted({name for row in grid.values() for name in row})
-        if len(formats) > 1:
-            found.append(
-                Table(
-                    "formats",
-                    f"Settings and formats: {model}, {granularity}",
-                    "Mean SQNR, dB, over layers and the sites a deployment quantizes.",
-                    columns(" | ".join(["setting", *(f"{name}:db" for name in formats)])),
-                    tuple((setting, *(row.get(name) for name in formats)) for setting, row in sorted(grid.items())),
-                )
+    for (model, granularity), at in grids.items():
+        formats = sorted({format for _, format in at})
+        if len(formats) < 2 or len(at) > MOST:
+            continue
+        kind = a.costs.kind(at.values())
+        values = a.costs.values(kind) if kind != SQNR else mean_sqnr(a.runs, list(at.values()))
+        sign = -1.0 if kind == SQNR else 1.0
+        best = {}
+        for format in formats:
+            known = {s: values[n].value for (s, f), n in at.items() if f == format and n in values}
+            best[format] = min(known, key=lambda s, known=known: sign * known[s], default=None)  # type: ignore[misc]
+        rows: list[tuple[Value, ...]] = []
+        for setting in sorted({setting for setting, _ in at}):
+            row: list[Value] = [setting]
+            for format in formats:
+                value = values.get(at.get((setting, format), -1))
+                row += [*_pair(value), "best" if best[format] == setting else ""]
+            rows.append(tuple(row))
+        unit = "db" if kind == SQNR else "nats"
+        what = (
+            "Mean SQNR, dB, over layers and quantized sites" if kind == SQNR else f"{kind.capitalize()}, nats per token"
+        )
+        found.append(
+            Table(
+                "formats",
+                f"Settings and formats: {model}, {granularity}",
+                f"{what}; ± is one standard error.",
+                columns(" | ".join(["setting", *(f"{f}:{unit} | ± {f}:{unit} | best {f}" for f in formats)])),
+                tuple(rows),
             )
+        )
     return found
 
 
@@ -124,7 +183,7 @@ def choice_table(a: Answer) -> Table:
         "choices",
         "Best setting of every layer",
         "Loss: what the best global setting loses in this layer against the layer's own best.",
-        columns("context | layer:count | best setting | SQNR dB:db | global choice dB:gain"),
+        columns("context | layer:count | best setting | SQNR dB:db | loss dB:gain"),
         tuple(rows),
     )
 
@@ -184,8 +243,7 @@ def convergence_table(a: Answer) -> Table:
 
 def cell_table(a: Answer) -> Table:
     letters = dict(a.runs.sql("SELECT cell, calibration FROM cells"))
-    deployed = "isfinite(sqnr_db) AND NOT ends_with(site, '_pre')"
-    means = dict(a.runs.sql(f"SELECT cell, avg(sqnr_db) FROM points WHERE {deployed} GROUP BY cell"))
+    means = dict(a.runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
     rows: list[tuple[Value, ...]] = []
     for n in a.shown:
         c, e = a.runs.listed[n], a.runs.listed[n].evaluation or {}
@@ -196,7 +254,7 @@ def cell_table(a: Answer) -> Table:
                 c.model,
                 c.weights,
                 c.method,
-                c.asked_alpha if c.alpha is None else c.alpha,
+                c.alpha,
                 c.format,
                 c.granularity,
                 letters[n],

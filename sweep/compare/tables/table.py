@@ -14,7 +14,7 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Column:
-    """kind: text, count, scale (4 significant digits), number, db, change (relative, shown in %), share (%),
+    """kind: text, count, scale (4 significant digits), nats (3 of them), number, db, change (relative, shown in %), share (%),
     p. A column named "±" is the standard error of the one before it."""
 
     name: str
@@ -32,7 +32,7 @@ class Column:
             return "∞" if value > 0 else "−∞"
         text = {
             "scale": "{:#.4g}", "number": "{:.2f}", "db": "{:.2f}", "gain": "{:+.2f}", "change": "{:+.2%}",
-            "share": "{:.3%}", "error": "{:.2%}", "p": "{:.1e}" if 0 < value < 1e-3 else "{:.3f}",
+            "share": "{:.3%}", "error": "{:.2%}", "nats": "{:.3g}", "p": "{:.1e}" if 0 < value < 1e-3 else "{:.3f}",
         }.get(self.kind, "{:g}").format(value)  # fmt: skip
         if not text.strip("+-0.%"):  # a small effect must not read as none
             least = text.lstrip("+-").replace("%", "")[:-1] + "1" + "%" * text.endswith("%")

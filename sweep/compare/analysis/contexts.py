@@ -1,0 +1,47 @@
+"""Which cells are ranked against one another."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from sweep.compare.query.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class Context:
+    """Cells that are ranked against one another. names: of their settings, in the order of the cells."""
+
+    text: str
+    cells: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+def contexts(runs: Comparison) -> list[Context]:
+    """Per model and calibration: the cells of each format and granularity. Where nothing else varies within these, the
+    formats of each granularity are ranked together, and where these do not vary either, the granularities.
+
+    Of cells that repeat one another the latest counts."""
+    listed = runs.listed
+    calibrations: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number, cell in enumerate(listed):
+        calibrations[cell.model, *cell.calibration].append(number)
+    models = Counter(model for model, *_ in calibrations)
+    found = []
+    for (model, *_), numbers in calibrations.items():
+        for keys in (("format", "granularity"), ("granularity",), ()):
+            groups: dict[tuple[str, ...], dict[tuple[str, ...], int]] = defaultdict(dict)
+            free = [key for key in ("format", "granularity") if key not in keys]
+            for n in sorted(numbers, key=lambda n: listed[n].finished):
+                name = (listed[n].setting, *(getattr(listed[n], key) for key in free))
+                groups[tuple(getattr(listed[n], key) for key in keys)][name] = n
+            if any(len(group) > 1 for group in groups.values()):
+                break
+        first = listed[numbers[0]]
+        data = [f"{first.data} {first.sizes} {first.tokens[:6]}"] if models[model] > 1 else []
+        for key, group in groups.items():
+            members = sorted((n, name) for name, n in group.items())
+            shown = [i for i in range(1 + len(free)) if i == 0 or len({name[i] for name in group}) > 1]
+            names = tuple(" · ".join(name[i] for i in shown) for _, name in members)
+            found.append(Context(" · ".join([model, *data, *key]), tuple(n for n, _ in members), names))
+    return found

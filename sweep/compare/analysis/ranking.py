@@ -1,0 +1,95 @@
+"""Every setting of a comparison, best first, with all that is known of what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweep.compare.analysis.contexts import contexts
+from sweep.compare.analysis.cost import Costs, Estimate
+from sweep.compare.analysis.recommend import Advice
+from sweep.compare.query.comparison import Comparison
+from sweep.compare.query.database import DEPLOYED, SCALES
+
+BEST, AS_GOOD, UNRANKED = "best", "tied", "not ranked"
+MOST = 500  # cells whose share of clipped values is looked up
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell. measured, predicted: nats per token. more: cost above the best one's, nats or None. sqnr: mean dB;
+    lost: dB below the best one's, with its error. clipped: share of all values at quantized sites.
+    verdict: BEST, AS_GOOD within error or what matters, UNRANKED where the ranking measure is unknown, or empty."""
+
+    setting: str
+    cell: int
+    measured: Estimate | None
+    predicted: Estimate | None
+    more: Estimate | None
+    sqnr: float | None
+    lost: Estimate | None
+    clipped: float | None
+    perplexity: Estimate | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that are ranked against one another, by `kind`; see `contexts`."""
+
+    context: str
+    kind: str
+    rows: tuple[Row, ...]
+
+
+def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Group]:
+    """A group per context: those with advice first, in its order, then cells that stand alone."""
+    means = dict(runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
+    by_context = {one.context: one for one in advice}
+    every = contexts(runs)
+    clipped = _clipped(runs, [n for context in every for n in context.cells])
+
+    def row(name: str, n: int, verdict: str, sqnr: float | None, more: Estimate | None, lost: Estimate | None) -> Row:
+        e = runs.listed[n].evaluation or {}
+        perplexity = e.get("perplexity")
+        return Row(
+            name,
+            n,
+            costs.measured.get(n),
+            costs.predicted.get(n),
+            more,
+            sqnr,
+            lost,
+            clipped.get(n),
+            None if perplexity is None else Estimate(perplexity, e.get("perplexity_se") or float("nan")),
+            verdict,
+        )
+
+    ranked, alone = [], []
+    for context in every:
+        if (one := by_context.get(context.text)) is None:
+            kind = costs.kind(context.cells)
+            rows = [row(name, n, "", means.get(n), None, None) for n, name in zip(context.cells, context.names)]
+            alone.append(Group(context.text, kind, tuple(rows)))
+            continue
+        rows = [
+            row(
+                r.setting,
+                r.cell,
+                BEST if place == 0 else AS_GOOD if r.tied else "",
+                r.sqnr_db,
+                r.more,
+                Estimate(r.loss_db, r.loss_se) if place else None,
+            )
+            for place, r in enumerate(one.runners)
+        ]
+        names = dict(zip(context.cells, context.names, strict=True))
+        there = {r.cell for r in rows}
+        rows += [row(name, n, UNRANKED, None, None, None) for n, name in names.items() if n not in there]
+        ranked.append(Group(one.context, one.kind, tuple(rows)))
+    return [*ranked, *alone]
+
+
+def _clipped(runs: Comparison, cells: list[int]) -> dict[int, float]:
+    source = runs.source(SCALES, cells[:MOST])
+    return dict(runs.sql(f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {DEPLOYED} GROUP BY cell"))

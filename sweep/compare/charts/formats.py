@@ -1,0 +1,92 @@
+"""Settings against number formats, as one map of cost."""
+
+from __future__ import annotations
+
+from sweep.compare.charts.base import SHOWN, Chart, Spec, rows
+from sweep.compare.charts.measure import measure
+from sweep.compare.facts import Answer
+
+
+def formats(a: Answer) -> Chart | None:
+    """Heat map, setting x format, of the cost; the best of each format is framed."""
+    m = measure(a)
+    cells = [a.runs.listed[n] for n in m.cells]
+    if len({c.format for c in cells}) < 2 or len({c.setting for c in cells}) < 2:
+        return None
+    several = [k for k in ("model", "granularity", "data", "sizes", "dtype") if len({getattr(c, k) for c in cells}) > 1]
+    table = []
+    for n, e in m.cells.items():
+        c = a.runs.listed[n]
+        context = " · ".join(str(getattr(c, k)) for k in several) or c.model
+        table.append((a.runs.labels[n], context, c.setting, c.format, e.value, e.se))
+    contexts = list(dict.fromkeys(row[1] for row in table))
+    settings = sorted({(c.method, c.alpha or 0.0, c.setting) for c in cells})
+    model = f", {contexts[0]}" if len(contexts) == 1 else ""
+    best = "min" if m.lower else "max"
+    x: Spec = {"field": "format", "type": "nominal", "title": None, "sort": None}
+    x["axis"] = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "labelFontSize": 12}
+    y: Spec = {"field": "setting", "type": "nominal", "title": None, "sort": [name for _, _, name in settings]}
+    y["axis"] = {"domain": False, "ticks": False, "labelLimit": 160}
+    text = {"field": "cost", "type": "quantitative", "format": m.digits}
+    tip = [{"field": "cell"}, {**text, "title": m.name}, {"field": "error", "title": "±", "format": ".2~g"}]
+    shade = {
+        "field": "rank",
+        "type": "ordinal",
+        "legend": None,
+        "scale": {"domain": list(range(8)), "range": [f"var(--s{i})" for i in range(8)]},
+    }
+    return Chart(
+        "methods-formats",
+        "answer",
+        10,
+        f"Methods and formats: {m.name}{model}",
+        f"{m.unit[0].upper() + m.unit[1:]}. Darker is {'dearer' if m.lower else 'better'}; the best of each format is "
+        "framed.",
+        {
+            "data": rows(("cell", "context", "setting", "format", "cost", "error"), table),
+            "transform": [
+                {"filter": f"datum.context === context && {SHOWN}"},
+                {
+                    "joinaggregate": [
+                        {"op": "min", "field": "cost", "as": "least"},
+                        {"op": "max", "field": "cost", "as": "most"},
+                    ]
+                },
+                {"calculate": _rank(m.log), "as": "rank"},
+                {"joinaggregate": [{"op": best, "field": "cost", "as": "best"}], "groupby": ["format"]},
+            ],
+            "height": 27 * len(settings),
+            "encoding": {"x": x, "y": y},
+            "layer": [
+                {
+                    "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 2},
+                    "encoding": {"color": shade, "tooltip": tip},
+                },
+                {
+                    "transform": [{"filter": "datum.cost === datum.best"}],
+                    "mark": {"type": "rect", "filled": False, "stroke": "var(--ink)", "strokeWidth": 2.5},
+                },
+                {
+                    "mark": {"type": "text", "fontSize": 12},
+                    "encoding": {
+                        "text": text,
+                        "color": {
+                            "condition": {"test": "datum.rank > 3", "value": "var(--paper)"},
+                            "value": "var(--ink)",
+                        },
+                        "tooltip": tip,
+                    },
+                },
+            ],
+        },
+        {"context": ("for", contexts, contexts[0])},
+    )
+
+
+def _rank(log: bool) -> str:
+    """An eighth of the range that a cost lies in, 0 to 7."""
+    low, high, value = (f"log(datum.{n})" if log else f"datum.{n}" for n in ("least", "most", "cost"))
+    return f"datum.most > datum.least ? min(7, floor(8 * ({value} - {low}) / ({high} - {low}))) : 0"
+
+
+CHARTS = (formats,)

@@ -1,0 +1,68 @@
+"""What SiLU does to the range."""
+
+from __future__ import annotations
+
+from sweep.compare.analysis.silu_gain import QUANTILES
+from sweep.compare.charts.base import SERIES, SHOWN, ZOOM, Chart, cell_colour, layer_x, line, only, points, rows, who
+from sweep.compare.facts import Answer
+from sweep.compare.query.database import SCALES
+
+
+def gain(a: Answer) -> Chart | None:
+    """SiLU gain by layer: never above the line at 1."""
+    numbers = [n for n in a.shown if a.runs.listed[n].method in QUANTILES]
+    source = a.runs.source(SCALES, numbers)
+    if source is None:
+        return None
+    query = f"""
+        SELECT cell, site, layer, avg(silu_gain), avg(ratio) FROM {source} WHERE silu_gain IS NOT NULL
+        GROUP BY cell, site, layer ORDER BY ALL"""
+    names = who(a)
+    table = [(*names[c], *rest) for c, *rest in a.runs.sql(query)]
+    if not table:
+        return None
+    sites = sorted({row[3] for row in table}, reverse=True)
+    look, x = cell_colour(a), layer_x()
+    y = {
+        "field": "gain",
+        "type": "quantitative",
+        "title": "scale after SiLU / before",
+        "scale": {"zero": False},
+    }
+    tip = [
+        {"field": "cell"},
+        {"field": "layer"},
+        {"field": "gain", "format": ".4f"},
+        {"field": "ratio", "title": "ratio to the weight scale", "format": ".2f"},
+    ]
+    models = {a.runs.listed[n].model for n in numbers}
+    return Chart(
+        "gain",
+        "range",
+        10,
+        f"Scale after SiLU over scale before{f', {next(iter(models))}' if len(models) == 1 else ''}",
+        "SiLU gain by layer. The dashed line at 1 means no change; above it SiLU would expand the range, which no "
+        "quantile of |x| can do.",
+        {
+            "data": rows((*SERIES, "of", "layer", "gain", "ratio"), table),
+            "transform": [{"filter": f"datum.of === of && {SHOWN}"}],
+            "height": 240,
+            "layer": [
+                {
+                    "mark": line(),
+                    "encoding": {"x": x, "y": y, **only(look, "color", "strokeDash"), "detail": {"field": "cell"}},
+                    "params": [ZOOM],
+                },
+                {"mark": points(), "encoding": {"x": x, "y": y, **only(look, "color", "shape"), "tooltip": tip}},
+                {
+                    "data": {"values": [{"one": 1}]},
+                    "mark": {"type": "rule", "strokeDash": [5, 4], "strokeWidth": 1.5},
+                    "encoding": {"y": {"field": "one", "type": "quantitative"}},
+                },
+            ],
+        },
+        {"of": ("at", sites, sites[0])},
+    )
+
+
+CHARTS = (gain,)

@@ -1,0 +1,199 @@
+"""What follows from a comparison, in at most eight lines: each a label and a sentence."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from sweep.compare.analysis.agreement import AGREE, DISAGREE, TIED, Agreement, spearman
+from sweep.compare.analysis.convergence import ENOUGH
+from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR
+from sweep.compare.analysis.ranking import AS_GOOD, Group
+from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
+from sweep.compare.facts import Answer
+from sweep.compare.render import sentences
+from sweep.compare.render.numbers import nats
+from sweep.compare.render.take import command
+from sweep.compare.studies.quamba_alpha.reply import OPEN
+
+RUN, MEASURE = "run", "measure it"  # labels of commands
+Line = tuple[str, str]
+MOST = 8
+CONTEXTS, TIES = 3, 3  # named in a line; the table has all
+WORDS = {
+    DEAD: "not one bit changes",
+    NOISE: "nothing beyond noise",
+    NEGLIGIBLE: "real but negligible",
+    UNRESOLVED: "unresolved",
+    UNEXAMINED: "not examined",
+}
+
+
+def conclusions(a: Answer) -> list[Line]:
+    """At most MOST lines, most asked for first: what to take and how, which knobs matter and which do not, whether the
+    measures agree, whether more data is needed, what was not measured."""
+    ranked = [group for group in a.ranking if len(group.rows) > 1]
+    lines = _take(ranked, a) if ranked else _results(a)
+    lines += _knobs(a) + _agreement(a) + _sensitivity(a) + _data(a)
+    last = _unmeasured(a) + _study(a)
+    return [*lines[: MOST - len(last)], *last]
+
+
+def _take(ranked: Sequence[Group], a: Answer) -> list[Line]:
+    sure = all(group.kind != SQNR for group in ranked)
+    several = len(a.ranking) > 1
+    lines = []
+    best = {group.rows[0].setting for group in ranked}
+    if several and len(ranked) > 1 and len(best) == 1:
+        text = f"{best.pop()} in all {len(ranked)} groups"
+    elif len(ranked) > CONTEXTS:
+        counts = Counter(group.rows[0].setting for group in ranked).most_common(CONTEXTS)
+        more = " …" if len(best) > CONTEXTS else ""
+        text = ", ".join(f"{name} in {n} of {len(ranked)} groups" for name, n in counts) + more
+    else:
+        text = "; ".join(_one(group, several) for group in ranked)
+    if not sure:
+        text += "; effect on the model unknown"
+    lines.append(("take" if sure else "best by SQNR", text))
+    first = ranked[0].rows[0]
+    evaluated = a.runs.listed[first.cell].evaluation is not None
+    lines.append((RUN if sure or evaluated else MEASURE, command(a.runs.listed[first.cell], not sure)))
+    return lines
+
+
+def _one(group: Group, several: bool) -> str:
+    best = group.rows[0]
+    cost = {MEASURED: best.measured, PREDICTED: best.predicted}.get(group.kind)
+    known = f"{nats(cost)} nats/token, {group.kind}" if cost else f"{best.sqnr:.2f} dB"
+    ties = [row.setting for row in group.rows if row.verdict == AS_GOOD]
+    text = f"{best.setting}{f' for {group.context}' if several else ''} ({known})"
+    if ties:
+        text += f", tied with {', '.join(ties[:TIES])}{' …' if len(ties) > TIES else ''}"
+    if best.setting.startswith("mse") and group.kind == SQNR:
+        text += ", by construction: mse minimises this error"
+    return text
+
+
+def _results(a: Answer) -> list[Line]:
+    """Of cells that are not ranked against others: their own results, the first of them."""
+    lines = []
+    for group in a.ranking[:2]:
+        row = group.rows[0]
+        parts = [f"{nats(row.measured)} nats/token (measured KL)" if row.measured else ""]
+        parts += [f"{nats(row.predicted)} nats/token (predicted loss)" if row.predicted else ""]
+        parts += [f"perplexity {nats(row.perplexity)}" if row.perplexity else ""]
+        parts += [f"mean SQNR {row.sqnr:.2f} dB" if row.sqnr is not None else ""]
+        unknown = "" if row.measured or row.predicted else "; effect on the model unknown"
+        lines.append((row.setting, f"{group.context}: {', '.join(p for p in parts if p)}{unknown}"))
+    first = a.runs.listed[a.ranking[0].rows[0].cell]
+    if not first.evaluation:
+        lines.append((MEASURE, command(first, measure=True)))
+    return lines
+
+
+def _knobs(a: Answer) -> list[Line]:
+    kinds: dict[str, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
+    for v in a.verdicts:
+        kinds[v.verdict][v.contrast.knob].append(v)
+    lines = []
+    if MATTERS in kinds:
+        lines.append(("matters", ", ".join(_largest(knob, same) for knob, same in kinds[MATTERS].items())))
+    for label, chosen in (("no effect", (DEAD, NOISE, NEGLIGIBLE)), ("open", (UNRESOLVED, UNEXAMINED))):
+        parts = [f"{_where(knob, same)}: {WORDS[k]}" for k in chosen for knob, same in kinds.get(k, {}).items()]
+        lines += [(label, "; ".join(parts))] if parts else []
+    return lines
+
+
+def _largest(knob: str, same: Sequence[Verdict]) -> str:
+    """A knob and the largest of its effects against a baseline, in nats where these decide, else in dB."""
+    costs = [(abs(n.more.value), n, v) for v in same for n in v.nats]
+    if costs:
+        _, n, v = max(costs, key=lambda c: c[0])
+        size = f"{n.value}: {nats(n.more, signed=True)} nats"
+    else:
+        known = [(*e.overall, v.contrast.value(e.other)) for v in same for e in v.evidence]
+        db, se, value = max(known, key=lambda k: -1.0 if np.isnan(k[0]) else abs(k[0]), default=(np.nan, np.nan, ""))
+        size = f"{value}: {sentences.plus(db, se)} dB"
+    return f"{knob} ({size})"
+
+
+def _where(knob: str, same: Sequence[Verdict]) -> str:
+    """`alpha with minmax`, or `alpha in 3 contexts`."""
+    if len(same) > 1:
+        methods = {v.contrast.context.split(" · ")[1] for v in same if knob == "alpha"}
+        return f"{knob} with {methods.pop()}" if len(methods) == 1 else f"{knob} in {len(same)} contexts"
+    parts = same[0].contrast.context.split(" · ")
+    return f"{knob} with {parts[1]}" if knob == "alpha" and len(parts) > 1 else knob
+
+
+def _agreement(a: Answer) -> list[Line]:
+    parts = [agreement(a, one.perplexity, "KL") for one in a.advice if one.perplexity][:1]
+    parts += [agreement(a, one.agreement, "SQNR") for one in a.advice if one.agreement][:1]
+    if c := a.calibration:
+        rank = "" if np.isnan(c.rank) else f"rank correlation {c.rank:.2f} over {c.cells} cells; "
+        parts.append(
+            f"predicted to measured loss: {rank}measured is {c.factor:.1f} ({c.low:.1f} to {c.high:.1f}) times"
+        )
+    return [("agreement", "; ".join(parts))] if parts else []
+
+
+def agreement(a: Answer, g: Agreement, first: str) -> str:
+    """`perplexity agrees with KL on mse`, tied or not, with the error, the rank correlation, and who cross."""
+    label = {n: row.setting for group in a.ranking for row in group.rows for n in (row.cell,)}
+    unit = "" if g.other == "perplexity" else " nats"
+    text = f"{g.other} {g.verdict} with {first} on {label[g.first]}"
+    if g.verdict != AGREE:
+        text += f": {label[g.best]} has {nats(g.difference)}{unit} less"
+        text += ", within its error" if g.verdict == TIED else ""
+    if not np.isnan(g.rank):
+        text += f", rank correlation {g.rank:.2f}"
+    if g.crossed and g.verdict != DISAGREE:
+        text += f", but {label[g.crossed[0]]} and {label[g.crossed[1]]} swap"
+    return text
+
+
+def _sensitivity(a: Answer) -> list[Line]:
+    """Of one evaluated cell: the layers whose quantization alone costs most, and whether perplexity says the same."""
+    if len(a.runs.listed) > 1 or not (layers := (a.runs.listed[0].evaluation or {}).get("layers")):
+        return []
+    alone = sorted(layers, key=lambda layer: -(layer["only"]["kl"] or 0.0))
+    worst = ", ".join(f"{layer['layer']} ({layer['only']['kl']:.2g} nats)" for layer in alone[:3])
+    both = [layer["only"] for layer in layers if layer["only"].get("perplexity") is not None]
+    rank = spearman([x["kl"] for x in both], [x["perplexity"] for x in both])
+    same = "" if np.isnan(rank) else f"; perplexity ranks layers alike to {rank:.2f} (rank correlation)"
+    return [("sensitive", f"layers {worst}{same}")]
+
+
+def _data(a: Answer) -> list[Line]:
+    chosen = {group.rows[0].cell for group in a.ranking}
+    known = [c for c in a.convergence if c.cell in chosen]
+    if not known:
+        return []
+    worst = max(known, key=lambda c: c.open_rows / c.rows)
+    if worst.enough:
+        return [("data", f"{worst.samples} samples are enough: every scale is known to ±{ENOUGH:.1%} (95 %)")]
+    text = (
+        f"{worst.samples} samples are too few for {worst.open_rows} of {worst.rows} scales (±{worst.error:.1%}, median; "
+        f"0.1 dB takes ±{ENOUGH:.1%})"
+    )
+    return [("data", text)]
+
+
+def _unmeasured(a: Answer) -> list[Line]:
+    cells = a.runs.listed
+    without = sum(1 for c in cells if not c.evaluation)
+    if not without:
+        return []
+    which = "" if without == len(cells) else f" in {without:,} of {len(cells):,} cells"
+    predicted = " (predicted loss is from gradients)" if len(a.costs.predicted) == len(cells) else ""
+    return [("not measured", f"KL and perplexity{which}{predicted}")]
+
+
+def _study(a: Answer) -> list[Line]:
+    if not a.seed:
+        return []
+    counts = Counter(reply.verdict for reply in a.seed)
+    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if verdict != OPEN)
+    return [("the study", f"{said or 'no question is answered'}; --explain says which and why")]

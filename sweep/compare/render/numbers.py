@@ -1,0 +1,31 @@
+"""Numbers with their errors, as people read them."""
+
+from __future__ import annotations
+
+import math
+
+from sweep.compare.analysis.cost import Estimate
+
+FINEST = 6  # decimals; below, a power of ten
+
+
+def nats(value: Estimate | None, error: bool = True, signed: bool = False) -> str:
+    """`0.0056 ± 0.0002`: to the first digit of the error; without one, to three digits. An en dash for None."""
+    if value is None or math.isnan(value.value):
+        return "–"
+    sign = "+" if signed else ""
+    if not (error and value.se > 0 and math.isfinite(value.se)):
+        return f"{value.value:{sign}.3g}".replace("-", "−", 1)
+    decimals = max(0, -math.floor(math.log10(value.se)))
+    if decimals > FINEST:
+        power = math.floor(math.log10(max(abs(value.value), value.se)))
+        scaled = Estimate(value.value / 10.0**power, value.se / 10.0**power)
+        return f"({nats(scaled, signed=signed)})e{power}"
+    return f"{value.value:{sign}.{decimals}f} ± {value.se:.{decimals}f}".replace("-", "−", 1)
+
+
+def share(value: float | None) -> str:
+    """`0.05 %`, and an upper bound where that would read as none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return "0" if value == 0 else "<0.001%" if value < 1e-5 else f"{value:.3%}"
