@@ -51,7 +51,7 @@ def verdict(v: Verdict) -> str:
     text = []
     if v.verdict == MATTERS:
         text.append(_extremes(v, base, known))
-        if v.row:
+        if v.row and v.row.p <= FAMILY:
             text.append(f"Largest at one place: {place(v.row)}.")
         if len(v.evidence) < len(q.pairs):
             text.append(f"Tested: the {len(v.evidence)} of {len(q.pairs)} values that differ most.")
