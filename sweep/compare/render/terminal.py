@@ -165,9 +165,10 @@ def show_table(table: Table, console: Console) -> None:
 
 def _print(table: Table, console: Console, most: int) -> None:
     rich = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        rich.add_column(escape(column.name), justify="right" if column.right else "left")
-    for row in table.shown()[:most]:
+    heads, rows, right = table.merged()
+    for head, side in zip(heads, right, strict=True):
+        rich.add_column(escape(head), justify="right" if side else "left")
+    for row in rows[:most]:
         rich.add_row(*(Text(value) for value in row))
     console.print(rich)
     if len(table.rows) > most:

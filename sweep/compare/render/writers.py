@@ -73,7 +73,7 @@ def latex(a: Answer, tables: list[Table]) -> str:
     warned = "".join(f" \\textbf{{Warning: {_tex(w)}}}" for w in a.runs.warnings)
     seen: Counter[str] = Counter()
     for table in tables:
-        heads, rows, right = _together(table)
+        heads, rows, right = table.merged()
         for chosen in _split(heads, right):
             seen[table.name] += 1
             label = table.name if seen[table.name] == 1 else f"{table.name}-{seen[table.name]}"
@@ -87,26 +87,6 @@ def latex(a: Answer, tables: list[Table]) -> str:
                 r"\bottomrule", r"\end{tabular}", r"\end{table}",
             ]))  # fmt: skip
     return "\n\n".join(parts) + "\n"
-
-
-def _together(table: Table) -> tuple[list[str], list[list[str]], list[bool]]:
-    """Headings, shown rows and sides (right or left) of the columns that hold anything, errors beside their values."""
-    shown = table.shown()
-    heads: list[str] = []
-    columns: list[list[str]] = []
-    right: list[bool] = []
-    for i, column in enumerate(table.columns):
-        values = [row[i] for row in shown]
-        if column.name.startswith("±") and columns:
-            known = [v if e in ("–", "") else f"{v} ± {e}" for v, e in zip(columns[-1], values, strict=True)]
-            columns[-1] = known
-            continue
-        heads.append(column.name)
-        columns.append(values)
-        right.append(column.right)
-    kept = [i for i, values in enumerate(columns) if any(v not in ("–", "") for v in values)]
-    rows = [list(row) for row in zip(*(columns[i] for i in kept), strict=True)]
-    return [heads[i] for i in kept], rows, [right[i] for i in kept]
 
 
 def _split(heads: list[str], right: list[bool]) -> list[list[int]]:

@@ -159,16 +159,16 @@ def format_tables(a: Answer) -> list[Table]:
             row: list[Value] = [setting]
             for format in formats:
                 value = values.get(at.get((setting, format), -1))
-                row += [*_pair(value), "best" if best[format] == setting else ""]
-            rows.append(tuple(row))
+                row += _pair(value)
+            rows.append((*row, ", ".join(format for format in formats if best[format] == setting)))
         unit = "db" if kind == SQNR else "nats"
-        what = "Mean SQNR, dB, over layers and quantized sites" if kind == SQNR else f"{kind.capitalize()}, nats per token"
+        what = "Mean SQNR, dB, over layers and quantized sites" if kind == SQNR else f"{kind[0].upper()}{kind[1:]}, nats per token"
         found.append(
             Table(
                 "formats",
                 f"Settings and formats: {model}, {granularity}",
                 f"{what}; ± is one standard error.",
-                columns(" | ".join(["setting", *(f"{f}:{unit} | ± {f}:{unit} | best {f}" for f in formats)])),
+                columns(" | ".join(["setting", *(f"{f}:{unit} | ± {f}:{unit}" for f in formats), "best in"])),
                 tuple(rows),
             )
         )
