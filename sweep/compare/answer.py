@@ -27,9 +27,7 @@ SHOWN = 24  # cells that tables by cell and charts show
 FEW = 500  # cells up to which every table is made
 
 
-def answer(
-    runs: Comparison, baseline: str | None = None, metric: str = "scale", explain: bool = False
-) -> Answer:
+def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale", explain: bool = False) -> Answer:
     """Ask every question the cells can answer. Raises UsageError for an unknown baseline or metric.
 
     explain: answer the study's questions even where the cells are of several sweeps."""
@@ -78,4 +76,4 @@ def _one_study(runs: Comparison) -> bool:
 
 def headlines(a: Answer) -> list[str]:
     """The answer in at most eight sentences: what to take and how, which knobs matter, what is unmeasured."""
-    return [f"{label[0].upper()}{label[1:]}: {text}." for label, text in conclusions.conclusions(a)]
+    return conclusions.spoken(a)

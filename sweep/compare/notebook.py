@@ -102,7 +102,7 @@ class Runs(Comparison):
         return Drawing(standalone(drawn[name], self.answer))
 
     def _repr_html_(self) -> str:
-        return str(self.settings()._repr_html_())  # type: ignore[operator]
+        return str(self.settings()._repr_html_())
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ MOST = 500  # cells whose share of clipped values is looked up
 class Row:
     """One cell. measured, predicted: nats per token. more: cost above the best one's, nats or None. sqnr: mean dB;
     lost: dB below the best one's, with its error. clipped: share of all values at quantized sites.
-    rise: of perplexity, above the unquantized network's. verdict: BEST, AS_GOOD within error or what matters, UNRANKED where the ranking measure is unknown, or empty."""
+    rise: of perplexity, above the unquantized network's. verdict: BEST, AS_GOOD within error or what
+    matters, UNRANKED where the ranking measure is unknown, or empty."""
 
     setting: str
     cell: int
@@ -71,7 +72,9 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     for context in every:
         if (one := by_context.get(context.text)) is None:
             kind = costs.kind(context.cells)
-            rows = [row(name, n, "", means.get(n), None, None) for n, name in zip(context.cells, context.names)]
+            rows = [
+                row(name, n, "", means.get(n), None, None) for n, name in zip(context.cells, context.names, strict=True)
+            ]
             alone.append(Group(context.text, kind, tuple(rows)))
             continue
         rows = [
@@ -101,6 +104,4 @@ def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
 
 def _clipped(runs: Comparison, cells: list[int]) -> dict[int, float]:
     source = runs.source(SCALES, cells[:MOST])
-    return dict(
-        runs.sql(f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {DEPLOYED} GROUP BY cell")
-    )
+    return dict(runs.sql(f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {DEPLOYED} GROUP BY cell"))

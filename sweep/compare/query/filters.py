@@ -14,7 +14,7 @@ from sweep.runs.discovery import Cell
 
 @dataclass(frozen=True)
 class Filters:
-    """An empty tuple lets everything pass. Names may hold `*`, whatever their case; layers are numbers, alphas floats."""
+    """An empty tuple lets everything pass. Names may hold `*`, in any case; layers are numbers, alphas floats."""
 
     site: tuple[str, ...] = ()
     layer: tuple[int, ...] = ()

@@ -29,6 +29,14 @@ WORDS = {
 }
 
 
+def spoken(a: Answer) -> list[str]:
+    """`conclusions` as sentences."""
+    return [
+        f"{label[0].upper()}{label[1:]}: {text}{'' if label in (RUN, MEASURE) else '.'}"
+        for label, text in conclusions(a)
+    ]
+
+
 def conclusions(a: Answer) -> list[Line]:
     """At most MOST lines, most asked for first: what to take and how, which knobs matter and which do not, whether the
     measures agree, whether more data is needed, what was not measured."""
@@ -106,18 +114,18 @@ def _knobs(a: Answer) -> list[Line]:
     lines = []
     if MATTERS in kinds:
         lines.append(("matters", ", ".join(_largest(knob, same) for knob, same in kinds[MATTERS].items())))
-    none = [f"{_where(knob, same)} ({WORDS[k]})" for k in WORDS for knob, same in kinds.get(k, {}).items()]
-    lines += [("no effect", ", ".join(none))] if none else []
-    left = [_where(knob, same) for k in (UNRESOLVED, UNEXAMINED) for knob, same in kinds.get(k, {}).items()]
+    none = [f"{_where(knob, same, a)}: {WORDS[k]}" for k in WORDS for knob, same in kinds.get(k, {}).items()]
+    lines += [("no effect", "; ".join(none))] if none else []
+    left = [_where(knob, same, a) for k in (UNRESOLVED, UNEXAMINED) for knob, same in kinds.get(k, {}).items()]
     lines += [("unresolved", ", ".join(left))] if left else []
     return lines
 
 
 def _largest(knob: str, same: Sequence[Verdict]) -> str:
     """A knob and the largest of its effects against a baseline, in nats where these decide, else in dB."""
-    costs = [(abs(n.more.value), n, v) for v in same for n in v.nats]
+    costs = [n for v in same for n in v.nats]
     if costs:
-        _, n, v = max(costs, key=lambda c: c[0])
+        n = max(costs, key=lambda n: abs(n.more.value))
         size = f"{n.value}: {nats(n.more, signed=True)} nats"
     else:
         known = [(*e.overall, v.contrast.value(e.other)) for v in same for e in v.evidence]
@@ -126,13 +134,17 @@ def _largest(knob: str, same: Sequence[Verdict]) -> str:
     return f"{knob} ({size})"
 
 
-def _where(knob: str, same: Sequence[Verdict]) -> str:
-    """`alpha with minmax`, or `alpha in 3 contexts`."""
-    if len(same) > 1:
-        methods = {v.contrast.context.split(" · ")[1] for v in same if knob == "alpha"}
-        return f"{knob} with {methods.pop()}" if len(methods) == 1 else f"{knob} in {len(same)} contexts"
-    parts = same[0].contrast.context.split(" · ")
-    return f"{knob} with {parts[1]}" if knob == "alpha" and len(parts) > 1 else knob
+def _where(knob: str, same: Sequence[Verdict], a: Answer) -> str:
+    """`format`, or where its other contexts have another verdict, `alpha (minmax)` or `alpha in 3 contexts`."""
+    every = [v for v in a.verdicts if v.contrast.knob == knob]
+    if len(every) == 1:
+        method = every[0].contrast.context.split(" · ")
+        return f"{knob} with {method[1]}" if knob == "alpha" and len(method) > 1 else knob
+    if len(same) == len(every):
+        return knob
+    names = dict(zip((id(v) for v in every), short([v.contrast.context for v in every]), strict=True))
+    chosen = list(dict.fromkeys(names[id(v)] for v in same))
+    return f"{knob} in {len(same)} contexts" if len(chosen) > TIES else f"{knob} ({', '.join(chosen)})"
 
 
 def _agreement(a: Answer) -> list[Line]:
@@ -150,11 +162,14 @@ def agreement(a: Answer, g: Agreement, first: str) -> str:
     names = {row.cell: row.setting for group in a.ranking for row in group.rows}
     unit = "" if g.other == "perplexity" else " nats"
     lost = f"{nats(g.difference, signed=True)}{unit}"
-    text = f"{g.other} and {first} " + {
-        AGREE: f"agree on {names[g.first]}",
-        TIED: f"tie: {names[g.first]} or {names[g.best]} ({lost})",
-        DISAGREE: f"disagree: {names[g.best]} or {names[g.first]} ({lost})",
-    }[g.verdict]
+    text = (
+        f"{g.other} and {first} "
+        + {
+            AGREE: f"agree on {names[g.first]}",
+            TIED: f"tie: {names[g.first]} or {names[g.best]} ({lost})",
+            DISAGREE: f"disagree: {names[g.best]} or {names[g.first]} ({lost})",
+        }[g.verdict]
+    )
     if not np.isnan(g.rank):
         text += f", rank correlation {g.rank:.2f}"
     if g.crossed and g.crossed != (g.first, g.best):
@@ -183,8 +198,8 @@ def _data(a: Answer) -> list[Line]:
     if worst.enough:
         return [("data", f"{worst.samples} samples are enough: every scale is known to ±{ENOUGH:.1%} (95 %)")]
     text = (
-        f"{worst.samples} samples are too few for {worst.open_rows} of {worst.rows} scales (±{worst.error:.1%}, median; "
-        f"0.1 dB takes ±{ENOUGH:.1%})"
+        f"{worst.samples} samples are too few for {worst.open_rows} of {worst.rows} scales (±{worst.error:.1%}, "
+        f"median; 0.1 dB takes ±{ENOUGH:.1%})"
     )
     return [("data", text)]
 

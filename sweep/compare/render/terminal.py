@@ -25,7 +25,9 @@ from sweep.core.console import Console
 LINES = 40  # of the whole answer, at 80 columns
 LEAST = 6  # of the ranked table, however much there is to say besides
 NARROW = 20  # of it, where lines are shorter than 80 columns
-TEXT = (("perplexity", "perplexity"), ("rise", "rise"))
+HEADINGS = {
+    "measured": "KL, nats", "predicted": "predicted, nats", "sqnr": "SQNR dB", "lost": "against best", "verdict": "",
+}  # fmt: skip
 LEFT_OUT = ("", "clipped", "rise ±", "predicted ±", "perplexity", "lost ±", "measured ±", "rise", "lost", "sqnr")
 GAP = "  "
 
@@ -37,10 +39,10 @@ def show(a: Answer, console: Console, explain: bool = False) -> None:
     head = [Text(f"{counted(len(cells), 'cell')} · {', '.join(models[:6])}{' …' if len(models) > 6 else ''}", "bold")]
     head += [Text(f"! {warning}", "bold yellow") for warning in a.runs.warnings]
     tail = []
-    for label, text in conclusions(a):
-        command = label in (RUN, MEASURE)  # which is to be copied
-        text = f"\n{broken(text, console.width)}" if command and len(f"{label}: {text}") > console.width else text
-        tail.append(Text.assemble((f"{label}:", "bold"), text if text.startswith("\n") else f" {text}"))
+    for label, said in conclusions(a):
+        command = label in (RUN, MEASURE) and len(f"{label}: {said}") > console.width  # which is to be copied
+        words = f"\n{broken(said, console.width)}" if command else f" {said}"
+        tail.append(Text.assemble((f"{label}:", "bold"), words))
     if a.runs.problems:
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in a.runs.problems).items())
         tail.append(Text(f"not compared: {kinds}; --table problems says why", "yellow"))
@@ -66,7 +68,9 @@ def ranked(groups: Sequence[Group], width: int, most: int) -> list[Text]:
     headed = len(groups) > 1
     room = most - 1 - (len(shown) if headed else 0) - (len(shown) < len(groups))
     lengths = _dealt([len(group.rows) for group in shown], room)
-    parts = [group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)] for group, n in zip(shown, lengths)]
+    parts = [
+        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)] for group, n in zip(shown, lengths)
+    ]
     columns = _fitting([row for part in parts for row in part], width)
     sizes = [max(map(len, column)) for column in columns]
     lines = [_line([column[0] for column in columns], sizes, "bold")]
@@ -100,18 +104,15 @@ def _dealt(wanted: Sequence[int], room: int) -> list[int]:
 
 def _fitting(rows: Sequence[Row], width: int) -> list[list[str]]:
     """Columns with their headings that fit: errors and what says least are left out first."""
-    measured, predicted = any(r.measured for r in rows), any(r.predicted for r in rows)
-    text = [(key, heading) for key, heading in TEXT if any(getattr(r, key) for r in rows)]
-    cost = [("measured", "KL, nats")] * measured + [("predicted", "predicted, nats")] * predicted
-    names = ["setting", *cost, *text, "sqnr", "lost", "clipped", "verdict"]
-    if cost:
-        names.remove("lost")
+    costs = [key for key in ("measured", "predicted") if any(getattr(r, key) for r in rows)]
+    text = [key for key in ("perplexity", "rise") if any(getattr(r, key) for r in rows)]
+    names = ["setting", *costs, *text, "sqnr", *([] if costs else ["lost"]), "clipped", "verdict"]
     bare = {"perplexity"}  # without their errors; that of perplexity itself is the texts'
     for step in LEFT_OUT:
         if step.endswith("±"):
             bare.add(step[:-2])
         else:
-            names = [n for n in names if (n if isinstance(n, str) else n[0]) != step]
+            names = [name for name in names if name != step]
         columns = [_column(name, rows, bare) for name in names]
         if sum(max(map(len, c)) for c in columns) + len(GAP) * (len(columns) - 1) <= width:
             return columns
@@ -121,19 +122,18 @@ def _fitting(rows: Sequence[Row], width: int) -> list[list[str]]:
     return columns
 
 
-def _column(name: str | tuple[str, str], rows: Sequence[Row], bare: set[str]) -> list[str]:
-    if isinstance(name, tuple):
-        key, heading = name
-        return [heading, *(nats(getattr(row, key), key not in bare, key == "rise") for row in rows)]
-    if name == "lost":
-        values = [row.lost for row in rows]
-        texts = ["" if v is None else sentences.plus(-v.value, v.se if "lost" not in bare else math.nan) for v in values]
-        return ["against best", *texts]
-    if name == "sqnr":
-        return ["SQNR dB", *("–" if row.sqnr is None else Column("", "db").show(row.sqnr) for row in rows)]
-    if name == "clipped":
-        return ["clipped", *(share(row.clipped) for row in rows)]
-    return ["" if name == "verdict" else name, *(getattr(row, name) for row in rows)]
+def _column(name: str, rows: Sequence[Row], bare: set[str]) -> list[str]:
+    def show(row: Row) -> str:
+        value = getattr(row, name)
+        if name == "sqnr":
+            return Column("", "db").show(value)
+        if name == "clipped":
+            return share(value)
+        if name == "lost":
+            return "" if value is None else sentences.plus(-value.value, math.nan if name in bare else value.se)
+        return value if isinstance(value, str) else nats(value, name not in bare, name == "rise")
+
+    return [HEADINGS.get(name, name), *map(show, rows)]
 
 
 def _line(cells: Sequence[str], sizes: Sequence[int], style: str) -> Text:

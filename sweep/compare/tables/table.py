@@ -14,8 +14,8 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Column:
-    """kind: text, count, scale (4 significant digits), nats (3 of them), number, db, change (relative, shown in %), share (%),
-    p. A column named "±" is the standard error of the one before it."""
+    """kind: text, count, scale (4 significant digits), nats (3 of them), number, db, change (relative, shown in %),
+    share (%), p. A column named "±" is the standard error of the one before it."""
 
     name: str
     kind: str = "text"
@@ -61,8 +61,8 @@ class Table:
         return pd.DataFrame(list(self.rows), columns=[c.name for c in self.columns])
 
     def merged(self) -> tuple[list[str], list[list[str]], list[bool]]:
-        """Headings, rows and sides (right or left) as shown on paper: errors beside their values, to the digit that they
-        allow; columns that hold nothing are left out."""
+        """Headings, rows and sides (right or left) as shown on paper: errors beside their values, to the digit that
+        they allow; columns that hold nothing are left out."""
         shown = self.shown()
         kept: list[tuple[str, list[str], bool]] = []
         for i, column in enumerate(self.columns):
