@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sweep.compare.analysis.contexts import contexts
 from sweep.compare.analysis.cost import Costs, Estimate
@@ -19,7 +20,8 @@ MOST = 500  # cells whose share of clipped values is looked up
 class Row:
     """One cell. measured, predicted: nats per token. more: cost above the best one's, nats or None. sqnr: mean dB;
     lost: dB below the best one's, with its error. clipped: share of all values at quantized sites.
-    verdict: BEST, AS_GOOD within error or what matters, UNRANKED where the ranking measure is unknown, or empty."""
+    rise: of perplexity, above the unquantized network's. verdict: BEST, AS_GOOD within error or what
+    matters, UNRANKED where the ranking measure is unknown, or empty."""
 
     setting: str
     cell: int
@@ -30,6 +32,7 @@ class Row:
     lost: Estimate | None
     clipped: float | None
     perplexity: Estimate | None
+    rise: Estimate | None
     verdict: str
 
 
@@ -51,7 +54,6 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
 
     def row(name: str, n: int, verdict: str, sqnr: float | None, more: Estimate | None, lost: Estimate | None) -> Row:
         e = runs.listed[n].evaluation or {}
-        perplexity = e.get("perplexity")
         return Row(
             name,
             n,
@@ -61,7 +63,8 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
             sqnr,
             lost,
             clipped.get(n),
-            None if perplexity is None else Estimate(perplexity, e.get("perplexity_se") or float("nan")),
+            _known(e, "perplexity"),
+            _known(e, "delta_perplexity"),
             verdict,
         )
 
@@ -69,7 +72,9 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     for context in every:
         if (one := by_context.get(context.text)) is None:
             kind = costs.kind(context.cells)
-            rows = [row(name, n, "", means.get(n), None, None) for n, name in zip(context.cells, context.names)]
+            rows = [
+                row(name, n, "", means.get(n), None, None) for n, name in zip(context.cells, context.names, strict=True)
+            ]
             alone.append(Group(context.text, kind, tuple(rows)))
             continue
         rows = [
@@ -88,6 +93,13 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
         rows += [row(name, n, UNRANKED, None, None, None) for n, name in names.items() if n not in there]
         ranked.append(Group(one.context, one.kind, tuple(rows)))
     return [*ranked, *alone]
+
+
+def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
+    if (value := evaluation.get(name)) is None:
+        return None
+    error = evaluation.get(f"{name}_se")
+    return Estimate(float(value), float("nan") if error is None else float(error))
 
 
 def _clipped(runs: Comparison, cells: list[int]) -> dict[int, float]:

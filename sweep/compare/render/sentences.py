@@ -51,7 +51,7 @@ def verdict(v: Verdict) -> str:
     text = []
     if v.verdict == MATTERS:
         text.append(_extremes(v, base, known))
-        if v.row:
+        if v.row and v.row.p <= FAMILY:
             text.append(f"Largest at one place: {place(v.row)}.")
         if len(v.evidence) < len(q.pairs):
             text.append(f"Tested: the {len(v.evidence)} of {len(q.pairs)} values that differ most.")
@@ -171,8 +171,8 @@ def rules() -> list[tuple[str, str]]:
         ),
         (
             "cost",
-            "nats per token of KL(unquantized || quantized), all quantized sites at once: measured on held-out text where "
-            "every cell that is ranked was evaluated there; else predicted, half the sum of squared gradients times "
+            "nats per token of KL(unquantized || quantized), all quantized sites at once: measured on held-out text "
+            "where every cell that is ranked was evaluated there; else predicted, half the sum of squared gradients times "
             "squared rounding errors, a lower estimate; else unknown, and SQNR ranks. "
             f"{NEGLIGIBLE_NATS} nats are 0.1 % of perplexity, the last digit that papers print of one",
         ),
