@@ -42,6 +42,7 @@ def calibrate_streamed(
     progress: Progress,
     work: Path,
     collect: Collect | None = None,
+    base: Statistics | None = None,
 ) -> tuple[Statistics, Timings]:
     """What `calibrate` gives for the loaded model.
 
@@ -71,7 +72,7 @@ def calibrate_streamed(
                     ids = torch.from_numpy(np.stack([tokens.windows[i] for i in batch])).to(device)
                     write(nn.functional.embedding(ids, table))
         del table
-    timings, total = Timings(), len(tokens.windows)
+    timings, total = Timings(), len(tokens.windows) - tokens.since
     layers = list(skeleton.backbone.layers)
     for layer in range(first, len(layers)):
         block = layers[layer]
@@ -83,7 +84,8 @@ def calibrate_streamed(
         with _reading(_hidden(work, layer)) as read, _writing(_hidden(work, layer + 1)) as write:
             stage = _stage(model.name, block, device, read, write)
             if stage.mixers:
-                statistics, spent = calibrate(stage, tokens, calibration, report, collect=collect)
+                before = base and base.of_layer(layer)
+                statistics, spent = calibrate(stage, tokens, calibration, report, collect=collect, base=before)
             else:  # attention: nothing to observe
                 statistics, spent = _passed(stage, tokens, calibration)
                 report(total, total)
