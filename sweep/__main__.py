@@ -9,18 +9,17 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sweep.config.hydra_errors import CONF, refuse
+from sweep.config.arguments import arranged
+from sweep.config.hydra_errors import CONF, GROUPS, options, refuse
+from sweep.core import cli
 from sweep.core.errors import UsageError
-from sweep.core.signals import Interrupted, exit_code
+from sweep.core.signals import Interrupted
 from sweep.grid.job import job
 
 
 def help_text() -> str:
     """Groups, every knob with its meaning (the commented file is the documentation), and examples."""
-    groups = "\n".join(
-        f"  {group + '=':<12} {' '.join(sorted(p.stem for p in (CONF / group).glob('[!_]*.yaml')))}"
-        for group in ("model", "data", "experiment")
-    )
+    groups = "\n".join(f"  {group + '=':<12} {' '.join(options(group))}" for group in GROUPS)
     knobs = (CONF / "config.yaml").read_text(encoding="utf-8").partition("\n\n")[2].strip()
     return f"""Activation scales of quantized Mamba models: one forward pass answers the whole grid.
 
@@ -38,12 +37,19 @@ Examples
 """
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0, or exits with the code that says what went wrong."""
+    if arguments is not None:
+        sys.argv[1:] = arguments
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
-        return
+        return cli.OK
+    if "--version" in sys.argv[1:]:
+        print(cli.VERSION)
+        return cli.OK
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to the one place that words them
     try:
+        sys.argv[1:] = arranged(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         refuse(error)
@@ -54,8 +60,8 @@ def main() -> None:
     except Interrupted as signal:
         print(f"interrupted: {signal}", file=sys.stderr, flush=True)
         signal.hand_on()
+    return cli.OK
 
 
 if __name__ == "__main__":
-    with exit_code():
-        main()
+    cli.run(main)

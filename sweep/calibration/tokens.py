@@ -67,6 +67,17 @@ def batched(lengths: Sequence[int], numbers: range, size: int) -> Iterator[list[
     if batch:
         yield batch
 
+    @cached_property
+    def texts(self) -> NDArray[np.int64]:
+        """Which distinct sample each is, numbered as they first appear, [samples]: copies have one number."""
+        numbers: dict[bytes, int] = {}
+        return np.array([numbers.setdefault(window.tobytes(), len(numbers)) for window in self.windows], np.int64)
+
+    @property
+    def distinct(self) -> int:
+        """How many of the samples are different: a copy tells nothing new."""
+        return int(self.texts.max(initial=-1)) + 1
+
 
 def load(data: Data, encode: Encode, calibration: Calibration) -> Tokens:
     """`calibration.samples` samples of `calibration.seqlen` tokens, cut as `data.cut` says.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
@@ -16,13 +16,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweep.config import dtype as native
 from sweep.config import launch
-from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of
+from sweep.config.hydra_errors import unknown_key
+from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of, tidy
 from sweep.core.errors import UsageError
 from sweep.core.paths import expanded
 from sweep.quantization import formats
 from sweep.quantization.methods.registry import Method
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+METHODS = tuple(str(method) for method in Method)
+FORMATS = tuple(formats.FORMATS)
 GRANULARITIES = ("tensor", "channel", "group")
 
 
@@ -46,12 +49,14 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", expanded("store", self.store))
-        one_of("method", self.method, [str(m) for m in Method])
-        formats.named(self.format)
-        one_of("granularity", self.granularity, GRANULARITIES)
+        enumerations = {"method": METHODS, "format": FORMATS, "granularity": GRANULARITIES, "dtype": DTYPES}
+        for key, choices in enumerations.items():
+            object.__setattr__(self, key, one_of(key, getattr(self, key), choices))
+        object.__setattr__(self, "device", self.device.lower())
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", tidy(self.alpha))
         if self.granularity == "channel":
             self._check_maxima()
-        one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
         if self.dtype == "auto":  # what was chosen is what is recorded, and what a calibration is known by
@@ -102,9 +107,25 @@ class Config:
 
     @property
     def label(self) -> str:
-        """A readable name made of what matters."""
+        """A readable name made of what matters: two cells of one label differ in no knob that can change a result."""
         alpha = "" if self.effective_alpha is None else f" a={self.effective_alpha}"
-        return f"{self.model.name} {self.method}{alpha} {self.format} {self.granularity}"
+        named = f"{self.model.name} {self.method}{alpha} {self.format} {self.granularity}"
+        return " ".join([named, *(f"{key}={_short(value)}" for key, value in self._unusual())])
+
+    def _unusual(self) -> Iterator[tuple[str, Any]]:
+        """Knobs that are not as they are by default, as far as they can change the result."""
+        usual = _USUAL.to_dict()
+        usual["calibration"]["folds"] = Calibration(samples=self.calibration.samples).folds
+        for group, value in self.to_dict().items():
+            if group in ("calibration", "data", "evaluate", "grouping", "model") and value != usual[group]:
+                skipped = {"calibration": _HOW, "model": _IN_NAME}.get(group, ())
+                if self.model.name == "local" and group == "model":  # which is no name
+                    skipped = tuple(key for key in _IN_NAME if key != "path")
+                for key, one in value.items():
+                    if one != usual[group][key] and key not in skipped and not str(one).startswith("pkg://"):
+                        yield (key if group == "calibration" else f"{group}.{key}").removesuffix(".name"), one
+            elif group in ("device", "dtype") and value != usual[group]:
+                yield group, value
 
     @property
     def identity(self) -> str:
@@ -119,7 +140,23 @@ class Config:
         return asdict(self)
 
 
+_IN_NAME = (
+    "name",
+    "path",
+    "repo",
+    "tokenizer",
+    "geometry",
+    "weights",
+    "stream",
+)  # of a model: what its name stands for
 _HOW = ("checkpoint", "shards", "shard")  # of a calibration: how it is computed, not what
+
+
+def _short(value: Any) -> str:
+    """A path by its last part, a list without brackets."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value).rstrip("/").rpartition("/")[2]
 
 
 def from_hydra(composed: DictConfig) -> Config:
@@ -129,12 +166,40 @@ def from_hydra(composed: DictConfig) -> Config:
 
 def typed(composed: DictConfig) -> dict[str, Any]:
     """Every value converted to its knob's type, none of them judged. Raises UsageError where that fails."""
-    plain = {k: v for k, v in composed.items() if k not in ("hydra", *launch.KNOBS)}
+    known = [f.name for f in fields(Config)]
+    groups = {f.name for f in fields(Config) if is_dataclass(_hints(Config)[f.name])}
+    plain: dict[str, Any] = {}
     try:
+        for key in composed:
+            if key in ("hydra", *launch.KNOBS):
+                continue
+            if key not in known:
+                raise UsageError(unknown_key(str(key)))
+            plain[str(key)] = composed[key]
+            if key in groups and not OmegaConf.is_dict(composed[key]):
+                knobs = ", ".join(f"{key}.{f.name}" for f in fields(_hints(Config)[str(key)]))
+                raise UsageError(f"{key}={composed[key]}: {key} is a group of knobs: {knobs}")
         return OmegaConf.to_container(OmegaConf.merge(schema(), plain), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        key = error.full_key or "configuration"
-        raise UsageError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+        raise UsageError(_reworded(error, composed)) from error
+
+
+def _reworded(error: OmegaConfBaseException, composed: DictConfig) -> str:
+    """What is wrong with a value, in the words of the command line."""
+    key, said = error.full_key or "configuration", str(error.msg or error).splitlines()[0]
+    if unknown := re.match(r"Key '(.*)' not in '\w+'", said):
+        return unknown_key(key if key.endswith(unknown[1]) else unknown[1])
+    if "is not a ListConfig" in said:
+        value = OmegaConf.select(composed, key)
+        return f"{key}={value} is no list; write '{key}=[{value}]'"
+    if kind := re.match(r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", said):
+        wanted = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}.get(
+            kind[2], f"a {kind[2]}"
+        )
+        return f"{key}={kind[1]} is not {wanted}"
+    if said.startswith("Missing mandatory value"):
+        return f"{key} is missing; add {key}=…"
+    return f"{key}: {said}"
 
 
 def schema() -> DictConfig:
@@ -166,3 +231,4 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
 
 
 _hints = cache(get_type_hints)  # thousands of cells are built for one plan
+_USUAL = Config(Model("", path="."), Data("stdlib"))

@@ -67,6 +67,18 @@ def _inside(histogram: Histogram, x: Floats, quantizer: Quantizer) -> Ints:
     return histogram.between(np.array([low, high]))[:, 0]
 
 
+def sqnr_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> Floats:
+    """SQNR of each member of a stack of K with a quantizer of its own, dB, float64 [K]; see `Metrics`."""
+    x = histogram.values[histogram.ascending]
+    weights = np.empty((1 + len(quantizers), len(x)))
+    weights[0] = x
+    for error, quantizer in zip(weights[1:], quantizers, strict=True):
+        np.subtract(x, np.repeat(quantizer.levels, np.diff(_ends(x, quantizer))), out=error)
+    power, *lost = histogram.weigh(np.square(weights, out=weights))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(10 * np.log10(power / np.diagonal(np.stack(lost))))
+
+
 def _ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:
     """Where each code begins among the ascending values x, and where the last one ends, [codes + 1]."""
     if quantizer.scale == 0.0:  # everything becomes the code of zero

@@ -74,11 +74,15 @@ class SiteStatistics:
         return self._subsets(np.tri(len(self.folds), dtype=bool))
 
     @cached_property
-    def growing_replicates(self) -> Subsets:
-        """The first k folds but one, for each of them in turn, k = 2 … K - 1, one below the other."""
+    def sections(self) -> Subsets:
+        """All folds, then each by itself, 1 + K sets."""
         folds = len(self.folds)
-        upto, each = np.tri(folds, dtype=bool), np.eye(folds, dtype=bool)
-        return self._subsets(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
+        return self._subsets(np.concatenate([np.ones((1, folds), bool), np.eye(folds, dtype=bool)]))
+
+    @cached_property
+    def left_out(self) -> Subsets:
+        """All but the first, all but the second, …, K sets."""
+        return self._subsets(leave_one_out(len(self.folds))[1:])
 
     @property
     def prepared_size(self) -> int:

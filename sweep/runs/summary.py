@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
 from rich.table import Table
 
+from sweep.core.console import Console
 from sweep.runs.cell import Cell
 
 

@@ -15,7 +15,7 @@ from sweep.core.errors import UsageError
 from sweep.quantization import formats, granularity, site_scales
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods.registry import Clips, Method
 from sweep.quantization.site_scales import NOWHERE, WHOLE, Reading
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.sort_and_cluster import Grouping
@@ -33,10 +33,11 @@ WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127,
 class Tables:
     """What a cell writes, each one as `<field>.parquet`.
 
-    scales: a row per layer, site and part with a scale of its own. replicates: the same numbers with one fold left
-    out, a row per fold, for errors of differences between cells. convergence: a row per layer, site and number of
-    folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values before and after SiLU,
-    for pictures. grouping: a row per layer, the fields of `Grouping` flattened (granularity=group, else None)."""
+    scales: a row per layer, site and part with a scale of its own. replicates: the same numbers as without one fold
+    (see `quantization.replicates`), a row per fold, for errors of differences between cells. convergence: a row per
+    layer, site and number of folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values
+    before and after SiLU, for pictures. grouping: a row per layer, the fields of `Grouping` flattened
+    (granularity=group, else None)."""
 
     scales: pa.Table
     replicates: pa.Table
@@ -45,9 +46,16 @@ class Tables:
     grouping: pa.Table | None
 
 
-def build(statistics: Statistics, config: Config, grouped: Statistics | None = None, keep: bool = False) -> Tables:
+def build(
+    statistics: Statistics,
+    config: Config,
+    grouped: Statistics | None = None,
+    keep: bool = False,
+    factor: float = 1.0,
+) -> Tables:
     """All tables of one cell; grouped: statistics of its groups, where it takes them (see `collect`). keep: leave the
-    statistics prepared for further cells of this process, unless they are large.
+    statistics prepared for further cells of this process, unless they are large. factor: what errors are multiplied
+    by, since samples repeat (see `replicates.error_factor`).
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
     method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
@@ -60,18 +68,18 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
     for key, site in ((key, once(site)) for key, site in statistics.sites.items()):
         split = splits.get(key)
         if split and not grouped:
-            found[key] = site_scales.of_maxima(site, split, format)
+            found[key] = site_scales.of_maxima(site, split, format, factor)
             continue
         observed = [(WHOLE, site)]
         if split and grouped:
             layer, name = key
             observed = [(place, once(grouped.sites[layer, granularity.name(name, place)])) for place, _ in split]
         try:
-            found[key] = site_scales.of_histograms(observed, method, alpha, format)
+            found[key] = site_scales.of_histograms(observed, method, alpha, format, factor)
         except UsageError as error:
             raise UsageError(f"layer {key[0]}, site {key[1]}: {error}") from error
         if config.granularity == "tensor":
-            convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
+            convergence.append(_convergence(key, site, method, alpha, found[key].sections[0], factor))
     cell = {
         "model": config.model.name,
         "method": config.method,
@@ -141,19 +149,18 @@ def _place(key: Key, read: Reading) -> Columns:
 
 
 def _convergence(
-    key: Key, site: SiteStatistics, method: Method, alpha: float | None, format: Format, final: float
+    key: Key, site: SiteStatistics, method: Method, alpha: float | None, sections: Clips, factor: float
 ) -> Columns:
-    """The scale from the first 1, 2, … K folds, its error from those folds alone; `final` is the one of all K.
-
-    Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
+    """The scale from the first 1, 2, … K folds, and its error from those folds alone."""
     count = len(site.folds)
-    scale = site_scales.clips_of(site, site.growing, method, alpha, format).scale
+    growing = site_scales.clips_of(site, site.growing, method, alpha, sections.format)
     errors = np.full(count, np.nan)
-    if not method.searches and count > 2:
-        replicates = site_scales.clips_of(site, site.growing_replicates, method, alpha, format).scale
-        groups = np.split(replicates, np.cumsum(np.arange(2, count - 1)))
-        errors[1:-1] = [scales.jackknife_error(group) for group in groups]
-    errors[-1] = final
+    for k in range(1, count):
+        low, high = np.append(growing.low[k], sections.low[1:]), np.append(growing.high[k], sections.high[1:])
+        clips = Clips(sections.format, low, high)
+        moved = site_scales.replicated(site, clips, np.arange(count) <= k, method, alpha, factor)
+        errors[k] = scales.jackknife_error(moved.scale)
+    scale = growing.scale
     return {
         "layer": key[0],
         "site": key[1],

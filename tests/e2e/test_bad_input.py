@@ -58,6 +58,13 @@ def refused(done: subprocess.CompletedProcess[str], where: Path, *said: str) -> 
         ("device=tpu", ["device=tpu", "cpu"]),
         ("wandb.mode=on", ["wandb.mode=on", "offline"]),
         ("data=text", ["data.path=FILE_OR_FOLDER"]),
+        ("wandb.tags=debug", ["wandb.tags=debug is no list", "wandb.tags=[debug]"]),
+        ("wandb=online", ["is a group of knobs", "wandb.mode"]),
+        ("+foo=1", ["unknown key 'foo'"]),
+        ("alpha=0.9,0.99", ["add -m"]),
+        ("alpha=interval(0,1)", ["add -m"]),
+        ("hydra/launcher=basic", ["add -m"]),
+        ("hydra.sweeper.dry_run=true", ["add -m"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(

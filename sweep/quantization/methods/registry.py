@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from sweep.quantization.methods import entropy, mse
 Floats = NDArray[np.float64]
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     MINMAX = "minmax"  # the extremes observed
     PERCENTILE = "percentile"  # the alpha-quantile of all magnitudes, pooled; signed, alpha and 1 - alpha
     PERCENTILE_EMA = "percentile_ema"  # Quamba's: a moving average over the texts of each text's quantile
@@ -32,9 +32,6 @@ class Method(str, Enum):
     def searches(self) -> bool:
         """Whether it tries hundreds of clips, where others look one up."""
         return self in (Method.MSE, Method.ENTROPY)
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +75,13 @@ def clip(histogram: Histogram, method: Method, alpha: float | None, format: Form
 EMA_SIGMA = 0.01
 
 
+def ema_weights(texts: int) -> Floats:
+    """What each text counts in the moving average, [texts]: the first, which it starts from, most."""
+    weights = EMA_SIGMA * (1 - EMA_SIGMA) ** np.arange(texts - 1, -1, -1.0)
+    weights[0] /= EMA_SIGMA
+    return np.asarray(weights)
+
+
 def moving_average(
     folds: NDArray[np.int32],
     quantiles: Sequence[Floats],
@@ -97,9 +101,7 @@ def moving_average(
     for found, chosen in zip(ends, members, strict=True):
         texts = values[chosen[fold]]
         if len(texts):
-            weights = EMA_SIGMA * (1 - EMA_SIGMA) ** np.arange(len(texts) - 1, -1, -1.0)
-            weights[0] /= EMA_SIGMA
-            found[:] = weights @ texts
+            found[:] = ema_weights(len(texts)) @ texts
     size, low, high = ends.T
     if format.symmetric:
         return Clips(format, -size, size)
@@ -107,11 +109,10 @@ def moving_average(
 
 
 def jackknife_error(replicates: Floats) -> Floats:
-    """Delete-one-fold standard error of a statistic, float64 […], from its K leave-one-out values, [… , K].
+    """Standard error of a statistic, float64 […], from its K replicates, [… , K].
 
     sqrt((K-1)/K * sum_k (t_k - mean t)^2) (Efron & Tibshirani, An Introduction to the Bootstrap, eq. 11.5).
-    NaN for fewer than two folds. For `minmax` it understates: the jackknife of a maximum sees only the one
-    fold that holds it.
+    NaN for fewer than two folds. `quantization.replicates` says what a replicate is, so that this holds of maxima too.
     """
     folds = replicates.shape[-1]
     if folds < 2:

@@ -44,7 +44,7 @@ class View:
 
 def read(directory: Path) -> View:
     """The view of a finished cell. Raises OSError, ValueError or KeyError where its files are damaged."""
-    record = json.loads((directory / "run.json").read_text())
+    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     rows = pq.read_table(directory / "scales.parquet").to_pylist()
     layers = _layers(rows)
     for layer in (record.get("evaluation") or {}).get("layers") or []:
