@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sweep.calibration.cache import Damaged, Store
 from sweep.calibration.checkpoint import Checkpoint
-from sweep.calibration.tokens import Outline, batched
+from sweep.calibration.tokens import Outline, in_batches
 from sweep.core.errors import UsageError
 from sweep.core.store_key import Key, differences
 from sweep.quantization.statistics import Statistics
@@ -67,7 +67,7 @@ def _cut(samples: int, outline: Outline, preimage: dict[str, int]) -> str:
     folds, size = preimage["folds"], preimage["batch_size"]
     for fold in range(folds):
         numbers = range(fold, len(outline.lengths), folds)
-        begun = [batch[0] for batch in batched(outline.lengths, numbers, size)]
+        begun = [batch[0] for batch in in_batches(outline.lengths, numbers, size)]
         later = [number for number in numbers if number >= samples]
         if later and later[0] not in begun:
             return (

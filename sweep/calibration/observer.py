@@ -91,6 +91,11 @@ def _tally(device: torch.device) -> Any:
     return count_cuda
 
 
+def scaled(x: Tensor, shift: int) -> Tensor:
+    """x times 2^shift, in two steps: the factor itself may be beyond float32."""
+    return x * 2.0 ** (shift // 2) * 2.0 ** (shift - shift // 2) if shift else x
+
+
 class _Accumulator:
     """What is observed of one site in one fold; all but quantiles is of the values times 2^shift."""
 
@@ -115,8 +120,7 @@ class _Accumulator:
         """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
         if self.alphas:
             self.quantiles.append(text_quantiles(x, self.alphas))
-        if self.shift:  # in two steps: 2^shift may be beyond float32 itself
-            x = x * 2.0 ** (self.shift // 2) * 2.0 ** (self.shift - self.shift // 2)
+        x = scaled(x, self.shift)
         if x.shape[1] > STRETCH or x.numel() > MOST:
             return torch.cat([self._long(text) for text in torch.split(x, 1)])
         return self._count(x)

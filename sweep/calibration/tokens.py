@@ -55,18 +55,6 @@ class Tokens:
         """The fingerprint of all samples."""
         return self.outline.fingerprints[-1]
 
-
-def batched(lengths: Sequence[int], numbers: range, size: int) -> Iterator[list[int]]:
-    """Samples of these numbers in batches: in order, of one length only, `size` at most."""
-    batch: list[int] = []
-    for i in numbers:
-        if batch and (len(batch) == size or lengths[i] != lengths[batch[0]]):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
     @cached_property
     def texts(self) -> NDArray[np.int64]:
         """Which distinct sample each is, numbered as they first appear, [samples]: copies have one number."""
@@ -77,6 +65,18 @@ def batched(lengths: Sequence[int], numbers: range, size: int) -> Iterator[list[
     def distinct(self) -> int:
         """How many of the samples are different: a copy tells nothing new."""
         return int(self.texts.max(initial=-1)) + 1
+
+
+def in_batches(lengths: Sequence[int], numbers: range, size: int) -> Iterator[list[int]]:
+    """Samples of these numbers in batches: in order, of one length only, `size` at most."""
+    batch: list[int] = []
+    for i in numbers:
+        if batch and (len(batch) == size or lengths[i] != lengths[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def load(data: Data, encode: Encode, calibration: Calibration) -> Tokens:

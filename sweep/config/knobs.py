@@ -94,6 +94,7 @@ class Calibration:
     checkpoint: float = 60.0
     shards: int = 1
     shard: int | None = None
+    fisher: int = 0  # samples that are differentiated, the first ones
     ssm_state: bool = False
     text_quantiles: list[float] = field(default_factory=list)
 
@@ -120,6 +121,11 @@ class Calibration:
             raise UsageError(
                 f"calibration.folds={self.folds} exceeds calibration.samples={self.samples}: "
                 "every fold needs a sample; lower folds or raise samples"
+            )
+        if self.fisher and not self.folds <= self.fisher <= self.samples:
+            raise UsageError(
+                f"calibration.fisher={self.fisher} is the number of samples that are differentiated: 0 for none, else "
+                f"from calibration.folds={self.folds}, one a fold, to calibration.samples={self.samples}"
             )
 
 

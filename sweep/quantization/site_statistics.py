@@ -42,6 +42,7 @@ class SiteStatistics:
     channel_absmax: float32 [K, C]. channel_abs_sum: float64 [K, C], the sum of |x| over texts and tokens.
     channel_text_mean_max: float32 [K, C], the largest over texts of the text's mean |x| (Quamba2's sort key).
     weight_absmax: max |w| of the conv1d slice that makes this site, None where no convolution does.
+    fisher: squared gradients of the first samples of every fold, None unless asked for, and where nothing quantizes.
     text_alphas: float64 [A], empty unless asked for. text_quantiles: for each fold float64 [samples, A, 3], of each
     text the alpha-quantile of |x|, the (1 - alpha)-quantile and the alpha-quantile of x (linear interpolation).
     """
@@ -121,6 +122,8 @@ class SiteStatistics:
             raise ValueError("cannot merge: the convolution weights differ")
         if not np.array_equal(self.text_alphas, other.text_alphas):
             raise ValueError("cannot merge: the quantiles taken of the texts differ")
+        if (self.fisher is None) != (other.fisher is None):
+            raise ValueError("cannot merge: one side has no squared gradients")
         order = np.argsort(np.concatenate([self.folds, other.folds]))
         merged = Histogram.stack([*_split(self.histogram), *_split(other.histogram)])
         if (self.pooled is None) != (other.pooled is None):
@@ -142,6 +145,9 @@ class SiteStatistics:
             if self.text_quantiles
             else (),
             pooled=self.pooled + other.pooled if self.pooled and other.pooled else None,
+            fisher=FisherHistogram.merge([self.fisher, other.fisher]).take(order)
+            if self.fisher and other.fisher
+            else None,
         )
 
     def grown(self, more: SiteStatistics) -> SiteStatistics:

@@ -138,7 +138,7 @@ def _calibration(
     from sweep.calibration import spec
 
     asked = spec.of(config, wanted)
-    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "store_s": 0.0}
+    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "fisher_s": 0.0, "store_s": 0.0}
     statistics = _stored(asked, timings)
     cached = statistics is not None
     base = None
