@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +80,10 @@ class Store:
         _last = stamp, found
         return found
 
-    def write(self, key: Key, statistics: Statistics) -> Path:
-        """`put` of the statistics alone."""
+    def write(self, key: Key, statistics: Statistics, grown_from: Mapping[str, object] | None = None) -> Path:
+        """`put` of the statistics alone. grown_from: what they went on from, for the manifest."""
         global _last
-        entry = self.put(key, lambda draft: statistics.save(draft / STATISTICS))
+        entry = self.put(key, lambda draft: statistics.save(draft / STATISTICS), grown_from)
         _last = (key.preimage, _stamp(entry)), statistics
         return entry
 
@@ -107,7 +107,7 @@ class Store:
             )
         return entry
 
-    def put(self, key: Key, save: Callable[[Path], None]) -> Path:
+    def put(self, key: Key, save: Callable[[Path], None], grown_from: Mapping[str, object] | None = None) -> Path:
         """Put an entry into place in one step and drop its work area; returns the entry's directory.
 
         save: writes the entry's files into the directory it is given. Raises UsageError where the disk does not
@@ -117,7 +117,14 @@ class Store:
             draft.mkdir(parents=True)
             save(draft)
             files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in sorted(draft.iterdir())}
-            manifest = {"key": key.hash, "prefix": key.prefix, "preimage": key.preimage, "files": files}
+            manifest: dict[str, object] = {
+                "key": key.hash,
+                "prefix": key.prefix,
+                "preimage": key.preimage,
+                "files": files,
+            }
+            if grown_from:
+                manifest["grown_from"] = dict(grown_from)
             (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             for file in draft.iterdir():
                 sync(file)
@@ -166,6 +173,17 @@ class Store:
         if not self.root.is_dir():
             return []
         return sorted(p for p in self.root.iterdir() if p.is_dir() and _ENTRY.fullmatch(p.name))
+
+    def keys(self) -> list[Key]:
+        """Of all entries that say whose they are, sound or not."""
+        found = []
+        for entry in self.entries():
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                manifest = json.loads((entry / MANIFEST).read_bytes())
+                key = Key(manifest["prefix"], manifest["preimage"])
+                if str(key) == entry.name:
+                    found.append(key)
+        return found
 
     def leftovers(self) -> list[Path]:
         """What is no entry: work areas and entries that were set aside. Locks stay: to unlink one splits its users."""

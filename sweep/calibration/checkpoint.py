@@ -52,6 +52,13 @@ class Checkpoint:
                 self._saved.add(fold)
                 yield fold, statistics
 
+    def passed(self, since: int, samples: int, folds: int, size: int) -> int:
+        """How many of the samples since a number are done, by the names of the files; batches are taken to be full."""
+        finished = {int(match[1]) for _, match in self._files(_FOLD)}
+        running = {int(match[1]): int(match[2]) for _, match in self._files(_RUNNING)}
+        whole = sum(number % folds in finished for number in range(since, samples))
+        return whole + size * sum(batches for fold, batches in running.items() if fold not in finished)
+
     def running(self, fold: int, device: torch.device) -> tuple[int, dict[Any, Any]]:
         """How many batches of a fold are done, and the observer's state after them; (0, {}) without any."""
         files = [(int(m[2]), path, m[3]) for path, m in self._files(_RUNNING) if int(m[1]) == fold]

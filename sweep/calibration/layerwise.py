@@ -40,6 +40,7 @@ def calibrate_streamed(
     progress: Progress,
     work: Path,
     collect: Collect | None = None,
+    base: Statistics | None = None,
 ) -> tuple[Statistics, Timings]:
     """What `calibrate` gives for the loaded model.
 
@@ -62,9 +63,11 @@ def calibrate_streamed(
     skeleton = assemble.skeleton(shape, device)
     work.mkdir(parents=True, exist_ok=True)
     layers = list(skeleton.backbone.layers)
+    if tokens.since:
+        calibration = replace(calibration, fisher=0)  # the samples before hold all that are differentiated
     first = _resume(work, len(layers))
     gradients = LayerwiseGradients(work, len(layers), tokens, calibration, torch.device(device))
-    timings, total = Timings(), len(tokens.windows)
+    timings, total = Timings(), len(tokens.windows) - tokens.since
     passes = len(layers) * (total + calibration.fisher)
     if first == 0:
         table = source.read("backbone.embeddings.weight", target, device)
@@ -86,7 +89,8 @@ def calibrate_streamed(
         with reading(_hidden(work, layer)) as read, writing(_hidden(work, layer + 1)) as write:
             stage = _stage(model.name, block, device, read, write)
             if stage.mixers:
-                statistics, spent = calibrate(stage, tokens, replace(calibration, fisher=0), report, collect=collect)
+                plain, before = replace(calibration, fisher=0), base.of_layer(layer) if base else None
+                statistics, spent = calibrate(stage, tokens, plain, report, collect=collect, base=before)
             else:  # attention: nothing to observe
                 statistics, spent = _passed(stage, tokens, calibration)
                 report(total, total)

@@ -16,7 +16,7 @@ from sweep.calibration.differentiate import differentiate
 from sweep.calibration.gradients import Gradients
 from sweep.calibration.observer import Observer, SiteFold
 from sweep.calibration.taps import Fired, taps
-from sweep.calibration.tokens import Tokens
+from sweep.calibration.tokens import Tokens, in_batches
 from sweep.config.knobs import Calibration
 from sweep.core.signals import deferred
 from sweep.models.kernels.patch import kernels
@@ -45,16 +45,19 @@ def calibrate(
     progress: Progress,
     checkpoint: Checkpoint | None = None,
     collect: Collect | None = None,
+    base: Statistics | None = None,
 ) -> tuple[Statistics, Timings]:
     """Statistics of every site of every layer over all tokens, or over the folds of `calibration.shard`.
 
-    collect: what to gather beyond the plain statistics. checkpoint: where to go on from and to save to; the
+    collect: what to gather beyond the plain statistics. base: what the samples before `tokens.since` hold, which the
+    others are added to. checkpoint: where to go on from and to save to; the
     result is the same bit for bit, however often it was stopped. Raises UsageError where a NaN or an infinity
     appears, TapError where a site did not fire, Interrupted, with a checkpoint saved, after a signal."""
     collect = collect or Collect()
     timings, observer = Timings(), Observer(collect.quantiles, collect.shifts)
     gradients = Gradients(collect.groups, collect.shifts)
-    wanted = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
+    folds = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
+    wanted = [fold for fold in folds if _dealt(tokens, fold, calibration)]
     finished: set[int] = set()
     found: Statistics | None = None  # what they hold together
 
@@ -109,6 +112,7 @@ def calibrate(
             if fold in finished:
                 continue
             before, state = checkpoint.running(fold, model.device) if checkpoint else (0, {})
+            observer.begin(base.abs_sums(fold) if base else {})
             observer.restore(state.get("observed", {}))
             gradients.restore(state.get("differentiated", {}))
             batched = list(batches(tokens, fold, calibration))
@@ -139,13 +143,16 @@ def calibrate(
             checkpoint.keep()
         signal.check()
     timings.forward_s = time.perf_counter() - begin - timings.observe_s - timings.fisher_s
-    assert found  # knobs.Calibration has one fold at least
+    if base:
+        found = base.grown(found) if found else base
+    assert found  # knobs.Calibration has one fold at least, and each fold a sample
     return found, timings
 
 
 def _dealt(tokens: Tokens, fold: int, calibration: Calibration) -> range:
-    """Sample numbers of a fold. Samples are dealt in turn: fold k holds k, k + folds, …."""
-    return range(fold, len(tokens.windows), calibration.folds)
+    """Sample numbers of a fold that are to pass. Samples are dealt in turn: fold k holds k, k + folds, …."""
+    first = tokens.since + (fold - tokens.since) % calibration.folds
+    return range(first, len(tokens.windows), calibration.folds)
 
 
 def differentiated(tokens: Tokens, fold: int, calibration: Calibration) -> list[int]:
@@ -160,15 +167,7 @@ def _passes(tokens: Tokens, fold: int, calibration: Calibration) -> int:
 
 def batches(tokens: Tokens, fold: int, calibration: Calibration) -> Iterator[list[int]]:
     """Sample numbers of each forward pass of a fold. A batch holds samples of one length only."""
-    batch: list[int] = []
-    for i in _dealt(tokens, fold, calibration):
-        full = len(batch) == calibration.batch_size
-        if batch and (full or len(tokens.windows[i]) != len(tokens.windows[batch[0]])):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+    return in_batches(tokens.outline.lengths, _dealt(tokens, fold, calibration), calibration.batch_size)
 
 
 def gather(

@@ -32,6 +32,7 @@ from sweep.quantization.statistics import Key
 
 MOST = 2**31 - 1  # values that 32-bit counts hold in any case
 STRETCH = 4096  # tokens of a text that are summed in float32; of longer ones the sums of stretches are, in float64
+Sums = NDArray[np.float64]
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
 
 
@@ -98,7 +99,7 @@ def scaled(x: Tensor, shift: int) -> Tensor:
 class _Accumulator:
     """What is observed of one site in one fold; all but quantiles is of the values times 2^shift."""
 
-    def __init__(self, x: Tensor, alphas: tuple[float, ...], shift: int) -> None:
+    def __init__(self, x: Tensor, alphas: tuple[float, ...], shift: int, abs_sum: Sums | None) -> None:
         self.alphas = alphas
         self.shift = shift
         self.quantiles: list[Tensor] = []
@@ -111,6 +112,8 @@ class _Accumulator:
         self.low = torch.full((parts, channels), torch.inf, device=x.device)
         self.high = torch.full((parts, channels), -torch.inf, device=x.device)
         self.abs_sum = torch.zeros(parts, channels, dtype=torch.float64, device=x.device)
+        if abs_sum is not None:
+            self.abs_sum[0] = torch.from_numpy(abs_sum * 2.0**shift)
         self.text_mean = torch.zeros(parts, channels, device=x.device)
 
     def add(self, x: Tensor) -> Tensor:
@@ -141,6 +144,9 @@ class _Accumulator:
         self.held += x.numel()
         kept = self.recent, self.low, self.high, self.abs_sum, self.text_mean
         finite: Tensor = _tally(x.device).tally(x, *kept)
+        if len(self.abs_sum) > 1:  # one running sum between batches: all that one who goes on has to know
+            self.abs_sum[0] = self.abs_sum.sum(0)
+            self.abs_sum[1:] = 0
         return finite
 
     def _carry(self) -> None:
@@ -175,13 +181,15 @@ class Observer:
         self._alphas = alphas
         self._shifts = shifts or {}
         self._sites: dict[Key, _Accumulator] = {}
+        self._abs_sums: Mapping[Key, Sums] = {}
         self._waiting: dict[Key, list[Tensor]] = {}
         self._finite: list[tuple[Key, Tensor]] = []
 
     def __call__(self, layer: int, site: str, x: Tensor) -> None:
         """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on a CPU or a CUDA device."""
         if (layer, site) not in self._sites:
-            self._sites[layer, site] = _Accumulator(x, self._alphas, self._shifts.get((layer, site), 0))
+            shift, begun = self._shifts.get((layer, site), 0), self._abs_sums.get((layer, site))
+            self._sites[layer, site] = _Accumulator(x, self._alphas, shift, begun)
         self._waiting.setdefault((layer, site), []).append(x)
 
     def settle(self) -> None:
@@ -231,6 +239,11 @@ class Observer:
     def state(self) -> dict[Key, dict[str, Any]]:
         """All that has been observed of this fold so far: tensors and plain values, for `restore`."""
         return {key: vars(site) for key, site in self._sites.items()}
+
+    def begin(self, abs_sums: Mapping[Key, Sums]) -> None:
+        """Start a fold's sums of |x| per channel, float64 [channels], where those of earlier samples ended. Nothing
+        else depends on the order of samples."""
+        self._abs_sums = abs_sums
 
     def restore(self, state: dict[Key, dict[str, Any]]) -> None:
         """Go on, bit for bit, where another observer's `state` was taken."""

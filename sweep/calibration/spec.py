@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from sweep.calibration import collect, gradients, tokens
+from sweep.calibration import collect, gradients, growth, tokens
 from sweep.calibration.cache import Store
 from sweep.calibration.collect import Collect
-from sweep.calibration.tokens import Tokens
+from sweep.calibration.tokens import Outline, Tokens
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
 from sweep.core.store_key import Key
@@ -52,7 +52,7 @@ def key(config: Config, wanted: Collect | None = None) -> Key:
         preimage={
             "schema": SCHEMA,
             "model": load.identity(config.model),
-            "tokens": _fingerprint(_text(config)),
+            "tokens": _outline(_text(config)).fingerprints[-1],
             "batch_size": config.calibration.batch_size,
             "folds": config.calibration.folds,
             "dtype": config.dtype,
@@ -79,6 +79,20 @@ def keys() -> Callable[[Config], Key]:
 def stored(config: Config, key: Key) -> bool:
     """Whether the answer is there already."""
     return key in _store(config)
+
+
+def continued(asked: Iterable[tuple[Config, Key]]) -> dict[str, growth.Step]:
+    """By its hash, what each calibration that has to be computed can go on from: one in its store, or another asked
+    for, whichever holds most of its samples."""
+    calibrations = list(asked)
+    stored = {store: store.keys() for store in {_store(config) for config, _ in calibrations}}
+    found = {}
+    for config, key in calibrations:
+        others = [*stored[_store(config)], *(k for other, k in calibrations if other.store == config.store)]
+        steps = growth.steps(key, _outline(_text(config)), others)
+        if step := next((step for step in steps if not step.why_not), None):
+            found[key.hash] = step
+    return found
 
 
 def _store(config: Config) -> Store:
@@ -112,5 +126,5 @@ def _tokens(text: _Text) -> Tokens:
 
 
 @cache
-def _fingerprint(text: _Text) -> str:
-    return _tokens(text).sha256
+def _outline(text: _Text) -> Outline:
+    return _tokens(text).outline

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,24 +18,42 @@ from sweep.core.errors import UsageError
 Encode = Callable[[str], NDArray[np.integer[Any]]]  # text to token ids
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is to be known of samples without holding them. lengths: in tokens. fingerprints: the n-th one is of the
+    first n samples, from none to all; of lengths and ids, in order, so that two calibrations saw the same tokens if
+    and only if these agree, and the first samples of one are all of another's."""
+
+    lengths: tuple[int, ...]
+    fingerprints: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """windows: token ids of each sample, int64 [seqlen] or shorter, none padded."""
+    """windows: token ids of each sample, int64 [seqlen] or shorter, none padded. since: how many of the first samples
+    are not to be passed again, see `sweep.calibration.growth`."""
 
     source: str
     windows: tuple[NDArray[np.int64], ...]
+    since: int = 0
 
     @property
     def count(self) -> int:
         return sum(map(len, self.windows))
 
     @cached_property
-    def sha256(self) -> str:
-        """Of lengths and ids, in order: two calibrations saw the same tokens if and only if these agree."""
+    def outline(self) -> Outline:
         digest = hashlib.sha256()
+        fingerprints = [digest.hexdigest()]
         for window in self.windows:
             digest.update(len(window).to_bytes(8, "little") + window.astype("<i8").tobytes())
-        return digest.hexdigest()
+            fingerprints.append(digest.hexdigest())
+        return Outline(tuple(map(len, self.windows)), tuple(fingerprints))
+
+    @property
+    def sha256(self) -> str:
+        """The fingerprint of all samples."""
+        return self.outline.fingerprints[-1]
 
     @cached_property
     def texts(self) -> NDArray[np.int64]:
@@ -47,6 +65,18 @@ class Tokens:
     def distinct(self) -> int:
         """How many of the samples are different: a copy tells nothing new."""
         return int(self.texts.max(initial=-1)) + 1
+
+
+def in_batches(lengths: Sequence[int], numbers: range, size: int) -> Iterator[list[int]]:
+    """Samples of these numbers in batches: in order, of one length only, `size` at most."""
+    batch: list[int] = []
+    for i in numbers:
+        if batch and (len(batch) == size or lengths[i] != lengths[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def load(data: Data, encode: Encode, calibration: Calibration) -> Tokens:

@@ -115,8 +115,10 @@ def backend(model: knobs.Model, device: str) -> str:
     versions.append(kind)
     if kind == "cpu":
         versions.append(f"kernels {VERSION}")
-    elif not by_authors:
-        versions.append(mamba_ssm_backend.version())  # which transformers calls, too, where they are installed
+    else:
+        if not by_authors:
+            versions.append(mamba_ssm_backend.version())  # which transformers calls, too, where they are installed
+        versions.append("sums 2")  # of |x|, batch after batch
     return " ".join(filter(None, versions))
 
 

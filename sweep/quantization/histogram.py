@@ -83,6 +83,13 @@ class Histogram:
         low, high = np.minimum(self.min, other.min), np.maximum(self.max, other.max)
         return Histogram(self.layout, bins, short(counts), low, high)
 
+    def among(self, rows: NDArray[np.intp], size: int) -> Histogram:
+        """The members of a stack as those of these rows of a larger one, whose other members hold nothing."""
+        counts = np.zeros((size, len(self.bins)), self.counts.dtype)
+        low, high = np.full(size, np.inf), np.full(size, -np.inf)
+        counts[rows], low[rows], high[rows] = self.counts, self.min, self.max
+        return Histogram(self.layout, self.bins, counts, low, high)
+
     def total(self) -> Histogram:
         """The sum of a stack."""
         return Histogram(self.layout, self.bins, self.counts.sum(0), self.min.min(0), self.max.max(0))

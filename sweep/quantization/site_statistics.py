@@ -7,7 +7,7 @@ distributed as all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -148,6 +148,37 @@ class SiteStatistics:
             fisher=FisherHistogram.merge([self.fisher, other.fisher]).take(order)
             if self.fisher and other.fisher
             else None,
+        )
+
+    def grown(self, more: SiteStatistics) -> SiteStatistics:
+        """The same folds with later samples of some of them: what one pass over all samples gives, bit for bit.
+
+        more: the later samples alone, but for `channel_abs_sum`, which goes on from this one's, since sums of floats
+        depend on their order. Raises ValueError where folds are not this one's, or channels, weights or layouts
+        differ."""
+        rows = np.searchsorted(self.folds, more.folds)
+        if not set(more.folds) <= set(self.folds):
+            raise ValueError("cannot grow: a fold is not there")
+        if self.channel_absmax.shape[1] != more.channel_absmax.shape[1] or self.weight_absmax != more.weight_absmax:
+            raise ValueError("cannot grow: another site")
+
+        def joined(join: Callable[..., Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+            result: NDArray[Any] = old.copy()
+            result[rows] = join(old[rows], new)
+            return result
+
+        quantiles = list(self.text_quantiles)
+        for row, later in zip(rows, more.text_quantiles, strict=False):
+            quantiles[row] = np.concatenate([quantiles[row], later])
+        return replace(
+            self,
+            samples=joined(np.add, self.samples, more.samples),
+            histogram=self.histogram + more.histogram.among(rows, len(self.folds)),
+            channel_absmax=joined(np.maximum, self.channel_absmax, more.channel_absmax),
+            channel_abs_sum=joined(lambda old, new: new, self.channel_abs_sum, more.channel_abs_sum),
+            channel_text_mean_max=joined(np.maximum, self.channel_text_mean_max, more.channel_text_mean_max),
+            text_quantiles=tuple(quantiles),
+            pooled=self.pooled + more.pooled if self.pooled and more.pooled else None,
         )
 
 

@@ -179,6 +179,20 @@ class Statistics:
             raise ValueError("cannot merge statistics of different models or sites")
         return cls({key: reduce(add, (part.sites[key] for part in parts)) for key in first.sites}, first.meta)
 
+    def grown(self, more: Statistics) -> Statistics:
+        """The same folds with later samples, see `SiteStatistics.grown`. Raises ValueError where sites differ."""
+        if self.sites.keys() != more.sites.keys():
+            raise ValueError("cannot grow statistics by those of other sites")
+        return Statistics({key: site.grown(more.sites[key]) for key, site in self.sites.items()}, more.meta)
+
+    def of_layer(self, layer: int) -> Statistics:
+        """The sites of one layer."""
+        return Statistics({key: site for key, site in self.sites.items() if key[0] == layer}, self.meta)
+
+    def abs_sums(self, fold: int) -> dict[Key, NDArray[np.float64]]:
+        """`channel_abs_sum` of one fold, by site: float64 [channels]."""
+        return {key: site.channel_abs_sum[list(site.folds).index(fold)] for key, site in self.sites.items()}
+
     def save(self, path: Path) -> None:
         """Write one Parquet file, the same bytes for the same statistics."""
         differentiated = any(site.fisher for site in self.sites.values())

@@ -32,6 +32,7 @@ from sweep.runs.tracking import TrackedRun
 
 if TYPE_CHECKING:
     from sweep.calibration.collect import Collect
+    from sweep.calibration.growth import Base
     from sweep.calibration.spec import Question  # imports torch, which a cell asks for only when it runs
     from sweep.calibration.tokens import Tokens
 
@@ -153,14 +154,15 @@ def _calibration(
     timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "fisher_s": 0.0, "store_s": 0.0}
     statistics = _stored(asked, timings)
     cached = statistics is not None
+    base = None
     if statistics is None:
         with asked.store.locked(asked.key):
             statistics = _stored(asked, timings, locked=True)  # whoever held the lock has it finished by now
             cached = statistics is not None
             if statistics is None:
-                statistics = _observe(config, asked, report, timings)
+                statistics, base = _observe(config, asked, report, timings)
                 begin = time.perf_counter()
-                asked.store.write(asked.key, statistics)
+                asked.store.write(asked.key, statistics, base.record if base else None)
                 timings["store_s"] += time.perf_counter() - begin
     key, windows = asked.key, asked.tokens
     factor = replicates.error_factor(windows.texts, config.calibration.folds)
@@ -168,7 +170,9 @@ def _calibration(
         print(_repeated(windows, factor), file=sys.stderr, flush=True)
     values = sum(int(site.histogram.counts.sum()) for site in statistics.sites.values())
     return statistics, Results(
-        CalibrationRecord(key.hash, key.preimage, str(asked.store.path(key)), cached),
+        CalibrationRecord(
+            key.hash, key.preimage, str(asked.store.path(key)), cached, grown_from=base.record if base else None
+        ),
         ModelRecord(
             config.model.name, key.preimage["model"], config.model.weights, {**asked.origin, **statistics.meta}
         ),
@@ -210,8 +214,11 @@ def _stored(asked: Question, timings: dict[str, float], locked: bool = False) ->
 
 def _observe(
     config: Config, asked: Question, report: Callable[[int, int], None], timings: dict[str, float]
-) -> Statistics:
-    """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer."""
+) -> tuple[Statistics, Base | None]:
+    """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer.
+
+    Also returns the stored calibration of the first samples that it went on from."""
+    from sweep.calibration import growth
     from sweep.calibration.checkpoint import Checkpoint
     from sweep.calibration.layerwise import calibrate_streamed
     from sweep.calibration.loop import calibrate
@@ -220,9 +227,12 @@ def _observe(
 
     load.check(config.device)
     require(config.device)
-    if near := asked.store.nearest(asked.key):
+    tokens, before, work = asked.tokens, None, asked.store.work(asked.key)
+    base = growth.base(asked.store, asked.key, tokens.outline, config.calibration.batch_size)
+    if base:
+        tokens, before, work = replace(tokens, since=base.samples), base.statistics, base.work(work)
+    elif near := asked.store.nearest(asked.key):
         print(f"{asked.key} is not in the store: {near}", file=sys.stderr, flush=True)
-    work = asked.store.work(asked.key)
     knobs = f"lower calibration.batch_size={config.calibration.batch_size}, use dtype=bfloat16 or model.stream=true"
     with progress(f"calibrating {config.model.name}") as show, out_of_memory(knobs):
 
@@ -235,20 +245,21 @@ def _observe(
                 config.model,
                 config.device,
                 config.dtype,
-                asked.tokens,
+                tokens,
                 config.calibration,
                 both,
                 work / "layers",
                 asked.wanted,
+                before,
             )
         else:
             begin = time.perf_counter()
             model = load.load(config.model, config.device, config.dtype)
             timings["load_s"] = time.perf_counter() - begin
             checkpoint = Checkpoint(work, config.calibration.checkpoint)
-            statistics, spent = calibrate(model, asked.tokens, config.calibration, both, checkpoint, asked.wanted)
+            statistics, spent = calibrate(model, tokens, config.calibration, both, checkpoint, asked.wanted, before)
     timings.update(vars(spent))
-    return statistics
+    return statistics, base
 
 
 def shard(config: Config) -> None:

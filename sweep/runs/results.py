@@ -12,7 +12,7 @@ Json = dict[str, Any]  # what JSON calls an object
 @dataclass(frozen=True)
 class CalibrationRecord:
     """grouped, rescaled: the further passes over groups of channels, and over sites beyond float32's window of bins.
-    more: keys of other versions."""
+    grown_from: the stored calibration of fewer samples that it went on from. more: keys of other versions."""
 
     key: str
     preimage: Json
@@ -20,6 +20,7 @@ class CalibrationRecord:
     cached: bool
     grouped: CalibrationRecord | None = None
     rescaled: CalibrationRecord | None = None
+    grown_from: Json | None = None
     more: Json = field(default_factory=dict)
 
     @classmethod
@@ -27,12 +28,19 @@ class CalibrationRecord:
         later = {name: cls.from_dict(raw[name]) for name in ("rescaled", "grouped") if raw.get(name)}
         more = {key: raw[key] for key in raw if key not in _OF_CALIBRATION}
         return cls(
-            raw["key"], raw.get("preimage") or {}, raw.get("path", ""), bool(raw.get("cached")), **later, more=more
+            raw["key"],
+            raw.get("preimage") or {},
+            raw.get("path", ""),
+            bool(raw.get("cached")),
+            **later,
+            grown_from=raw.get("grown_from"),
+            more=more,
         )
 
     def to_dict(self) -> Json:
         later = {"rescaled": self.rescaled, "grouped": self.grouped}
-        known = {"key": self.key, "preimage": self.preimage, "path": self.path, "cached": self.cached, **self.more}
+        known = {"key": self.key, "preimage": self.preimage, "path": self.path, "cached": self.cached}
+        known |= {"grown_from": self.grown_from, **self.more}
         return known | {name: one.to_dict() for name, one in later.items() if one}
 
 

@@ -1,0 +1,110 @@
+"""Going on from a stored calibration: the samples that it holds are not passed again.
+
+The first N samples of a seed are the same for every N. Samples are dealt into folds in turn, so each fold of a
+calibration of fewer samples holds the first of a larger one's, and histograms, extremes and quantiles of texts are
+added to it in any order. The one thing that depends on the order, the sums of |x| per channel, goes on from where it
+ended. What is left is the batches: a sample's activations depend, in their last bits, on the batch it passes in, so
+every batch has to be the one it would have been. Then the result is the same, bit for bit, as of one pass.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.calibration.cache import Damaged, Store
+from sweep.calibration.checkpoint import Checkpoint
+from sweep.calibration.tokens import Outline, in_batches
+from sweep.core.errors import UsageError
+from sweep.core.store_key import Key, differences
+from sweep.quantization.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Step:
+    """A calibration of the first samples of another's. why_not: why that one cannot go on from it; empty if it can."""
+
+    key: Key
+    samples: int
+    why_not: str
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What a calibration goes on from."""
+
+    key: Key
+    samples: int
+    statistics: Statistics
+
+    @property
+    def record(self) -> dict[str, object]:
+        """What a manifest and a run's record say of it."""
+        return {"key": self.key.hash, "entry": str(self.key), "samples": self.samples}
+
+    def work(self, work: Path) -> Path:
+        """The part of a work area that holds later samples than this one's, and only those."""
+        return _work(work, self.key)
+
+
+def steps(key: Key, outline: Outline, others: Iterable[Key]) -> list[Step]:
+    """Those of the others that hold the first samples of `key`, of the same network, most samples first."""
+    known = {fingerprint: n for n, fingerprint in enumerate(outline.fingerprints[:-1])}
+    found = []
+    for other in others:
+        there, here = dict(other.preimage), dict(key.preimage)
+        samples = known.get(there.pop("tokens", ""), 0)
+        del here["tokens"]
+        if samples and there.get("model") == here["model"]:
+            found.append(Step(other, samples, "; ".join(differences(there, here)) or _cut(samples, outline, here)))
+    return sorted(found, key=lambda step: -step.samples)
+
+
+def _cut(samples: int, outline: Outline, preimage: dict[str, int]) -> str:
+    """Why the batches of the first samples are none of all samples' batches."""
+    folds, size = preimage["folds"], preimage["batch_size"]
+    for fold in range(folds):
+        numbers = range(fold, len(outline.lengths), folds)
+        begun = [batch[0] for batch in in_batches(outline.lengths, numbers, size)]
+        later = [number for number in numbers if number >= samples]
+        if later and later[0] not in begun:
+            return (
+                f"its last batch in fold {fold} would have been larger (folds x calibration.batch_size = "
+                f"{folds * size}; multiples of it can be gone on from)"
+            )
+    return ""
+
+
+def base(store: Store, key: Key, outline: Outline, size: int) -> Base | None:
+    """What `key` is to go on from: the stored calibration that leaves the least to do, unless more was done before
+    without it. Says so on stderr, or why there is none. size: of a batch."""
+    samples, folds = len(outline.lengths), int(key.preimage["folds"])
+
+    def rank(work: Path, since: int) -> tuple[bool, int]:
+        return any((work / "layers").glob("layer-*")), since + Checkpoint(work, 0).passed(since, samples, folds, size)
+
+    found, furthest = None, rank(store.work(key), 0)
+    for step in steps(key, outline, store.keys()):
+        there = f"{step.key} holds {step.samples} of {samples} samples"
+        if step.why_not:
+            print(f"{there} but cannot be gone on from: {step.why_not}", file=sys.stderr, flush=True)
+            continue
+        if (done := rank(_work(store.work(key), step.key), step.samples)) <= furthest:
+            continue
+        try:
+            statistics = store.read(step.key)
+        except (Damaged, OSError, UsageError) as error:
+            print(f"{there} but is damaged: {error}", file=sys.stderr, flush=True)
+            continue
+        if statistics:  # else it was pruned this moment
+            found, furthest = Base(step.key, step.samples, statistics), done
+    if found:
+        there = f"{found.samples} of {samples} samples are there, in {found.key}"
+        print(f"{key}: {there}; computing {samples - found.samples} more", file=sys.stderr, flush=True)
+    return found
+
+
+def _work(work: Path, base: Key) -> Path:
+    return work / f"from-{base.hash[:16]}"
