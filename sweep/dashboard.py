@@ -1,4 +1,4 @@
-"""`python -m sweep.dashboard`: a W&B workspace of a sweep."""
+"""`python -m sweep.dashboard`: a W&B workspace and a W&B report of a sweep."""
 
 from sweep.core import cli
 from sweep.runs.tracking.wandb_dashboard import main

@@ -1,7 +1,7 @@
 """`sweep.dashboard` and the server it saves to.
 
-openwandb knows no views. So the server here is a few lines that answer the three GraphQL requests that saving makes
-(whose key is it, the key's entity, upsertView) and nothing else, and keep what they were sent."""
+openwandb knows no views. So the server here is a few lines that answer the GraphQL requests that saving makes
+(whose key is it, the key's entity, the project, upsertView) and nothing else, and keep what they were sent."""
 
 from __future__ import annotations
 
@@ -32,12 +32,24 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    write(tmp_path / "runs" / "grid" / "0", mamba(layers=2, size=50))
+    world = mamba(layers=2, size=50)
+    write(tmp_path / "runs" / "grid" / "0", world, evaluation={"kl": 0.02, "kl_se": 0.001, "perplexity": 9.5})
+    write(tmp_path / "runs" / "grid" / "1", world, method="minmax", evaluation={"kl": 0.004, "perplexity": 9.25})
     return tmp_path / "runs" / "grid"
 
 
+PROJECT = {
+    "id": "p",
+    "name": "mamba-scales",
+    "entityName": "someone",
+    "createdAt": "2026-11-23",
+    "isBenchmark": False,
+    "user": None,
+}
+
+
 @contextmanager
-def views(viewer: dict[str, Any] | None) -> Iterator[tuple[dict[str, str], list[dict[str, Any]]]]:
+def views(viewer: dict[str, Any] | None, project: bool = True) -> Iterator[tuple[dict[str, str], list[dict[str, Any]]]]:
     """The environment that leads to the server, and the requests that it took."""
     taken: list[dict[str, Any]] = []
 
@@ -59,8 +71,15 @@ def views(viewer: dict[str, Any] | None) -> Iterator[tuple[dict[str, str], list[
             query, sent = request["query"].split(), request.get("variables", {})
             if query[:2] in (["query", "Viewer"], ["query", "GetDefaultEntity"]):
                 return 200, {"data": {"viewer": viewer}}
+            if query[1].startswith("ProjectInternalId("):  # a report's runs are those of a project that exists
+                return 200, {"data": {"project": project and {"id": "p", "internalId": "7"}}}
+            if "GetProjects" in request["query"]:
+                edges = [{"cursor": "c", "node": PROJECT}] if project else []
+                pages = {"endCursor": "c", "hasNextPage": False}
+                return 200, {"data": {"models": {"edges": edges, "pageInfo": pages}}}
             if "upsertView(" in query:
-                return 200, {"data": {"upsertView": {"view": {"id": "view", "name": sent["name"]}, "inserted": True}}}
+                view = {"id": "view", "name": sent["name"], "displayName": sent["displayName"], "spec": sent["spec"]}
+                return 200, {"data": {"upsertView": {"view": view, "inserted": True}}}
             return 400, {"errors": [{"message": f"unknown here: {query[:2]}"}]}
 
         def log_message(self, *_: object) -> None:
@@ -76,42 +95,98 @@ def viewer(entity: str | None) -> dict[str, Any]:
     return {"id": "u", "entity": entity, "username": "u", "email": "", "flags": "{}", "teams": {"edges": []}}
 
 
-def test_a_workspace_is_saved_with_its_panels(grid: Path, tmp_path: Path) -> None:
+def test_a_workspace_and_a_report_are_saved_with_their_panels(grid: Path, tmp_path: Path) -> None:
     with views(viewer("someone")) as (env, taken):
         done = command(tmp_path, "sweep.dashboard", "runs/grid", **env)
-    assert (done.returncode, done.stderr) == (0, "")
-    (sent,) = (r["variables"] for r in taken if "upsertView" in r["query"])
-    assert (sent["entityName"], sent["projectName"], sent["type"]) == ("someone", "mamba-scales", "project-view")
-    assert sent["displayName"] == "Scales of grid"
-    name = re.fullmatch("nw-(.*)-v", sent["name"])
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    report, space = (r["variables"] for r in taken if "upsertView" in r["query"])
+    assert (space["entityName"], space["projectName"], space["type"]) == ("someone", "mamba-scales", "project-view")
+    assert space["displayName"] == "Scales of grid"
+    name = re.fullmatch("nw-(.*)-v", space["name"])
     assert name
-    assert done.stdout.endswith(f"saved: {env['WANDB_BASE_URL']}/someone/mamba-scales?nw={name[1]}\n")
+    saved = [line for line in done.stdout.splitlines() if line.startswith("saved ")]
+    where = f"{env['WANDB_BASE_URL']}/someone/mamba-scales"
+    assert saved[1] == f"saved workspace: {where}?nw={name[1]}"
+    assert saved[0] == f"saved report: {where}/reports/Scales-of-grid--view"
 
-    section = json.loads(sent["spec"])["section"]
-    (filters,) = section["runSets"][0]["filters"]["filters"]
-    assert (filters["key"]["name"], filters["value"]) == ("group", "grid")
-    panels = [p for s in section["panelBankConfig"]["sections"] for p in s["panels"]]
-    lines = [p["config"] for p in panels if p["viewType"] == "Run History Line Plot"]
-    bars = [p["config"] for p in panels if p["viewType"] == "Bar Chart"]
-    assert len(lines) + len(bars) == len(panels)
-    cell = view.read(grid / "0")
-    logged = {key for values in cell.layers.values() for key in values}
-    columns = ("scale", "sqnr_db", "silu_gain", "ratio")
-    assert {key for line in lines for key in line["metrics"]} == {k for k in logged if k.split("/")[1] in columns}
-    assert {line["xAxis"] for line in lines} == {"layer"}
-    shown = {key.removeprefix("summary_metrics.") for bar in bars for key in bar["metrics"]}
-    assert {"worst/sqnr_db", "x_conv_out/silu_gain_mean"} <= shown <= set(cell.summary)
+    section = json.loads(space["spec"])["section"]
+    cells = [view.read(grid / n) for n in "01"]
+    (runs,) = section["runSets"]
+    check_runs(runs)
+    sections = section["panelBankConfig"]["sections"]
+    assert [s["name"].split(" ")[0] for s in sections] == ["Cost", "SQNR", "Scale", "SiLU", "Ratio"]
+    assert [s["isOpen"] for s in sections] == [True, False, False, False, False]
+    check_panels([p for s in sections for p in s["panels"]], cells)
+    assert sum(len(s["panels"]) for s in sections if s["isOpen"]) <= 6
+
+    assert (report["entityName"], report["projectName"], report["type"]) == ("someone", "mamba-scales", "runs")
+    blocks = json.loads(report["spec"])["blocks"]
+    (table,) = (b["content"] for b in blocks if b["type"] == "markdown-block")
+    rows = [[c.strip() for c in line.strip("| ").split(" | ")] for line in table.splitlines()]
+    assert rows[0][:2] == ["setting", "measured KL, nats per token"]
+    assert [row[1] for row in rows[2:]] == ["0.004", "0.02 ± 0.001"]  # the best first
+    assert "minmax" in rows[2][0]
+    grids = [b["metadata"] for b in blocks if b["type"] == "panel-grid"]
+    for one in grids:
+        check_runs(one["runSets"][0])
+    check_panels([p for g in grids for p in g["panelBankSectionConfig"]["panels"]], cells)
     assert not list(Path.home().iterdir())
+
+
+def check_runs(runs: dict[str, Any]) -> None:
+    """Of the group alone, the least cost first, and its columns before all others."""
+    (filters,) = runs["filters"]["filters"]
+    assert (filters["key"]["name"], filters["value"]) == ("group", "grid")
+    (order,) = runs["sort"]["keys"]
+    assert order == {"key": {"section": "summary", "name": "evaluation/kl"}, "ascending": True}
+    columns, pinned = runs["runFeed"]["columnOrder"], runs["runFeed"]["columnPinned"]
+    assert columns[:3] == ["run:displayName", "summary:evaluation/kl", "summary:evaluation/kl_se"]
+    assert {"summary:quantized/sqnr_db_mean", "config:cell.value.method"} <= set(columns)
+    assert all(pinned[column] for column in columns)
+
+
+def check_panels(panels: list[dict[str, Any]], cells: list[view.View]) -> None:
+    """Every panel shows what a cell logged, and the quantized sites in the order of the data flow."""
+    of = {kind: [p["config"] for p in panels if p["viewType"] == kind] for kind in {p["viewType"] for p in panels}}
+    logged = {key for cell in cells for values in cell.layers.values() for key in values}
+    summary = {f"summary:{key}" for cell in cells for key in cell.summary}
+    lines = of.pop("Run History Line Plot")
+    assert {line["xAxis"] for line in lines} == {"layer"}
+    assert {key for line in lines for key in line["metrics"]} <= logged
+    sqnr = [key.split("/")[0] for line in lines for key in line["metrics"] if key.endswith("/sqnr_db")]
+    assert sqnr[:3] == ["in_proj_in", "x_conv_in", "x_conv_out"]
+    assert len(sqnr) == 8
+    bars = {key.replace("summary_metrics.", "summary:") for bar in of.pop("Bar Chart") for key in bar["metrics"]}
+    assert bars == {"summary:evaluation/kl", "summary:evaluation/perplexity"} <= summary
+    (scatter,) = of.pop("Scatter Plot")
+    assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:quantized/sqnr_db_mean", "summary:evaluation/kl")
+    assert scatter["yAxisLogScale"]
+    (parallel,) = of.pop("Parallel Coordinates Plot")
+    axes = [column["accessor"] for column in parallel["columns"]]
+    assert axes[:2] == ["config:cell.value.method", "config:cell.value.alpha"]
+    assert axes[-1] == "summary:evaluation/kl"
+    assert set(axes[2:]) <= summary
+    (importance,) = of.pop("Parameter Importance")
+    assert importance["targetKey"] == "evaluation/kl"
+    assert not of
+
+
+def test_a_project_without_runs_is_said_in_one_line(grid: Path, tmp_path: Path) -> None:
+    with views(viewer("someone"), project=False) as (env, _):
+        done = command(tmp_path, "sweep.dashboard", "runs/grid", **env)
+    assert done.returncode == 2
+    where = "project someone/mamba-scales is not at .*: no run was sent there"
+    assert re.fullmatch(rf"error: {where}; python -m sweep.track replay runs/grid sends them\n", done.stderr)
 
 
 def test_without_a_key_it_is_built_and_not_saved(grid: Path, tmp_path: Path) -> None:
     done = command(tmp_path, "sweep.dashboard", "runs/grid")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Scale by layer: 11 panels" in done.stdout
+    assert "Scale by layer: 11 panels, closed" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("not saved: no W&B key is configured")
     done = command(tmp_path, "sweep.dashboard", "runs/grid", WANDB_MODE="online")
     assert done.returncode == 2
-    assert re.fullmatch(r"error: W&B: no key for \S+: run `wandb login` or set WANDB_API_KEY\n", done.stderr)
+    assert re.fullmatch(r"error: W&B: no key for \S+: run `wandb login`, set WANDB_API_KEY, or .*\n", done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -143,4 +218,4 @@ def test_a_server_that_does_not_answer_is_said_in_one_line(grid: Path, tmp_path:
 def test_a_server_that_knows_no_views_is_said_in_one_line(server: Server, grid: Path, tmp_path: Path) -> None:
     done = command(tmp_path, "sweep.dashboard", "runs/grid", "--entity", "default", **server.env)
     assert done.returncode == 2
-    assert re.fullmatch(rf"error: {server.env['WANDB_BASE_URL']} did not take the workspace: .+\n", done.stderr)
+    assert re.fullmatch(rf"error: {server.env['WANDB_BASE_URL']} did not take the report: .+\n", done.stderr)

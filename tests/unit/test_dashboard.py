@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from synthetic import mamba, write
 
 from sweep.runs.tracking import view, wandb_dashboard
+from sweep.runs.tracking import wandb_panels as panels
+from sweep.runs.tracking.view import View
 from tests.harness import require
 
 
@@ -31,6 +33,7 @@ def sweep(tmp_path: Path) -> Path:
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every workspace that is made; `saved` tells whether it was saved, by a stand-in for the network."""
+    import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
 
     made: list[Any] = []
@@ -50,11 +53,16 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def url(self) -> str:
             return "https://there/view"
 
+    class Report(reports.Report):
+        save = Workspace.save
+        url = Workspace.url
+
     monkeypatch.setattr(workspaces, "Workspace", Workspace)
+    monkeypatch.setattr(reports, "Report", Report)
     return made
 
 
-def test_every_panel_shows_what_a_cell_logged(
+def test_cost_comes_first_and_every_panel_shows_what_a_cell_logged(
     sweep: Path, built: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -63,33 +71,70 @@ def test_every_panel_shows_what_a_cell_logged(
     (space,) = built
     views = [view.read(sweep / n) for n in "01"]
     logged = {key for v in views for values in v.layers.values() for key in values}
-    summary = {key for v in views for key in v.summary}
-    names = [s.name.split(" ")[0] for s in space.sections]
-    assert names == ["Summary", "Scale", "SQNR", "SiLU", "Ratio"]
-    bars, lines = space.sections[0].panels, [p for s in space.sections[1:] for p in s.panels]
-    shown = {p.metrics[0].name for p in bars}
-    assert shown <= summary
-    assert {"worst/sqnr_db", "evaluation/perplexity", "x_conv_out/silu_gain_mean"} <= shown
-    assert "evaluation/kl" not in shown
-    wanted = {key for key in logged if key.rsplit("/", 1)[1] in ("scale", "sqnr_db", "silu_gain", "ratio")}
-    assert {p.y[0] for p in lines} == wanted
+    assert [s.name.split(" ")[0] for s in space.sections] == ["Cost", "SQNR", "Scale", "SiLU", "Ratio"]
+    assert [s.is_open for s in space.sections] == [True, False, False, False, False]
+    first = [type(panel).__name__ for panel in space.sections[0].panels]
+    assert first == ["BarPlot", "ParallelCoordinatesPlot", "ParameterImportancePlot", "BarPlot"]
+    lines = [p for s in space.sections[1:] for p in s.panels]
+    assert {p.y[0] for p in lines} <= logged
     assert all(p.x.name == "layer" for p in lines)
     assert {p.y[0].split("/")[1] for p in lines if p.log_y} == {"scale"}
-    assert all(metric in out for metric in wanted)
+    assert all(panel.title in out for panel in lines)
     assert "not saved" in out
     assert not space.saved
 
 
-def test_what_would_be_sent(sweep: Path, built: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's own description of the view: panels survive it, and it filters on the sweep's group."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert wandb_dashboard.main([str(sweep)]) == 0
-    spec = json.loads(built[0]._to_model().model_dump_json(by_alias=True))["spec"]["section"]
-    (filters,) = spec["runSets"][0]["filters"]["filters"]
-    assert (filters["key"]["name"], filters["value"]) == ("group", "grid")
-    kinds = [p["viewType"] for s in spec["panelBankConfig"]["sections"] for p in s["panels"]]
-    assert set(kinds) == {"Bar Chart", "Run History Line Plot"}
-    assert len(kinds) == sum(len(s.panels) for s in built[0].sections)
+def test_mean_sqnr_is_the_comparisons(sweep: Path) -> None:
+    from sweep.compare import load
+    from sweep.config.knobs import QUANTIZED
+
+    write(sweep / "3", mamba(layers=2, size=200), grid=(2, 2), method="minmax")
+    with_points = load(sweep)
+    for number, cell in enumerate(with_points.listed):
+        mean = f"SELECT avg(sqnr_db) FROM points WHERE cell = {number} AND site IN {QUANTIZED}"
+        ((expected,),) = with_points.sql(mean)
+        rows = pq.read_table(cell.path / "scales.parquet").to_pylist()
+        assert view._summary(rows)["quantized/sqnr_db_mean"] == pytest.approx(expected, abs=1e-6)
+
+
+def viewed(settings: dict[str, dict[str, float]]) -> list[View]:
+    """Views of runs that differ in their method, with a summary each."""
+    return [
+        View({"cell": {**dict.fromkeys(view.IDENTITY, "x"), "method": name}}, [], {}, {}, summary, [], [], None)
+        for name, summary in settings.items()
+    ]
+
+
+def test_runs_are_ranked_by_the_best_measure_that_all_of_them_share() -> None:
+    sqnr, predicted, measured = panels.SQNR, panels.PREDICTED, panels.KL
+    one = {"a": {sqnr: 20.0, predicted: 0.2, measured: 0.3}, "b": {sqnr: 30.0, predicted: 0.1}}
+    assert panels.cost(viewed(one)) == predicted
+    one["b"][measured] = 0.4
+    assert panels.cost(viewed(one)) == measured
+    assert panels.cost(viewed({"a": {sqnr: 1.0}, "b": {sqnr: 2.0, predicted: 0.1}})) == sqnr
+    assert not panels.ascending(sqnr)
+    shown = panels.columns(viewed(one))
+    assert shown == [
+        "run:displayName",
+        *(f"summary:{k}" for k in (measured, predicted, sqnr)),
+        "config:cell.value.method",
+    ]
+    rows = panels.ranking(viewed(one), ["first", "se|cond"]).splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| first", "| se\\|cond"]
+    del one["b"][measured], one["a"][measured]
+    rows = panels.ranking(viewed(one), ["first", "second"]).splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| second", "| first"]
+
+
+def test_predicted_loss_has_panels_where_it_was_logged() -> None:
+    views = viewed({"a": {panels.SQNR: 20.0, panels.PREDICTED: 0.2}, "b": {panels.SQNR: 25.0, panels.PREDICTED: 0.1}})
+    for v in views:
+        v.rows.extend({"site": site} for site in ("x_conv_pre", "x_conv_out"))
+        v.layers[0] = {"predicted/loss": 0.2, "x_conv_out/loss": 0.2, "x_conv_pre/loss": 0.0}
+    cost, layers = panels.sections(views)
+    assert [type(p).__name__ for p in cost.panels] == ["Bar", "Scatter", "Parallel", "Importance"]
+    assert [p.title for p in layers.panels] == ["all quantized sites", "x_conv_out"]  # nothing quantizes x_conv_pre
+    assert layers.is_open
 
 
 def test_columns_that_no_cell_logged_have_no_section(sweep: Path) -> None:
@@ -97,7 +142,7 @@ def test_columns_that_no_cell_logged_have_no_section(sweep: Path) -> None:
     for values in shown.layers.values():
         for key in [k for k in values if k.endswith(("ratio", "silu_gain"))]:
             del values[key]
-    assert [h.split(" ")[0] for h in wandb_dashboard.sections([shown])] == ["Summary", "Scale", "SQNR"]
+    assert [s.heading.split(" ")[0] for s in panels.sections([shown])] == ["Cost", "SQNR", "Scale"]
 
 
 def test_saved_with_a_key_and_refused_in_one_line(
@@ -107,7 +152,7 @@ def test_saved_with_a_key_and_refused_in_one_line(
     assert wandb_dashboard.main([str(sweep), "--entity", "team", "--project", "p"]) == 0
     assert built[0].saved
     assert (built[0].entity, built[0].project) == ("team", "p")
-    assert "saved: https://there/view" in capsys.readouterr().out
+    assert "saved workspace: https://there/view" in capsys.readouterr().out
 
     def refuse(self: Any) -> None:
         raise RuntimeError("permission denied\nsecond line")

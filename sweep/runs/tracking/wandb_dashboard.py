@@ -1,89 +1,39 @@
-"""`python -m sweep.dashboard [DIR]`: a W&B workspace for a sweep, its panels made from what its cells logged.
+"""`python -m sweep.dashboard [DIR]`: a W&B workspace and a W&B report of a sweep, made from what its cells logged.
 
-Built offline from the cells' files; saved only where a key is configured.
+Both begin with what each setting costs. Built offline from the cells' files; saved only where a key is configured.
 """
 
 from __future__ import annotations
 
+import io
 import logging
-from dataclasses import asdict, dataclass
+from contextlib import redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sweep.config.knobs import Wandb
 from sweep.core import cli
 from sweep.core.errors import UsageError
-from sweep.runs.tracking import view
+from sweep.runs.tracking import view, wandb_panels
 from sweep.runs.tracking.view import View
 
-SERIES = (  # column, heading, whether its axis is logarithmic
-    ("scale", "Scale by layer", True),
-    ("sqnr_db", "SQNR by layer, dB", False),
-    ("silu_gain", "SiLU gain by layer: scale after / before SiLU, at most 1 for a quantile", False),
-    ("ratio", "Ratio by layer: activation / weight scale, which says nothing of SiLU", False),
-)
-BARS = ("sqnr_db_mean", "sqnr_db_min", "scale_mean", "silu_gain_mean", "ratio_mean")
-WHOLE = ("worst/sqnr_db", "evaluation/perplexity", "evaluation/kl")  # bars that belong to no site
-RUNS = 24  # shown in a panel, at most
+Built = tuple[Any, Any]  # a workspace and a report
 
 
-@dataclass(frozen=True)
-class Panel:
-    """metric: `<site>/<column>` of the history (a line over layers) or a key of the summary (a bar per run)."""
-
-    title: str
-    metric: str
-    line: bool
-    log: bool = False
-
-
-def sections(views: list[View]) -> dict[str, list[Panel]]:
-    """Heading → panels, summary first. Only metrics that one of the cells logged: no panel is empty."""
-    logged = {key for v in views for values in v.layers.values() for key in values}
-    summary = {key for v in views for key in v.summary}
-    sites = sorted({key.rsplit("/", 1)[0] for key in logged if key.endswith("/scale")})
-    keys = [*WHOLE, *(f"{site}/{bar}" for bar in BARS for site in sites)]
-    found = {"Summary": [Panel(key, key, line=False) for key in keys if key in summary]}
-    for column, heading, log in SERIES:
-        keys = [f"{site}/{column}" for site in sites]
-        found[heading] = [Panel(key.split("/")[0], key, line=True, log=log) for key in keys if key in logged]
-    return {heading: panels for heading, panels in found.items() if panels}
-
-
-def workspace(name: str, entity: str, project: str, group: str, found: dict[str, list[Panel]]) -> Any:
-    """The workspace of the runs of one group. Raises UsageError where wandb-workspaces is not installed."""
+def build(name: str, entity: str, project: str, group: str, views: list[View], names: list[str]) -> Built:
+    """The workspace and the report of the runs of one group. Raises UsageError where wandb-workspaces is missing."""
     try:
-        import wandb_workspaces.reports.v2 as reports
-        import wandb_workspaces.workspaces as workspaces
+        import wandb_workspaces.reports.v2  # noqa: F401
+
+        from sweep.runs.tracking import wandb_views
     except ImportError as error:
         raise UsageError(
             "dashboards need the package wandb-workspaces: pip install 'mamba-scale-sweep[dashboard]'"
         ) from error
-
-    def drawn(panel: Panel) -> Any:
-        if not panel.line:
-            metric = reports.SummaryMetric(panel.metric)
-            return reports.BarPlot(title=panel.title, metrics=[metric], max_bars_to_show=RUNS)
-        return reports.LinePlot(
-            title=panel.title,
-            x=reports.Metric("layer"),
-            y=[panel.metric],
-            log_y=panel.log,
-            smoothing_factor=0,
-            max_runs_to_show=RUNS,
-        )
-
-    return workspaces.Workspace(
-        entity=entity,
-        project=project,
-        name=name,
-        sections=[
-            workspaces.Section(name=heading, panels=[drawn(p) for p in panels], is_open=True)
-            for heading, panels in found.items()
-        ],
-        settings=workspaces.WorkspaceSettings(x_axis="layer", max_runs=RUNS),
-        runset_settings=workspaces.RunsetSettings(filters=[workspaces.Metric("Group") == group]),
-    )
+    where = wandb_views.Where(name, entity, project, group)
+    return wandb_views.workspace(where, views), wandb_views.report(where, views, names)
 
 
 def run(arguments: list[str] | None) -> None:
@@ -100,12 +50,13 @@ def run(arguments: list[str] | None) -> None:
     group = config["group"] or cells[0].sweep
     server = None if asked.no_save else _server(cells[0].path)
     entity = asked.entity or config["entity"] or (_account(server) if server else "nobody")
-    found = sections(views)
-    built = workspace(f"Scales of {group}", entity, project, group, found)
-    print(f"workspace `{built.name}` of project {project}: runs of group {group}")
-    for section, panels in zip(built.sections, found.values(), strict=True):
-        print(f"  {section.name}: {len(section.panels)} panels")
-        print(f"    {', '.join(p.metric for p in panels)}")
+    names = [cell.name for cell in cells]
+    workspace, report = build(f"Scales of {group}", entity, project, group, views, names)
+    ranked = wandb_panels.NAMES[wandb_panels.cost(views)]
+    print(f"workspace and report `{workspace.name}` of project {project}: runs of group {group}, by {ranked}")
+    for section in wandb_panels.sections(views):
+        print(f"  {section.heading}: {len(section.panels)} panels{'' if section.is_open else ', closed'}")
+        print(f"    {', '.join(panel.title for panel in section.panels)}")
     if server is None:
         why = (
             "--no-save"
@@ -114,24 +65,30 @@ def run(arguments: list[str] | None) -> None:
         )
         print(f"not saved: {why}")
         return
-    try:
-        built.save()
-    except Exception as error:  # the network, the server's refusal, an unknown entity: a dozen types
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{server} did not take the workspace: {first}") from error
-    print(f"saved: {built.url}")
+    for what, built in (("report", report), ("workspace", workspace)):  # a report is refused where there is no project
+        try:
+            with redirect_stderr(io.StringIO()):  # where wandb says again what is said here
+                built.save()
+        except Exception as error:  # the network, the server's refusal, an unknown entity: a dozen types
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if isinstance(error, ValueError) and "not found" in first:
+                raise UsageError(
+                    f"project {entity}/{project} is not at {server}: no run was sent there; "
+                    f"{cli.spelled('track')} replay {quote(str(cells[0].path.parent))} sends them"
+                ) from error
+            raise UsageError(f"{server} did not take the {what}: {first}") from error
+        print(f"saved {what}: {built.url}")
 
 
 def _cells(directory: Path | None) -> tuple[list[Any], list[View]]:
-    """The finished cells, and what W&B is shown of one per granularity and model: they differ in no other metric."""
+    """The finished cells, and what W&B is shown of each."""
     from sweep.runs.discovery import find, read
 
     listed, problems = read(find([str(directory)] if directory else []))
     if not listed:
         raise UsageError(f"none of {len(problems)} cells is finished; the first: {problems[0]}")
-    chosen = {(c.model, c.granularity, c.method, c.evaluation is None): c for c in listed}
     try:
-        return listed, [view.read(cell.path) for cell in chosen.values()]
+        return listed, [view.read(cell.path) for cell in listed]
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{directory or 'runs'}: a cell's files are damaged: {error}") from error
 
