@@ -11,6 +11,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from sweep.core import cli
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 NO_BENCHMARK = {"__init__", "__main__", "race"}
@@ -30,6 +32,7 @@ def names() -> list[str]:
 
 def machine() -> str:
     """Processor, cores and the versions that matter."""
+    cli.spin_briefly()  # competitors inherit it, but for those that are timed as they are usually run
     model = re.search(r"model name\s*: (.*)", _read("/proc/cpuinfo"))
     flags = {flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in _read("/proc/cpuinfo")}
     load = os.getloadavg()[0]

@@ -100,9 +100,12 @@ def test_rooms_know_nothing_of(name: str) -> None:
 def test_how_long_threads_spin_is_set_before_torch_unless_the_user_has_chosen(
     chosen: dict[str, str], spins: str
 ) -> None:
-    program = "import os, sys, sweep; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    program = (
+        "import os, sys, sweep.__main__; from sweep.core import cli; before = os.environ.get('GOMP_SPINCOUNT');"
+        "cli.spin_briefly(); print(before, os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
     unset = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=unset | chosen, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [spins, "False"]
+    assert done.stdout.split() == [chosen.get("GOMP_SPINCOUNT", "None"), spins, "False"]  # an import changes nothing
