@@ -36,7 +36,7 @@ def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = 
     from sweep.calibration.loop import calibrate
     from sweep.calibration.tokens import Tokens
     from sweep.config import knobs
-    from sweep.models import load
+    from sweep.models import load, source
 
     geometry = yaml.safe_load((ROOT / f"conf/model/{name}.yaml").read_text())["geometry"]
     geometry["n_layer"] = layers or geometry["n_layer"]
@@ -44,7 +44,7 @@ def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = 
     windows = np.random.default_rng(0).integers(0, 50000, (samples, 512))
     folds = min(8, samples // BATCH)
     tokens, calibration = Tokens("random", tuple(windows)), knobs.Calibration(samples, 512, BATCH, folds)
-    load.settings(model)
+    source.settings(model)
     before, begin = peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         if stream:

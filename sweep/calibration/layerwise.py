@@ -28,6 +28,7 @@ from sweep.core.errors import UsageError
 from sweep.core.signals import deferred
 from sweep.models import assemble, load
 from sweep.models.mixer import mixers
+from sweep.models.source import settings
 from sweep.quantization.statistics import Statistics
 
 
@@ -48,7 +49,7 @@ def calibrate_streamed(
     (2 x tokens x d_model x 4 bytes), and of the samples that are differentiated once for every layer. A run that was
     stopped goes on at the layer where it was; the directory is emptied at the end. Raises UsageError where the network
     is more than a stack of Mamba blocks."""
-    shape = load.settings(model)
+    shape = settings(model)
     if not load.is_pure(shape):
         raise UsageError(
             f"model.stream=true reads a stack of Mamba blocks (mamba, mamba2); {shape.model_type} is another; "

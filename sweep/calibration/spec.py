@@ -15,7 +15,7 @@ from sweep.calibration.tokens import Outline, Tokens
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
 from sweep.core.store_key import Key
-from sweep.models import load
+from sweep.models import load, source
 from sweep.quantization.statistics import SCHEMA
 
 
@@ -37,7 +37,7 @@ def of(config: Config, wanted: Collect | None = None) -> Question:
     Weights and text are read once per process, unless they change.
     Raises UsageError where the model or the data set cannot be had."""
     wanted = wanted or collect.of(config)
-    return Question(_store(config), key(config, wanted), _tokens(_text(config)), wanted, load.origin(config.model))
+    return Question(_store(config), key(config, wanted), _tokens(_text(config)), wanted, source.origin(config.model))
 
 
 def key(config: Config, wanted: Collect | None = None) -> Key:
@@ -51,7 +51,7 @@ def key(config: Config, wanted: Collect | None = None) -> Key:
         ),
         preimage={
             "schema": SCHEMA,
-            "model": load.identity(config.model),
+            "model": source.identity(config.model),
             "tokens": _outline(_text(config)).fingerprints[-1],
             "batch_size": config.calibration.batch_size,
             "folds": config.calibration.folds,

@@ -36,7 +36,7 @@ from sweep.core.store_key import Key
 from sweep.evaluation import channel_quantizer, forward, heldout
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.evaluation.scores import Scores
-from sweep.models import load
+from sweep.models import load, source
 from sweep.quantization import granularity
 from sweep.quantization.statistics import Statistics
 
@@ -105,7 +105,7 @@ class Bench:
         self._config, self._text, self._done = config, text, 0
         self._preimage = {
             "schema": SCHEMA,
-            "model": load.identity(config.model),
+            "model": source.identity(config.model),
             "tokens": text.tokens.sha256,
             "batch_size": config.calibration.batch_size,
             "dtype": config.dtype,

@@ -18,7 +18,7 @@ import torch
 
 from sweep.config import knobs
 from sweep.core.errors import UsageError
-from sweep.models import assemble, checkpoint_dir, load, mamba_ssm_backend
+from sweep.models import assemble, checkpoint_dir, load, mamba_ssm_backend, source
 from sweep.models.mamba_ssm_config import to_transformers
 from tests.harness import ROOT
 
@@ -81,7 +81,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from sweep.config import knobs
-from sweep.models import assemble, checkpoint_dir, load
+from sweep.models import assemble, checkpoint_dir, load, source
 from sweep.models.mamba_ssm_config import to_transformers
 import transformers.models.bamba.modeling_bamba, transformers.models.mamba2.modeling_mamba2
 
@@ -89,7 +89,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 model = knobs.Model("local", sys.argv[1])
-load.settings(model)
+source.settings(model)
 before = peak()
 lm = load.load(model, "cpu", "bfloat16").lm
 print(peak() - before, sum(p.nbytes for p in lm.parameters()))
@@ -137,31 +137,31 @@ def test_loading_holds_no_weight_twice(tmp_path: Path, name: str) -> None:
 def test_identity_follows_weights_and_configuration_and_nothing_else(tmp_path: Path, cache: Path) -> None:
     write(tmp_path / "a", layouts.mamba_ssm_bin, layouts.MAMBA2)
     write(tmp_path / "b", layouts.mamba_ssm_bin, layouts.MAMBA2)
-    first = load.identity(local(tmp_path / "a"))
+    first = source.identity(local(tmp_path / "a"))
     assert first.startswith("sha256:")
-    assert load.identity(local(tmp_path / "b")) == first
+    assert source.identity(local(tmp_path / "b")) == first
     (tmp_path / "b/README.md").write_text("a card")
     (tmp_path / "b/tokenizer_config.json").write_text("{}")
-    assert load.identity(local(tmp_path / "b", stream=True)) == first
+    assert source.identity(local(tmp_path / "b", stream=True)) == first
     data = (tmp_path / "b/pytorch_model.bin").read_bytes()
     (tmp_path / "b/pytorch_model.bin").write_bytes(data[:-3000] + bytes([data[-3000] ^ 1]) + data[-2999:])
-    assert load.identity(local(tmp_path / "b")) != first
+    assert source.identity(local(tmp_path / "b")) != first
     (tmp_path / "a/config.json").write_text(json.dumps(layouts.MAMBA2 | {"residual_in_fp32": False}))
-    assert load.identity(local(tmp_path / "a")) != first
+    assert source.identity(local(tmp_path / "a")) != first
 
 
 def test_hashes_are_remembered(tmp_path: Path, cache: Path) -> None:
     write(tmp_path / "a", layouts.mamba_ssm_bin, layouts.MAMBA2)
-    first = load.identity(local(tmp_path / "a"))
+    first = source.identity(local(tmp_path / "a"))
     assert len(list(cache.rglob("sha256/*"))) == 2
     file = tmp_path / "a/pytorch_model.bin"
     time, size = file.stat().st_mtime_ns, file.stat().st_size
     with file.open("r+b") as stream:  # another content of the same size and time: only a second reading would see it
         stream.write(bytes(size))
     os.utime(file, ns=(time, time))
-    assert load.identity(local(tmp_path / "a")) == first
+    assert source.identity(local(tmp_path / "a")) == first
     os.utime(file, ns=(time, time + 1))
-    assert load.identity(local(tmp_path / "a")) != first
+    assert source.identity(local(tmp_path / "a")) != first
 
 
 def test_random_weights_are_seeded_and_marked() -> None:
@@ -169,9 +169,9 @@ def test_random_weights_are_seeded_and_marked() -> None:
     model = knobs.Model("mine", **shape)
     assert model.name == "mine-random"
     assert knobs.Model(model.name, **shape).name == "mine-random"
-    assert load.identity(model).startswith("random:seed=0:")
+    assert source.identity(model).startswith("random:seed=0:")
     other = knobs.Model("mine", seed=1, **shape)
-    assert load.identity(other) != load.identity(model)
+    assert source.identity(other) != source.identity(model)
     one, two, three = (load.load(m, "cpu", "float32").lm.state_dict() for m in (model, model, other))
     name = "backbone.layers.1.mixer.in_proj.weight"
     assert torch.equal(one[name], two[name])

@@ -15,7 +15,7 @@ import torch
 
 from sweep.config import knobs
 from sweep.core.errors import UsageError
-from sweep.models import load, tokenizer
+from sweep.models import load, source, tokenizer
 
 MODEL = knobs.Model("130m", repo="state-spaces/mamba2-130m", tokenizer="EleutherAI/gpt-neox-20b")
 TEXT = "def silu(x):\n    return x / (1 + exp(-x))\n" * 9
@@ -57,14 +57,14 @@ def test_weights_and_tokenizer_come_from_their_repositories(requests: list[str],
     expected = layouts.network(layouts.MAMBA2).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.lm.state_dict().items())
     assert np.array_equal(load.encoder(MODEL)(TEXT), word_pieces().encode(TEXT).ids)
-    assert load.origin(MODEL)["commit"] == hub_server.COMMIT
+    assert source.origin(MODEL)["commit"] == hub_server.COMMIT
     assert not [line for line in requests if "README" in line or "model.bin" in line.replace("pytorch_model.bin", "")]
     # once cached, nothing is asked of the network, and a local copy is the same network
     del requests[:]
-    there = load.identity(MODEL)
+    there = source.identity(MODEL)
     load.encoder(MODEL)
     assert requests == []
-    assert load.identity(knobs.Model("copy", str(tmp_path / "checkpoint"))) == there
+    assert source.identity(knobs.Model("copy", str(tmp_path / "checkpoint"))) == there
 
 
 def test_what_is_not_there_is_named(requests: list[str]) -> None:
@@ -74,7 +74,7 @@ def test_what_is_not_there_is_named(requests: list[str]) -> None:
         (knobs.Model("x", repo="no repository at all"), "is no repository of the Hub"),
     ):
         with pytest.raises(UsageError, match=said):
-            load.identity(model)
+            source.identity(model)
 
 
 # --- tokenizers ---------------------------------------------------------------------------------------
@@ -86,8 +86,8 @@ def test_a_sentencepiece_model(tmp_path: Path) -> None:
         input=str(tmp_path / "corpus.txt"), model_prefix=str(tmp_path / "pieces"), vocab_size=24, minloglevel=2
     )
     expected = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "pieces.model")).encode(TEXT)
-    for source in (tmp_path / "pieces.model", tmp_path):  # named, or beside a checkpoint as the 8b has it
-        assert np.array_equal(tokenizer.encoder(source)(TEXT), expected)
+    for place in (tmp_path / "pieces.model", tmp_path):  # named, or beside a checkpoint as the 8b has it
+        assert np.array_equal(tokenizer.encoder(place)(TEXT), expected)
 
 
 def test_a_directory_as_transformers_saves_it(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from sweep.config import knobs
 from sweep.core.errors import UsageError
-from sweep.models import load
+from sweep.models import load, source
 from sweep.models.mamba_ssm_config import to_transformers
 
 IDS = torch.arange(24)[None]
@@ -81,13 +81,13 @@ def test_the_epsilon_of_a_hybrid_is_read(tmp_path: Path, name: str) -> None:
         k for k in ("layer_norm_epsilon", "rms_norm_eps") if k in json.loads((tmp_path / "config.json").read_text())
     )
     configure(tmp_path, (own,), norm_epsilon=0.25)
-    assert getattr(load.settings(local(tmp_path)), own) == 0.25
+    assert getattr(source.settings(local(tmp_path)), own) == 0.25
 
 
 def test_the_epsilon_in_mamba_ssms_layout(tmp_path: Path) -> None:
     written(tmp_path, layouts.mamba_ssm_bin, layouts.MAMBA1)
     configure(tmp_path, norm_epsilon=0.1)
-    assert load.settings(local(tmp_path)).layer_norm_epsilon == 0.1
+    assert source.settings(local(tmp_path)).layer_norm_epsilon == 0.1
     configure(tmp_path, norm_eps=0.2)
     refused(tmp_path, "contradict each other")
     written(tmp_path / "second", layouts.mamba_ssm_bin, layouts.MAMBA2)
@@ -112,13 +112,13 @@ def test_of_every_family_an_unknown_setting_and_another_activation_are_refused(
 ) -> None:
     given.build().save_pretrained(tmp_path)
     before = json.loads((tmp_path / "config.json").read_text())
-    load.settings(local(tmp_path))
+    source.settings(local(tmp_path))
     configure(tmp_path, residual_scale=2)
     refused(tmp_path, "residual_scale=2")
     key = {"zamba": "hidden_mamba_act", "nemotron_h": "mamba_hidden_act"}.get(given.name, "hidden_act")
     (tmp_path / "config.json").write_text(json.dumps(before | {key: "gelu"}))
     if given.name == "zamba2":  # of its MLPs
-        load.settings(local(tmp_path))
+        source.settings(local(tmp_path))
     else:
         refused(tmp_path, f"{key}=gelu is not supported")
 
