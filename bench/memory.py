@@ -27,8 +27,10 @@ def peak() -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
 
 
-def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = None) -> dict[str, Any]:
-    """One calibration in this process; its weights are random, in bfloat16."""
+def measure(
+    name: str, stream: bool, samples: int = BATCH, layers: int | None = None, fisher: int = 0
+) -> dict[str, Any]:
+    """One calibration in this process; its weights are random, in bfloat16. fisher: samples to be differentiated."""
     import numpy as np
     import yaml
 
@@ -43,7 +45,7 @@ def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = 
     model = knobs.Model(name, geometry=geometry, weights="random", stream=stream)
     windows = np.random.default_rng(0).integers(0, 50000, (samples, 512))
     folds = min(8, samples // BATCH)
-    tokens, calibration = Tokens("random", tuple(windows)), knobs.Calibration(samples, 512, BATCH, folds)
+    tokens, calibration = Tokens("random", tuple(windows)), knobs.Calibration(samples, 512, BATCH, folds, fisher=fisher)
     source.settings(model)
     before, begin = peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
@@ -65,6 +67,7 @@ def measure(name: str, stream: bool, samples: int = BATCH, layers: int | None = 
         "wall clock, s": time.perf_counter() - begin,
         "forward and observe, s a sample": seconds / samples,
         "the same, ms a layer": 1000 * seconds / samples / geometry["n_layer"],
+        **({"differentiated": fisher, "squared gradients, s a sample": spent.fisher_s / fisher} if fisher else {}),
     }
 
 

@@ -140,10 +140,12 @@ def test_an_interrupted_sweep_goes_on(sweep: Run, tmp_path: Path, cell: list[str
     assert len(sweeps(tmp_path)) == 2
 
 
-def test_shards_merge_to_the_same_bits(sweep: Run, tmp_path: Path, cell: list[str]) -> None:
-    assert sweep("-m", *cell, ALPHAS, "calibration.shards=3", "hydra.sweep.dir=runs/sharded").returncode == 0
+@pytest.mark.parametrize("fisher", [0, 9])
+def test_shards_merge_to_the_same_bits(sweep: Run, tmp_path: Path, cell: list[str], fisher: int) -> None:
+    cell = [*cell, ALPHAS, f"calibration.fisher={fisher}"]
+    assert sweep("-m", *cell, "calibration.shards=3", "hydra.sweep.dir=runs/sharded").returncode == 0
     assert (tmp_path / "runs/sharded/.shards/0-2").is_dir()
-    assert sweep("-m", *cell, ALPHAS, "store=other", "hydra.sweep.dir=runs/whole").returncode == 0
+    assert sweep("-m", *cell, "store=other", "hydra.sweep.dir=runs/whole").returncode == 0
     (sharded,), (whole,) = (
         [e / "statistics.parquet" for e in (tmp_path / s).iterdir() if not e.name.startswith(".")]
         for s in ("runs/calibrations", "other")

@@ -108,13 +108,24 @@ def under_way(config: Config) -> bool:
 
 
 def test_killed_at_fifty_random_moments(config: Config, tmp_path: Path, reference: bytes) -> None:
+    killed_at_random(config, tmp_path, reference, KILLS)
+
+
+def test_killed_while_samples_are_differentiated(config: Config, tmp_path: Path) -> None:
+    config = replace(config, calibration=replace(config.calibration, fisher=8))
+    undisturbed = replace(config, store=str(tmp_path / "undisturbed"))
+    assert exit_code(forked(lambda: cell.run(undisturbed, tmp_path / "reference", "group"))) == 0
+    killed_at_random(config, tmp_path, statistics(undisturbed), KILLS // 3)
+
+
+def killed_at_random(config: Config, tmp_path: Path, reference: bytes, number: int) -> None:
     """The kills follow each other on one calibration; when it gets to its end between two, the next begins."""
     begin = time.monotonic()
     assert exit_code(forked(lambda: cell.run(config, tmp_path / "run", "group"))) == 0
     usual = time.monotonic() - begin
     shutil.rmtree(config.store)
     kills = 0
-    while kills < KILLS:
+    while kills < number:
         child = forked(lambda: cell.run(config, tmp_path / "run", "group"))
         time.sleep(random.uniform(0, usual))
         os.kill(child, signal.SIGKILL)
