@@ -57,7 +57,7 @@ def open_cells(
         try:
             _store(database, cells, filters)
             # a macro looks into no file before it is asked
-            every = f"SELECT * FROM {scan(cells, SCALES)} WHERE {filters.rows}"
+            every = f"SELECT * FROM {scan(cells, SCALES, whole=True)} WHERE {filters.rows}"
             database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {every}")
             return cells, problems
         except duckdb.Error:
@@ -99,15 +99,18 @@ def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tup
         return _damaged(database, cells[:half]) + _damaged(database, cells[half:])
 
 
-def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None) -> str:
-    """SQL for the rows of a file of every cell, with the cell's number (its position unless given)."""
+def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None, whole: bool = False) -> str:
+    """SQL for the rows of a file of every cell, with the cell's number (its position unless given).
+
+    whole: with every column that some file has, null in those of older versions that lack it; else the first one's."""
     files = ", ".join(_quoted(f"{cell.path}/{name}") for cell in cells)
     if numbers is None or list(numbers) == list(range(len(cells))):
         number = "file_index::INT"
     else:
         number = f"list_extract({list(numbers)}, file_index::INT + 1)"
+    union = ", union_by_name = true" if whole else ""
     # hive_partitioning would take a directory called alpha=0.9995 for a column
-    return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], hive_partitioning = false))"
+    return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], hive_partitioning = false{union}))"
 
 
 def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters) -> None:
@@ -126,7 +129,7 @@ def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list
     if not grouped:
         database.execute("CREATE VIEW points AS SELECT cell, layer, site, scale, sqnr_db FROM rows")
         return
-    table = scan([cells[i] for i in grouped], SCALES, grouped)
+    table = scan([cells[i] for i in grouped], SCALES, grouped, whole=True)
     database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
     database.execute(POOLED)
 
