@@ -60,9 +60,9 @@ def main() -> list[str]:
                 seconds += time.process_time() - begin
                 number += 1
     lines = [
-        f"Predicted loss of {len(CELLS)} clips x {len(FOUR)} formats at {LAYERS * len(SITES)} sites of {FOLDS} folds, "
-        f"those that are quantized, {np.mean(bins):,.0f} bins on average: {seconds:.1f} s on one core, with errors, "
-        f"{seconds / number * 1e6:.0f} µs each, beside what `methods` measures (together: 10 s).",
+        f"Predicted loss of {len(CELLS)} clips x {len(FOUR)} formats at the {len(bins)} of {LAYERS * len(SITES)} sites "
+        f"that are quantized, {FOLDS} folds, {np.mean(bins):,.0f} bins on average: {seconds:.1f} s on one core, with "
+        f"errors, {seconds / number * 1e6:.0f} µs each; it comes on top of what `methods` measures.",
     ]
     print("\n".join(lines))
     return lines

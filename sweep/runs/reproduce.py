@@ -87,10 +87,14 @@ def tables(directory: Path) -> list[Path]:
 
 
 def compare(old: Path, new: Path) -> list[tuple[str, float, str]]:
-    """Differences of two tables, the largest first: where, relative to the old value, and what. Empty if equal."""
+    """Differences of two tables, the largest first: where, relative to the old value, and what. Empty if equal.
+
+    Columns that the old one did not have yet are no difference."""
     if not new.exists():
         return [("everywhere", math.inf, "the table is no longer written")]
     a, b = pq.read_table(old), pq.read_table(new)
+    if set(a.column_names) < set(b.column_names):
+        b = b.select(a.column_names)
     if a.equals(b):
         return []
     if a.schema != b.schema or len(a) != len(b):

@@ -54,6 +54,12 @@ def test_a_difference_is_placed_and_sized(run: Path, capsys: pytest.CaptureFixtu
     assert "nothing that is recorded changed" in " ".join(text.split())
 
 
+def test_a_column_that_it_did_not_have_yet_is_no_difference(run: Path) -> None:
+    table = pq.read_table(run / "scales.parquet")
+    pq.write_table(table.drop_columns(["loss", "loss_se"]), run / "scales.parquet")
+    assert main([str(run)]) == 0
+
+
 def test_the_last_bit_counts(run: Path) -> None:
     table = pq.read_table(run / "scales.parquet")
     scale = table["scale"].to_numpy().copy()

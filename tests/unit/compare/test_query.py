@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from synthetic import World, mamba, write
 
@@ -141,6 +143,22 @@ def test_incompatible_cells_are_flagged(tmp_path: Path) -> None:
     ):
         assert words in text
     assert sorted(runs.cells().calibration) == ["A", "B", "C", "D"]
+
+
+@pytest.mark.parametrize("grid", [None, (2, 2)])
+def test_cells_of_an_older_version_lack_columns(tmp_path: Path, grid: tuple[int, int] | None) -> None:
+    """Whichever of them is read first."""
+    for name, alpha in (("a", 0.99), ("b", 0.999), ("c", 0.9999)):
+        write(tmp_path / name, mamba(layers=1, folds=2), alpha=alpha, grid=grid)
+    newer = 0
+    for name in "bac":  # one in the middle, then the first, then all
+        file = tmp_path / name / "scales.parquet"
+        table = pq.read_table(file)
+        pq.write_table(table.append_column("loss", pa.array([0.5] * len(table))), file)
+        newer += len(table)
+        frame = load(tmp_path).scales()
+        assert (frame.loss == 0.5).sum() == newer
+        assert len(frame) == 3 * len(table)
 
 
 def test_imports_neither_torch_nor_wandb_nor_pandas() -> None:
