@@ -11,8 +11,8 @@ from sweep.config.config import Config
 from sweep.quantization import granularity, window
 from sweep.quantization.methods import registry as methods
 from sweep.quantization.methods.method import Reads
-from sweep.quantization.sort_and_cluster import Ints
 from sweep.quantization.statistics import Key, Statistics
+from sweep.quantization.types import Ints
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from sweep.quantization import formats
 from sweep.quantization.formats import Format, Quantizer
 from sweep.quantization.granularity import Parts
 from sweep.quantization.site_scales import NOWHERE, Place
 from sweep.quantization.statistics import Key
-
-Floats = NDArray[np.float64]
+from sweep.quantization.types import Floats
 
 
 @dataclass(frozen=True, eq=False)

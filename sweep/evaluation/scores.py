@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from sweep.quantization.types import Floats, Ints
 
 COLUMNS = pa.schema(
     [

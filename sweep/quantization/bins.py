@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+
+from sweep.quantization.types import Floats
 
 BINS = 65_536
 SIGN = 32_768  # bit 15 of a bin code
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sweep.core.errors import allowed
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from sweep.quantization.types import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,9 @@ import numpy as np
 
 from sweep.core.errors import UsageError
 from sweep.quantization.site_scales import NOWHERE, Place
-from sweep.quantization.sort_and_cluster import Grouping, Ints, sort_and_cluster
+from sweep.quantization.sort_and_cluster import Grouping, sort_and_cluster
 from sweep.quantization.statistics import Key, Statistics
+from sweep.quantization.types import Ints
 
 Parts = list[tuple[Place, Ints]]  # of a site: place, channels
 

@@ -28,14 +28,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization.bins import BINS, SIGN, Floats, Layout
+from sweep.quantization.bins import BINS, SIGN, Layout
+from sweep.quantization.types import Bins, Counts, Floats, Ints
 
 SILU_MINIMUM = -0.2784645427610738  # of x / (1 + exp(-x)), at x = -1.2784645427610738
 SILU_REACHED = 1e-5  # how near to it the least of many values is
-
-Ints = NDArray[np.int64]
-Bins = NDArray[np.uint16]
-Counts = NDArray[np.int32] | Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.quantization.formats import Quantizer
-from sweep.quantization.histogram import Histogram, Ints
-
-Floats = NDArray[np.float64]
+from sweep.quantization.histogram import Histogram
+from sweep.quantization.types import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

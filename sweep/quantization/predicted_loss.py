@@ -22,8 +22,7 @@ from sweep.quantization.formats import Quantizer
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.metrics import ends
 from sweep.quantization.site_statistics import SiteStatistics, leave_one_out
-
-Floats = NDArray[np.float64]
+from sweep.quantization.types import Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.quantization.histogram import Histogram
-
-Floats = NDArray[np.float64]
+from sweep.quantization.types import Floats
 
 _AT_ONCE = 1 << 11  # rows looked up at a time: they stay in a core's own cache
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from sweep.core.errors import UsageError
-from sweep.quantization.sort_and_cluster import Floats, Grouping
+from sweep.quantization.sort_and_cluster import Grouping
+from sweep.quantization.types import Floats
 
 
 def sort_and_cluster(statistic: Floats, ssd_groups: int, headdim: int, head_groups: int, dim_groups: int) -> Grouping:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from sweep.quantization.types import Floats
 
 SMALLEST = 6 / np.pi**2  # 1 / trigamma(1)
 CLUSTER = 4  # values beyond a high quantile that come together

@@ -14,9 +14,7 @@ from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.method import Method, Observed
 from sweep.quantization.methods.registry import Clips
 from sweep.quantization.site_statistics import SiteStatistics, Subsets
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from sweep.quantization.types import Floats, Ints
 
 NOWHERE = -1  # a group number of a part that is not split that way
 WHOLE = (NOWHERE, NOWHERE, NOWHERE)

@@ -24,9 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.core.errors import UsageError
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from sweep.quantization.types import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

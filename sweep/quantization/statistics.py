@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sweep.quantization.bins import Floats, layout
+from sweep.quantization.bins import layout
 from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.histogram import Histogram, short
 from sweep.quantization.site_statistics import SiteStatistics
+from sweep.quantization.types import Floats
 
 SCHEMA = 3  # what the columns mean; part of a calibration's identity
 WITH_FISHER = 4  # of a file with the columns of squared gradients; without them it stays what it was

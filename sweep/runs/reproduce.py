@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweep.config.config import from_dict
-from sweep.config.knobs import Wandb
 from sweep.core import cli
 from sweep.core.console import Console
 from sweep.core.errors import UsageError
@@ -57,11 +55,10 @@ def reproduce(directory: Path, console: Console) -> int:
         raise UsageError(f"{directory} holds scales that were computed elsewhere: nothing here can be computed again")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         torch.set_num_threads(record.results.device.threads)  # sums of floats depend on how they are split
-        asked = dict(record.config)
+        asked = record.config | {"store": f"{scratch}/store", "wandb": {"mode": "disabled"}}
         if asked.get("recipe"):
             asked["recipe"] = str(directory / runs.RECIPE)
-        config = replace(from_dict(asked), store=f"{scratch}/store", wandb=Wandb(mode="disabled"))
-        again = cell.run(config, Path(scratch) / "run", "reproduce")
+        again = cell.run(from_dict(asked), Path(scratch) / "run", "reproduce")
         found = {path.name: compare(path, Path(scratch) / "run" / path.name) for path in tables(directory)}
     changes = list(circumstances(record.to_dict(), again.record.to_dict()))
     same = not any(found.values())

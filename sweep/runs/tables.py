@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from sweep.config.config import Config
 from sweep.config.knobs import QUANTIZED
@@ -22,9 +21,9 @@ from sweep.quantization.site_scales import NOWHERE, WHOLE, Reading
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.sort_and_cluster import Grouping
 from sweep.quantization.statistics import Key, Statistics
+from sweep.quantization.types import Floats
 from sweep.runs.schemas import CONVERGENCE, GROUPING, HISTOGRAMS, REPLICATES, SCALES
 
-Floats = NDArray[np.float64]
 Columns = dict[str, Any]
 
 KEPT = 40_000_000  # counts, about a GB: statistics up to this size stay prepared for further cells to read

@@ -95,3 +95,6 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     (run / "run.json").write_text(json.dumps({**record, "status": "failed"}))
     assert main([str(run)]) == 2
     assert "is failed, not finished" in capsys.readouterr().err
+    (run / "run.json").write_text(json.dumps({**record, "device": None}))  # as one of Quamba's checkpoint
+    assert main([str(run)]) == 2
+    assert "holds scales that were computed elsewhere" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import tempfile
@@ -19,6 +18,7 @@ from sweep.compare.tables.catalogue import tables
 from sweep.compare.tables.table import Table, Value
 from sweep.config.knobs import Wandb
 from sweep.core.errors import UsageError
+from sweep.runs.record import load
 from sweep.runs.tracking import wandb_connection
 from sweep.runs.tracking.wandb_connection import Identity, Unreachable
 
@@ -34,7 +34,7 @@ def log(a: Answer, directory: Path, mode: str = "auto") -> str:
     import wandb
 
     first = a.runs.listed[0]
-    wanted = json.loads((first.path / "run.json").read_text(encoding="utf-8"))["config"].get("wandb") or {}
+    wanted = load(first.path).config.get("wandb") or {}
     settings = Wandb(project=wanted.get("project") or "mamba-scales", entity=wanted.get("entity"))
     group = wanted.get("group") or first.sweep
     paths = "\n".join(str(c.path.resolve()) for c in a.runs.listed)

@@ -36,9 +36,7 @@ from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods.method import Method
 from sweep.quantization.prefix_sums import folded, signed
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from sweep.quantization.types import Floats, Ints
 
 BINS = 2048
 STRIDE = 16

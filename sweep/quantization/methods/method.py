@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
+from sweep.quantization.types import Floats
 
-Floats = NDArray[np.float64]
 Ends = tuple[Floats, Floats]  # low and high, float64 [S] each; for a symmetric format low is -high
 
 

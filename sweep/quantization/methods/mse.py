@@ -18,15 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods.method import Ends, Method, argmin
 from sweep.quantization.prefix_sums import Sums, folded, signed
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from sweep.quantization.types import Floats, Ints
 
 COARSEST_STEP = 0.01  # of the clip, between candidates
 BEST = 8  # candidates of a member whose neighbourhood is looked at closely

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.quantization.formats import Format
-from sweep.quantization.methods.method import Ends, Floats, Method, Observed, Reads
+from sweep.quantization.methods.method import Ends, Method, Observed, Reads
 from sweep.quantization.site_statistics import SiteStatistics
+from sweep.quantization.types import Floats
 
 SIGMA = 0.01
 

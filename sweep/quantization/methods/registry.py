@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sweep.core.errors import allowed
 from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import entropy, loss, minmax, mse, percentile, percentile_ema
 from sweep.quantization.methods.method import Method, Observed
-
-Floats = NDArray[np.float64]
+from sweep.quantization.types import Floats
 
 METHODS: dict[str, Method] = {
     method.name: method
