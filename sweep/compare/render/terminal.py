@@ -69,7 +69,8 @@ def ranked(groups: Sequence[Group], width: int, most: int) -> list[Text]:
     room = most - 1 - (len(shown) if headed else 0) - (len(shown) < len(groups))
     lengths = _dealt([len(group.rows) for group in shown], room)
     parts = [
-        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)] for group, n in zip(shown, lengths)
+        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)]
+        for group, n in zip(shown, lengths, strict=True)
     ]
     columns = _fitting([row for part in parts for row in part], width)
     sizes = [max(map(len, column)) for column in columns]
