@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, Estimate, mean_sqnr
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, Estimate, known_sqnr, mean_sqnr
 from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
 from sweep.compare.answer import FEW as MOST
 from sweep.compare.answer import Answer
@@ -248,7 +248,7 @@ def convergence_table(a: Answer) -> Table:
 
 def cell_table(a: Answer) -> Table:
     letters = dict(a.runs.sql("SELECT cell, calibration FROM cells"))
-    means = dict(a.runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
+    means = known_sqnr(a.runs)
     rows: list[tuple[Value, ...]] = []
     for n in a.shown:
         c, e = a.runs.listed[n], a.runs.listed[n].evaluation or {}
