@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.compare.analysis.contexts import contexts
-from sweep.compare.analysis.cost import Costs, Estimate
+from sweep.compare.analysis.cost import Costs, Estimate, known_sqnr
 from sweep.compare.analysis.recommend import Advice
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import DEPLOYED, SCALES
@@ -47,7 +47,7 @@ class Group:
 
 def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Group]:
     """A group per context: those with advice first, in its order, then cells that stand alone."""
-    means = dict(runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
+    means = known_sqnr(runs)
     by_context = {one.context: one for one in advice}
     every = contexts(runs)
     clipped = _clipped(runs, [n for context in every for n in context.cells])

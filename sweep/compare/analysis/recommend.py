@@ -53,7 +53,8 @@ class LayerChoice:
 class Advice:
     """runners[0] is the recommended setting, by `kind`: measured KL, predicted loss or SQNR. layer_loss_db: mean
     loss of one global choice against the best choice for every layer; site_loss_db: against the best one for every
-    layer and site. agreement: how the cost ranks what SQNR ranks; perplexity: how perplexity ranks what measured KL ranks."""
+    layer and site. agreement: how the cost ranks what SQNR ranks; perplexity: how perplexity ranks what measured KL
+    ranks."""
 
     context: str
     kind: str

@@ -30,6 +30,7 @@ HEADINGS = {
 }  # fmt: skip
 LEFT_OUT = ("", "clipped", "rise ±", "predicted ±", "perplexity", "lost ±", "measured ±", "rise", "lost", "sqnr")
 GAP = "  "
+WIDEST = 40  # characters of a column of any other table; beyond, its text wraps
 
 
 def show(a: Answer, console: Console, explain: bool = False) -> None:
@@ -69,7 +70,8 @@ def ranked(groups: Sequence[Group], width: int, most: int) -> list[Text]:
     room = most - 1 - (len(shown) if headed else 0) - (len(shown) < len(groups))
     lengths = _dealt([len(group.rows) for group in shown], room)
     parts = [
-        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)] for group, n in zip(shown, lengths)
+        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)]
+        for group, n in zip(shown, lengths, strict=True)
     ]
     columns = _fitting([row for part in parts for row in part], width)
     sizes = [max(map(len, column)) for column in columns]
@@ -164,12 +166,33 @@ def show_table(table: Table, console: Console) -> None:
 
 
 def _print(table: Table, console: Console, most: int) -> None:
-    rich = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     heads, rows, right = table.merged()
-    for head, side in zip(heads, right, strict=True):
-        rich.add_column(escape(head), justify="right" if side else "left")
-    for row in rows[:most]:
-        rich.add_row(*(Text(value) for value in row))
-    console.print(rich)
+    sizes = [min(WIDEST, max(len(head), *(len(row[i]) for row in rows))) for i, head in enumerate(heads)]
+    for number, part in enumerate(_parts(sizes, right, console.width)):
+        rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        if not number:
+            rich.title, rich.title_justify = escape(table.title), "left"
+        for i in part:
+            rich.add_column(escape(heads[i]), justify="right" if right[i] else "left", max_width=WIDEST)
+        for row in rows[:most]:
+            rich.add_row(*(Text(row[i]) for i in part))
+        console.print(rich)
     if len(table.rows) > most:
         console.print(f"[dim]… {len(table.rows) - most} more[/]")
+
+
+def _parts(sizes: Sequence[int], right: Sequence[bool], width: int) -> list[list[int]]:
+    """Numbers of the columns of each part that fits; where there are several, what names a row is in all of them: the
+    columns before the first number, at most two, as far as they leave half of the width."""
+    every = list(range(len(sizes)))
+    if sum(sizes) + 2 * len(sizes) <= width:
+        return [every]
+    keys = every[: max(1, min(2, right.index(True) if True in right else 1))]
+    while len(keys) > 1 and sum(sizes[i] + 2 for i in keys) > width / 2:
+        keys.pop()
+    parts: list[list[int]] = [list(keys)]
+    for i in every[len(keys) :]:
+        if len(parts[-1]) > len(keys) and sum(sizes[k] + 2 for k in [*parts[-1], i]) > width:
+            parts.append(list(keys))
+        parts[-1].append(i)
+    return parts
