@@ -58,7 +58,7 @@
       // a row that names its baseline, over two lines
       if (long) Object.assign(node, { labelExpr: "split(datum.label, ' − ')", labelFontSize: 8.5, labelLineHeight: 9.5, labelLimit: 150 });
     }
-    if (node.columns && node.orient) node.columns = node.symbolType === "square" ? 3 : 2;
+    if (node.columns && node.orient) node.columns = node.symbolType === "square" && node.columns > 5 ? 3 : 2;
     if (node.gradientLength) node.gradientLength = 180;
     Object.entries(node).forEach(([key, child]) => { if (key !== "data") thin(child); });
   }

@@ -94,7 +94,7 @@ def _narrow(node: Any) -> Any:
         return node
     node = {key: child if key == "data" else _narrow(child) for key, child in node.items()}
     if "orient" in node and "columns" in node:
-        node["columns"] = 3 if node.get("symbolType") == "square" else 2
+        node["columns"] = 3 if node.get("symbolType") == "square" and node["columns"] > 5 else 2
     if "labelLimit" in node and "symbolSize" not in node:
         if node["labelLimit"] > LONG:
             node |= {"labelExpr": "split(datum.label, ' − ')", "labelFontSize": 8.5, "labelLineHeight": 9.5}
