@@ -1,5 +1,6 @@
 """Compare cells: a query layer, verdicts with their evidence, tables, pictures, a report."""
 
-from sweep.compare.query.comparison import Comparison, load
+from sweep.compare.notebook import Runs, load
+from sweep.compare.query.comparison import Comparison
 
-__all__ = ["Comparison", "load"]
+__all__ = ["Comparison", "Runs", "load"]

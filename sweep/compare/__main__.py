@@ -25,10 +25,14 @@ def parser() -> argparse.ArgumentParser:
         ("number-format", "number formats of the activations"), ("granularity", "granularities"),
     ):  # fmt: skip
         p.add_argument(f"--{name}", metavar="LIST", help=f"only these {what}")
-    p.add_argument("--metric", default="scale", help="column of the per-layer table and heat map (default: scale)")
+    p.add_argument(
+        "--metric", type=str.lower, default="scale", help="column of the per-layer table and heat map (default: scale)"
+    )
     p.add_argument("--baseline", metavar="WHAT", help="alpha=0.9995, method=minmax, or a cell's name or directory")
     p.add_argument("--format", type=str.lower, choices=FORMATS, default="terminal", help="what goes to stdout")
-    p.add_argument("--table", metavar="NAME", help="only this table, in the format asked for; `all` for every one")
+    p.add_argument(
+        "--table", type=str.lower, metavar="NAME", help="only this table, in the format asked for; `all` for every one"
+    )
     p.add_argument("--explain", action="store_true", help="what SiLU does, and the questions of the first study")
     p.add_argument("--html", type=Path, metavar="FILE", help="the report (default: compare.html in the first DIR)")
     p.add_argument("--no-html", action="store_true", help="write no report")

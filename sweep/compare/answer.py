@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sweep.compare.analysis.agreement import calibration
 from sweep.compare.analysis.contrasts import repeats
 from sweep.compare.analysis.convergence import convergence
@@ -13,8 +15,9 @@ from sweep.compare.analysis.silu_gain import silu
 from sweep.compare.analysis.verdicts import verdicts
 from sweep.compare.facts import Answer
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.render import conclusions
+from sweep.compare.render import conclusions, sentences
 from sweep.compare.studies.quamba_alpha import replies
+from sweep.compare.studies.quamba_alpha.reply import HIGH, MODERATE
 from sweep.compare.tables.pivots import METRICS, main_site, one_per_model, pick
 from sweep.core.errors import allowed
 
@@ -24,9 +27,7 @@ SHOWN = 24  # cells that tables by cell and charts show
 FEW = 500  # cells up to which every table is made
 
 
-def answer(
-    runs: Comparison, baseline: str | None = None, metric: str = "scale", explain: bool = False
-) -> Answer:
+def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale", explain: bool = False) -> Answer:
     """Ask every question the cells can answer. Raises UsageError for an unknown baseline or metric.
 
     explain: answer the study's questions even where the cells are of several sweeps."""
@@ -46,7 +47,8 @@ def answer(
         notes.append(f"{len(group)} runs of {runs.listed[group[0]].name} {same}; the latest counts")
     costs = Costs.of(runs)
     advice, gains = recommend(runs, prints, costs), silu(runs, few)
-    studied = few is everything and (explain or len({c.path.parent for c in runs.listed}) == 1)
+    notes += [text for text in sentences.silu(gains) if "inconsistent" in text]
+    studied = few is everything and (explain or _one_study(runs))
     return Answer(
         runs,
         main_site(runs),
@@ -64,6 +66,14 @@ def answer(
     )
 
 
+def _one_study(runs: Comparison) -> bool:
+    """Whether every sweep has what the study compares: its questions say nothing of others beside it."""
+    sweeps: dict[Path, set[float | None]] = {}
+    for cell in runs.listed:
+        sweeps.setdefault(cell.path.parent, set()).add(cell.alpha)
+    return all(alphas >= {MODERATE, HIGH} for alphas in sweeps.values())
+
+
 def headlines(a: Answer) -> list[str]:
     """The answer in at most eight sentences: what to take and how, which knobs matter, what is unmeasured."""
-    return [f"{label[0].upper()}{label[1:]}: {text}." for label, text in conclusions.conclusions(a)]
+    return conclusions.spoken(a)

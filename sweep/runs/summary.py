@@ -16,7 +16,9 @@ def show(cell: Cell, console: Console) -> None:
     """The post-SiLU scales layer by layer, every other site in one line, and where the files are."""
     rows = cell.tables.scales
     record = cell.record
-    console.print(_layers(rows.filter(pc.equal(rows["site"], "x_conv_out")), record["name"]))
+    x = rows.filter(pc.equal(rows["site"], "x_conv_out"))
+    one_each = len(x) == len(pc.unique(x["layer"]))
+    console.print((_layers if one_each else _groups)(x, record["name"]))
     console.print(_sites(rows))
     console.print("SiLU gain = scale after / before SiLU: never above 1 at any quantile; SiLU shrinks.", style="dim")
     console.print("Ratio = activation scale / weight scale of the convolution: says nothing of SiLU.", style="dim")
@@ -63,6 +65,27 @@ def _layers(rows: pa.Table, title: str) -> Table:
     return shown
 
 
+def _groups(rows: pa.Table, title: str) -> Table:
+    """A line per layer: how many scales it has and how far apart they are; scales.parquet has them one by one."""
+    shown = Table(title=f"{title}: x_conv_out, after SiLU", title_justify="left")
+    for heading in ("layer", "scales", "min", "mean", "max", "max/min", "SQNR dB min", "clipped max"):
+        shown.add_column(heading, justify="right")
+    for layer in pc.unique(rows["layer"]).to_pylist():
+        part = rows.filter(pc.equal(rows["layer"], layer))
+        scale = pc.min_max(part["scale"]).as_py()
+        shown.add_row(
+            str(layer),
+            str(len(part)),
+            _number(scale["min"], ".5f"),
+            _number(pc.mean(part["scale"]).as_py(), ".5f"),
+            _number(scale["max"], ".5f"),
+            _number(scale["max"] / scale["min"] if scale["min"] else None, ".2f"),
+            _number(pc.min(part["sqnr_db"]).as_py(), ".1f"),
+            _number(pc.max(part["clip_fraction"]).as_py(), ".4%"),
+        )
+    return shown
+
+
 def _sites(rows: pa.Table) -> Table:
     shown = Table(title="All sites, over the layers", title_justify="left")
     for heading in ("site", "scale min", "mean", "max", "SQNR min", "mean", "worst at"):
@@ -95,7 +118,7 @@ def _evaluation(found: dict[str, Any]) -> Table:
         shown.add_row(name, _number(found["baseline"][key], ".4f"), _number(found[key], ".4f"), *change)
     shown.add_row("KL, nats", "0", _number(found["kl"], ".6f"), "", _number(found["kl_se"], ".6f"))
     agreement = (_number(found["top1_agreement"], ".3%"), "", _number(found["top1_agreement_se"], ".3%"))
-    shown.add_row("same first choice", "100%", *agreement)
+    shown.add_row("top-1 agreement", "100%", *agreement)
     return shown
 
 

@@ -173,7 +173,7 @@ def _baseline(cells: Sequence[Cell], text: str | None) -> set[int]:
 
 def _is(cell: Cell, key: str, value: str) -> bool:
     if key != "alpha":
-        return bool(getattr(cell, key) == value)
+        return str(getattr(cell, key)).lower() == value.lower()
     try:
         return cell.asked_alpha == float(value)
     except ValueError:

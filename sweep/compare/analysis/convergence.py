@@ -54,7 +54,8 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
     if source is None:
         return []
     query = f"""
-        WITH c AS (FROM {source} WHERE {DEPLOYED}), last AS (SELECT cell, max(folds) AS k, max(samples) AS n FROM c GROUP BY cell)
+        WITH c AS (FROM {source} WHERE {DEPLOYED}),
+        last AS (SELECT cell, max(folds) AS k, max(samples) AS n FROM c GROUP BY cell)
         SELECT c.cell AS cell, last.n AS n, k, c.layer AS layer, c.site AS site, c.scale_se / c.scale AS error,
                c.scale / half.scale - 1 AS drift
         FROM c JOIN last ON c.cell = last.cell AND c.folds = k

@@ -90,9 +90,19 @@ class Costs:
         return found
 
 
+def known_sqnr(runs: Comparison) -> dict[int, float]:
+    """Mean SQNR of the deployed sites, dB, by cell; not of cells where that of a place is unknown: minmax of groups is
+    read off maxima. Sites that lose nothing, or hold nothing but zeros, do not count."""
+    unknown = "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)))"
+    mean = "avg(sqnr_db) FILTER (isfinite(sqnr_db))"
+    return dict(
+        runs.sql(f"SELECT cell, {mean} FROM deployed GROUP BY cell HAVING {unknown} = 0 AND {mean} IS NOT NULL")
+    )
+
+
 def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
     """Mean SQNR of the deployed sites, dB, by cell, with its jackknife error over folds where replicates tell one."""
-    means = runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell")
+    means = known_sqnr(runs)
     query = (
         "SELECT cell, list(mean ORDER BY fold) FROM (SELECT cell, fold, avg(sqnr_db) AS mean FROM {} "
         "WHERE isfinite(sqnr_db) GROUP BY cell, fold) GROUP BY cell"
@@ -102,7 +112,7 @@ def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
     wanted = set(cells)
     return {
         n: Estimate(mean, float(jackknife(folds[n])) if n in folds else NAN, freedom(len(folds.get(n, ()))))
-        for n, mean in means
+        for n, mean in means.items()
         if n in wanted
     }
 

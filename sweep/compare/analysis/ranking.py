@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sweep.compare.analysis.contexts import contexts
-from sweep.compare.analysis.cost import Costs, Estimate
+from sweep.compare.analysis.cost import Costs, Estimate, known_sqnr
 from sweep.compare.analysis.recommend import Advice
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import DEPLOYED, SCALES
@@ -19,7 +20,8 @@ MOST = 500  # cells whose share of clipped values is looked up
 class Row:
     """One cell. measured, predicted: nats per token. more: cost above the best one's, nats or None. sqnr: mean dB;
     lost: dB below the best one's, with its error. clipped: share of all values at quantized sites.
-    verdict: BEST, AS_GOOD within error or what matters, UNRANKED where the ranking measure is unknown, or empty."""
+    rise: of perplexity, above the unquantized network's. verdict: BEST, AS_GOOD within error or what
+    matters, UNRANKED where the ranking measure is unknown, or empty."""
 
     setting: str
     cell: int
@@ -30,6 +32,7 @@ class Row:
     lost: Estimate | None
     clipped: float | None
     perplexity: Estimate | None
+    rise: Estimate | None
     verdict: str
 
 
@@ -44,14 +47,13 @@ class Group:
 
 def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Group]:
     """A group per context: those with advice first, in its order, then cells that stand alone."""
-    means = dict(runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
+    means = known_sqnr(runs)
     by_context = {one.context: one for one in advice}
     every = contexts(runs)
     clipped = _clipped(runs, [n for context in every for n in context.cells])
 
     def row(name: str, n: int, verdict: str, sqnr: float | None, more: Estimate | None, lost: Estimate | None) -> Row:
         e = runs.listed[n].evaluation or {}
-        perplexity = e.get("perplexity")
         return Row(
             name,
             n,
@@ -61,7 +63,8 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
             sqnr,
             lost,
             clipped.get(n),
-            None if perplexity is None else Estimate(perplexity, e.get("perplexity_se") or float("nan")),
+            _known(e, "perplexity"),
+            _known(e, "delta_perplexity"),
             verdict,
         )
 
@@ -69,7 +72,9 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     for context in every:
         if (one := by_context.get(context.text)) is None:
             kind = costs.kind(context.cells)
-            rows = [row(name, n, "", means.get(n), None, None) for n, name in zip(context.cells, context.names)]
+            rows = [
+                row(name, n, "", means.get(n), None, None) for n, name in zip(context.cells, context.names, strict=True)
+            ]
             alone.append(Group(context.text, kind, tuple(rows)))
             continue
         rows = [
@@ -90,8 +95,13 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     return [*ranked, *alone]
 
 
+def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
+    if (value := evaluation.get(name)) is None:
+        return None
+    error = evaluation.get(f"{name}_se")
+    return Estimate(float(value), float("nan") if error is None else float(error))
+
+
 def _clipped(runs: Comparison, cells: list[int]) -> dict[int, float]:
     source = runs.source(SCALES, cells[:MOST])
-    return dict(
-        runs.sql(f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {DEPLOYED} GROUP BY cell")
-    )
+    return dict(runs.sql(f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {DEPLOYED} GROUP BY cell"))

@@ -51,9 +51,10 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class Advice:
-    """runners[0] is the recommended setting, by `kind`: measured KL, predicted loss or SQNR. layer_loss_db: mean loss of one global choice against the best
-    choice for every layer; site_loss_db: against the best one for every layer and site. agreement: how the cost ranks what SQNR ranks;
-    perplexity: how perplexity ranks what measured KL ranks."""
+    """runners[0] is the recommended setting, by `kind`: measured KL, predicted loss or SQNR. layer_loss_db: mean
+    loss of one global choice against the best choice for every layer; site_loss_db: against the best one for every
+    layer and site. agreement: how the cost ranks what SQNR ranks; perplexity: how perplexity ranks what measured KL
+    ranks."""
 
     context: str
     kind: str
@@ -266,7 +267,5 @@ def _runners(
         if b.kind != SQNR:
             small = b.costs[n].value - b.costs[first].value < NEGLIGIBLE_NATS
         error = errors.get(pair, unknown)
-        runners.append(
-            Runner(names[n], n, sqnr, least - sqnr, error, small or within, b.costs.get(n), more.get(pair))
-        )
+        runners.append(Runner(names[n], n, sqnr, least - sqnr, error, small or within, b.costs.get(n), more.get(pair)))
     return tuple(runners)

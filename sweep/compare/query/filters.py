@@ -14,7 +14,7 @@ from sweep.runs.discovery import Cell
 
 @dataclass(frozen=True)
 class Filters:
-    """An empty tuple lets everything pass. Names may hold `*`; layers are numbers, alphas floats."""
+    """An empty tuple lets everything pass. Names may hold `*`, in any case; layers are numbers, alphas floats."""
 
     site: tuple[str, ...] = ()
     layer: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class Filters:
         """The cells that pass. Raises UsageError naming what there is, where a filter matches none."""
         for key in ("model", "method", "format", "granularity"):
             wanted = getattr(self, key)
-            kept = [c for c in cells if not wanted or any(fnmatchcase(getattr(c, key), w) for w in wanted)]
+            kept = [c for c in cells if not wanted or any(_like(getattr(c, key), w) for w in wanted)]
             cells = _some(key, wanted, kept, (getattr(c, key) for c in cells))
         kept = [c for c in cells if not self.alpha or c.asked_alpha in self.alpha]
         return _some("alpha", self.alpha, kept, (c.asked_alpha for c in cells))
@@ -59,7 +59,7 @@ class Filters:
     def rows(self) -> str:
         """The SQL condition on layer and site."""
         layers = f"layer IN {(*self.layer, -1)}" if self.layer else "TRUE"
-        sites = " OR ".join(f"site GLOB '{_literal(site)}'" for site in self.site) or "TRUE"
+        sites = " OR ".join(f"lower(site) GLOB '{_literal(site.lower())}'" for site in self.site) or "TRUE"
         return f"{layers} AND ({sites})"
 
     def check(self, database: duckdb.DuckDBPyConnection, everything: str) -> None:
@@ -72,6 +72,11 @@ class Filters:
             f"no rows for site={','.join(self.site) or '*'} layer={','.join(map(str, self.layer)) or '*'}; "
             f"there are sites {', '.join(sites)} and layers {layers[0]}-{layers[-1]}"
         )
+
+
+def _like(value: str, pattern: str) -> bool:
+    """Names are typed without regard to case: --method MinMax."""
+    return fnmatchcase(value.lower(), pattern.lower())
 
 
 def _words(value: object) -> list[str]:

@@ -21,14 +21,20 @@ from sweep.compare.studies.quamba_alpha.reply import OPEN
 RUN, MEASURE = "run", "measure it"  # labels of commands
 Line = tuple[str, str]
 MOST = 8
-CONTEXTS, TIES = 3, 3  # named in a line; the table has all
+CONTEXTS, TIES = 6, 3  # named in a line; the table has all
 WORDS = {
     DEAD: "not one bit changes",
     NOISE: "nothing beyond noise",
     NEGLIGIBLE: "real but negligible",
-    UNRESOLVED: "unresolved",
-    UNEXAMINED: "not examined",
 }
+
+
+def spoken(a: Answer) -> list[str]:
+    """`conclusions` as sentences."""
+    return [
+        f"{label[0].upper()}{label[1:]}: {text}{'' if label in (RUN, MEASURE) else '.'}"
+        for label, text in conclusions(a)
+    ]
 
 
 def conclusions(a: Answer) -> list[Line]:
@@ -43,33 +49,40 @@ def conclusions(a: Answer) -> list[Line]:
 
 def _take(ranked: Sequence[Group], a: Answer) -> list[Line]:
     sure = all(group.kind != SQNR for group in ranked)
-    several = len(a.ranking) > 1
-    lines = []
-    best = {group.rows[0].setting for group in ranked}
-    if several and len(ranked) > 1 and len(best) == 1:
-        text = f"{best.pop()} in all {len(ranked)} groups"
-    elif len(ranked) > CONTEXTS:
-        counts = Counter(group.rows[0].setting for group in ranked).most_common(CONTEXTS)
-        more = " …" if len(best) > CONTEXTS else ""
-        text = ", ".join(f"{name} in {n} of {len(ranked)} groups" for name, n in counts) + more
+    names = short([group.context for group in ranked])
+    best: dict[str, list[str]] = defaultdict(list)
+    for group, name in zip(ranked, names, strict=True):
+        best[group.rows[0].setting].append(name)
+    if len(ranked) == 1:
+        text = _one(ranked[0])
+    elif len(best) == 1:
+        text = f"{next(iter(best))} in all {len(ranked)} groups"
     else:
-        text = "; ".join(_one(group, several) for group in ranked)
+        most = sorted(best.items(), key=lambda item: -len(item[1]))
+        where = [", ".join(names) if len(ranked) <= CONTEXTS else f"{len(names)} of {len(ranked)}" for _, names in most]
+        text = ", ".join(f"{s} ({w})" for (s, _), w in list(zip(most, where, strict=True))[:CONTEXTS])
+        text += " …" if len(most) > CONTEXTS else ""
     if not sure:
         text += "; effect on the model unknown"
-    lines.append(("take" if sure else "best by SQNR", text))
-    first = ranked[0].rows[0]
-    evaluated = a.runs.listed[first.cell].evaluation is not None
-    lines.append((RUN if sure or evaluated else MEASURE, command(a.runs.listed[first.cell], not sure)))
-    return lines
+    first = a.runs.listed[ranked[0].rows[0].cell]
+    measure = not sure and not first.evaluation
+    return [("take" if sure else "best by SQNR", text), (MEASURE if measure else RUN, command(first, measure))]
 
 
-def _one(group: Group, several: bool) -> str:
+def short(contexts: Sequence[str]) -> list[str]:
+    """Contexts without the parts that all of them share; one alone in full."""
+    parts = [context.split(" · ") for context in contexts]
+    if len(parts) < 2 or len({len(p) for p in parts}) > 1:
+        return list(contexts)
+    differing = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
+    return [" · ".join(part for part, d in zip(p, differing, strict=True) if d) for p in parts]
+
+
+def _one(group: Group) -> str:
     best = group.rows[0]
     cost = {MEASURED: best.measured, PREDICTED: best.predicted}.get(group.kind)
-    known = f"{nats(cost)} nats/token, {group.kind}" if cost else f"{best.sqnr:.2f} dB"
-    ties = [row.setting for row in group.rows if row.verdict == AS_GOOD]
-    text = f"{best.setting}{f' for {group.context}' if several else ''} ({known})"
-    if ties:
+    text = f"{best.setting} ({f'{nats(cost)} nats/token, {group.kind}' if cost else f'{best.sqnr:.2f} dB'})"
+    if ties := [row.setting for row in group.rows if row.verdict == AS_GOOD]:
         text += f", tied with {', '.join(ties[:TIES])}{' …' if len(ties) > TIES else ''}"
     if best.setting.startswith("mse") and group.kind == SQNR:
         text += ", by construction: mse minimises this error"
@@ -83,10 +96,11 @@ def _results(a: Answer) -> list[Line]:
         row = group.rows[0]
         parts = [f"{nats(row.measured)} nats/token (measured KL)" if row.measured else ""]
         parts += [f"{nats(row.predicted)} nats/token (predicted loss)" if row.predicted else ""]
-        parts += [f"perplexity {nats(row.perplexity)}" if row.perplexity else ""]
+        rise = f" ({nats(row.rise, signed=True)})" if row.rise else ""
+        parts += [f"perplexity {row.perplexity.value:.4g}{rise}" if row.perplexity else ""]
         parts += [f"mean SQNR {row.sqnr:.2f} dB" if row.sqnr is not None else ""]
         unknown = "" if row.measured or row.predicted else "; effect on the model unknown"
-        lines.append((row.setting, f"{group.context}: {', '.join(p for p in parts if p)}{unknown}"))
+        lines.append(("result", f"{row.setting}, {group.context}: {', '.join(p for p in parts if p)}{unknown}"))
     first = a.runs.listed[a.ranking[0].rows[0].cell]
     if not first.evaluation:
         lines.append((MEASURE, command(first, measure=True)))
@@ -100,17 +114,18 @@ def _knobs(a: Answer) -> list[Line]:
     lines = []
     if MATTERS in kinds:
         lines.append(("matters", ", ".join(_largest(knob, same) for knob, same in kinds[MATTERS].items())))
-    for label, chosen in (("no effect", (DEAD, NOISE, NEGLIGIBLE)), ("open", (UNRESOLVED, UNEXAMINED))):
-        parts = [f"{_where(knob, same)}: {WORDS[k]}" for k in chosen for knob, same in kinds.get(k, {}).items()]
-        lines += [(label, "; ".join(parts))] if parts else []
+    none = [f"{_where(knob, same, a)}: {WORDS[k]}" for k in WORDS for knob, same in kinds.get(k, {}).items()]
+    lines += [("no effect", "; ".join(none))] if none else []
+    left = [_where(knob, same, a) for k in (UNRESOLVED, UNEXAMINED) for knob, same in kinds.get(k, {}).items()]
+    lines += [("unresolved", ", ".join(left))] if left else []
     return lines
 
 
 def _largest(knob: str, same: Sequence[Verdict]) -> str:
     """A knob and the largest of its effects against a baseline, in nats where these decide, else in dB."""
-    costs = [(abs(n.more.value), n, v) for v in same for n in v.nats]
+    costs = [n for v in same for n in v.nats]
     if costs:
-        _, n, v = max(costs, key=lambda c: c[0])
+        n = max(costs, key=lambda n: abs(n.more.value))
         size = f"{n.value}: {nats(n.more, signed=True)} nats"
     else:
         known = [(*e.overall, v.contrast.value(e.other)) for v in same for e in v.evidence]
@@ -119,36 +134,46 @@ def _largest(knob: str, same: Sequence[Verdict]) -> str:
     return f"{knob} ({size})"
 
 
-def _where(knob: str, same: Sequence[Verdict]) -> str:
-    """`alpha with minmax`, or `alpha in 3 contexts`."""
-    if len(same) > 1:
-        methods = {v.contrast.context.split(" · ")[1] for v in same if knob == "alpha"}
-        return f"{knob} with {methods.pop()}" if len(methods) == 1 else f"{knob} in {len(same)} contexts"
-    parts = same[0].contrast.context.split(" · ")
-    return f"{knob} with {parts[1]}" if knob == "alpha" and len(parts) > 1 else knob
+def _where(knob: str, same: Sequence[Verdict], a: Answer) -> str:
+    """`format`, or where its other contexts have another verdict, `alpha (minmax)` or `alpha in 3 contexts`."""
+    every = [v for v in a.verdicts if v.contrast.knob == knob]
+    if len(every) == 1:
+        method = every[0].contrast.context.split(" · ")
+        return f"{knob} with {method[1]}" if knob == "alpha" and len(method) > 1 else knob
+    if len(same) == len(every):
+        return knob
+    names = dict(zip((id(v) for v in every), short([v.contrast.context for v in every]), strict=True))
+    chosen = list(dict.fromkeys(names[id(v)] for v in same))
+    return f"{knob} in {len(same)} contexts" if len(chosen) > TIES else f"{knob} ({', '.join(chosen)})"
 
 
 def _agreement(a: Answer) -> list[Line]:
     parts = [agreement(a, one.perplexity, "KL") for one in a.advice if one.perplexity][:1]
     parts += [agreement(a, one.agreement, "SQNR") for one in a.advice if one.agreement][:1]
     if c := a.calibration:
-        rank = "" if np.isnan(c.rank) else f"rank correlation {c.rank:.2f} over {c.cells} cells; "
-        parts.append(f"predicted to measured loss: {rank}measured is {c.factor:.1f} ({c.low:.1f} to {c.high:.1f}) times")
-    return [("agreement", "; ".join(parts))] if parts else []
+        rank = "" if np.isnan(c.rank) else f"; rank correlation {c.rank:.2f}, {c.cells} cells"
+        parts.append(f"measured KL is {c.factor:.1f} times predicted loss ({c.low:.1f} to {c.high:.1f}{rank})")
+    return [("measures", "; ".join(parts))] if parts else []
 
 
 def agreement(a: Answer, g: Agreement, first: str) -> str:
-    """`perplexity agrees with KL on mse`, tied or not, with the error, the rank correlation, and who cross."""
-    label = {n: row.setting for group in a.ranking for row in group.rows for n in (row.cell,)}
+    """`perplexity and KL tie: mse or minmax (0.01 ± 0.02), rank correlation 0.94`: whether two measures hold the same
+    setting best, what the one loses by the other, and which pair they rank the other way round."""
+    names = {row.cell: row.setting for group in a.ranking for row in group.rows}
     unit = "" if g.other == "perplexity" else " nats"
-    text = f"{g.other} {g.verdict} with {first} on {label[g.first]}"
-    if g.verdict != AGREE:
-        text += f": {label[g.best]} has {nats(g.difference)}{unit} less"
-        text += ", within its error" if g.verdict == TIED else ""
+    lost = f"{nats(g.difference, signed=True)}{unit}"
+    text = (
+        f"{g.other} and {first} "
+        + {
+            AGREE: f"agree on {names[g.first]}",
+            TIED: f"tie: {names[g.first]} or {names[g.best]} ({lost})",
+            DISAGREE: f"disagree: {names[g.best]} or {names[g.first]} ({lost})",
+        }[g.verdict]
+    )
     if not np.isnan(g.rank):
         text += f", rank correlation {g.rank:.2f}"
-    if g.crossed and g.verdict != DISAGREE:
-        text += f", but {label[g.crossed[0]]} and {label[g.crossed[1]]} swap"
+    if g.crossed and g.crossed != (g.first, g.best):
+        text += f"; they swap {names[g.crossed[0]]} and {names[g.crossed[1]]}"
     return text
 
 
@@ -173,8 +198,8 @@ def _data(a: Answer) -> list[Line]:
     if worst.enough:
         return [("data", f"{worst.samples} samples are enough: every scale is known to ±{ENOUGH:.1%} (95 %)")]
     text = (
-        f"{worst.samples} samples are too few for {worst.open_rows} of {worst.rows} scales (±{worst.error:.1%}, median; "
-        f"0.1 dB takes ±{ENOUGH:.1%})"
+        f"{worst.samples} samples are too few for {worst.open_rows} of {worst.rows} scales (±{worst.error:.1%}, "
+        f"median; 0.1 dB takes ±{ENOUGH:.1%})"
     )
     return [("data", text)]
 

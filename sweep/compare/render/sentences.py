@@ -51,7 +51,7 @@ def verdict(v: Verdict) -> str:
     text = []
     if v.verdict == MATTERS:
         text.append(_extremes(v, base, known))
-        if v.row:
+        if v.row and v.row.p <= FAMILY:
             text.append(f"Largest at one place: {place(v.row)}.")
         if len(v.evidence) < len(q.pairs):
             text.append(f"Tested: the {len(v.evidence)} of {len(q.pairs)} values that differ most.")
@@ -87,7 +87,9 @@ def _extremes(v: Verdict, base: str, known: list[tuple[str, float, float]]) -> s
     if v.nats:
         more = {base: 0.0} | {n.value: n.more.value for n in v.nats}
         written = {n.value: f"{nats(n.more, signed=True)} nats per token" for n in v.nats}
-        beside = {value: f"{written[value]} ({plus(*db[value])} dB)" if value in db else written[value] for value in written}
+        beside = {
+            value: f"{written[value]} ({plus(*db[value])} dB)" if value in db else written[value] for value in written
+        }
         best, worst = min(more, key=lambda k: more[k]), max(more, key=lambda k: more[k])
         what = v.kind
     else:
@@ -169,8 +171,9 @@ def rules() -> list[tuple[str, str]]:
         ),
         (
             "cost",
-            "nats per token of KL(unquantized || quantized), all quantized sites at once: measured on held-out text where "
-            "every cell that is ranked was evaluated there; else predicted, half the sum of squared gradients times "
+            "nats per token of KL(unquantized || quantized), all quantized sites at once: measured on held-out text "
+            "where every cell that is ranked was evaluated there; else predicted, half the sum of squared "
+            "gradients times "
             "squared rounding errors, a lower estimate; else unknown, and SQNR ranks. "
             f"{NEGLIGIBLE_NATS} nats are 0.1 % of perplexity, the last digit that papers print of one",
         ),

@@ -15,7 +15,7 @@ from rich.text import Text
 from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group, Row
 from sweep.compare.answer import Answer
 from sweep.compare.render import sentences
-from sweep.compare.render.conclusions import MEASURE, RUN, conclusions
+from sweep.compare.render.conclusions import MEASURE, RUN, conclusions, short
 from sweep.compare.render.numbers import nats, share
 from sweep.compare.render.take import broken
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
@@ -24,7 +24,13 @@ from sweep.core.console import Console
 
 LINES = 40  # of the whole answer, at 80 columns
 LEAST = 6  # of the ranked table, however much there is to say besides
+NARROW = 20  # of it, where lines are shorter than 80 columns
+HEADINGS = {
+    "measured": "KL, nats", "predicted": "predicted, nats", "sqnr": "SQNR dB", "lost": "against best", "verdict": "",
+}  # fmt: skip
+LEFT_OUT = ("", "clipped", "rise ±", "predicted ±", "perplexity", "lost ±", "measured ±", "rise", "lost", "sqnr")
 GAP = "  "
+WIDEST = 40  # characters of a column of any other table; beyond, its text wraps
 
 
 def show(a: Answer, console: Console, explain: bool = False) -> None:
@@ -34,17 +40,18 @@ def show(a: Answer, console: Console, explain: bool = False) -> None:
     head = [Text(f"{counted(len(cells), 'cell')} · {', '.join(models[:6])}{' …' if len(models) > 6 else ''}", "bold")]
     head += [Text(f"! {warning}", "bold yellow") for warning in a.runs.warnings]
     tail = []
-    for label, text in conclusions(a):
-        command = label in (RUN, MEASURE)  # which is to be copied
-        text = f"\n{broken(text, console.width)}" if command and len(f"{label}: {text}") > console.width else text
-        tail.append(Text.assemble((f"{label}: ", "bold"), text))
+    for label, said in conclusions(a):
+        command = label in (RUN, MEASURE) and len(f"{label}: {said}") > console.width  # which is to be copied
+        words = f"\n{broken(said, console.width)}" if command else f" {said}"
+        tail.append(Text.assemble((f"{label}:", "bold"), words))
     if a.runs.problems:
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in a.runs.problems).items())
         tail.append(Text(f"not compared: {kinds}; --table problems says why", "yellow"))
     tail += [Text(note, "dim") for note in a.notes]
     tail.append(Text("all else: the report, --table NAME, --table all", "dim"))
     taken = sum(len(text.wrap(console, console.width)) for text in [*head, *tail])
-    table = ranked(a.ranking, console.width, max(LEAST, LINES - 3 - taken))  # two blank lines, one names the report
+    least = LEAST if console.width >= 80 else NARROW
+    table = ranked(a.ranking, console.width, max(least, LINES - 3 - taken))  # two blank lines, one names the report
     for text in [*head, Text(), *table, Text(), *tail]:
         console.print(text, soft_wrap=False)
     if explain:
@@ -62,16 +69,20 @@ def ranked(groups: Sequence[Group], width: int, most: int) -> list[Text]:
     headed = len(groups) > 1
     room = most - 1 - (len(shown) if headed else 0) - (len(shown) < len(groups))
     lengths = _dealt([len(group.rows) for group in shown], room)
-    parts = [group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)] for group, n in zip(shown, lengths)]
+    parts = [
+        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)]
+        for group, n in zip(shown, lengths, strict=True)
+    ]
     columns = _fitting([row for part in parts for row in part], width)
     sizes = [max(map(len, column)) for column in columns]
     lines = [_line([column[0] for column in columns], sizes, "bold")]
     at = 1
-    for group, part, n in zip(shown, parts, lengths, strict=True):
+    names = short([group.context for group in groups])
+    for group, name, part, n in zip(shown, names, parts, lengths, strict=False):
         rest = len(group.rows) - len(part)
         more = f" (best of {len(group.rows):,})" if rest and n < 2 else ""
         if headed:
-            lines.append(Text(f"{group.context}{more}"[:width], "bold cyan"))
+            lines.append(Text(f"{name}{more}"[:width], "bold cyan"))
         for row in part:
             style = {BEST: "bold green", AS_GOOD: "green", UNRANKED: "dim"}.get(row.verdict, "")
             lines.append(_line([column[at] for column in columns], sizes, style))
@@ -79,7 +90,7 @@ def ranked(groups: Sequence[Group], width: int, most: int) -> list[Text]:
         if rest and n >= 2:
             lines.append(Text(f"… {rest:,} more: --table settings", "dim"))
     if len(shown) < len(groups):
-        lines.append(Text(f"… {len(groups) - len(shown):,} more groups: --table settings", "dim"))
+        lines.append(Text(f"… {counted(len(groups) - len(shown), 'more group')}: --table settings", "dim"))
     return lines
 
 
@@ -95,20 +106,15 @@ def _dealt(wanted: Sequence[int], room: int) -> list[int]:
 
 def _fitting(rows: Sequence[Row], width: int) -> list[list[str]]:
     """Columns with their headings that fit: errors and what says least are left out first."""
-    measured, predicted = any(r.measured for r in rows), any(r.predicted for r in rows)
-    perplexity = any(r.perplexity for r in rows)
-    cost = [("measured", "KL, nats")] * measured + [("predicted", "predicted, nats")] * predicted
-    names = ["setting", *cost, *([("perplexity", "perplexity")] * perplexity), "sqnr", "lost", "clipped", "verdict"]
-    if cost:
-        names.remove("lost")
-    bare: set[str] = set()  # without their errors
-    for step in ("", "clipped", "perplexity ±", "predicted ±", "lost ±", "measured ±", "lost", "perplexity", "sqnr"):
+    costs = [key for key in ("measured", "predicted") if any(getattr(r, key) for r in rows)]
+    text = [key for key in ("perplexity", "rise") if any(getattr(r, key) for r in rows)]
+    names = ["setting", *costs, *text, "sqnr", *([] if costs else ["lost"]), "clipped", "verdict"]
+    bare = {"perplexity"}  # without their errors; that of perplexity itself is the texts'
+    for step in LEFT_OUT:
         if step.endswith("±"):
             bare.add(step[:-2])
-        elif step == "predicted" and not measured:
-            continue
         else:
-            names = [n for n in names if (n if isinstance(n, str) else n[0]) != step]
+            names = [name for name in names if name != step]
         columns = [_column(name, rows, bare) for name in names]
         if sum(max(map(len, c)) for c in columns) + len(GAP) * (len(columns) - 1) <= width:
             return columns
@@ -118,19 +124,18 @@ def _fitting(rows: Sequence[Row], width: int) -> list[list[str]]:
     return columns
 
 
-def _column(name: str | tuple[str, str], rows: Sequence[Row], bare: set[str]) -> list[str]:
-    if isinstance(name, tuple):
-        key, heading = name
-        return [heading, *(nats(getattr(row, key), key not in bare) for row in rows)]
-    if name == "lost":
-        values = [row.lost for row in rows]
-        texts = ["" if v is None else sentences.plus(-v.value, v.se if "lost" not in bare else math.nan) for v in values]
-        return ["against best", *texts]
-    if name == "sqnr":
-        return ["SQNR dB", *("–" if row.sqnr is None else Column("", "db").show(row.sqnr) for row in rows)]
-    if name == "clipped":
-        return ["clipped", *(share(row.clipped) for row in rows)]
-    return ["" if name == "verdict" else name, *(getattr(row, name) for row in rows)]
+def _column(name: str, rows: Sequence[Row], bare: set[str]) -> list[str]:
+    def show(row: Row) -> str:
+        value = getattr(row, name)
+        if name == "sqnr":
+            return Column("", "db").show(value)
+        if name == "clipped":
+            return share(value)
+        if name == "lost":
+            return "" if value is None else sentences.plus(-value.value, math.nan if name in bare else value.se)
+        return value if isinstance(value, str) else nats(value, name not in bare, name == "rise")
+
+    return [HEADINGS.get(name, name), *map(show, rows)]
 
 
 def _line(cells: Sequence[str], sizes: Sequence[int], style: str) -> Text:
@@ -161,11 +166,33 @@ def show_table(table: Table, console: Console) -> None:
 
 
 def _print(table: Table, console: Console, most: int) -> None:
-    rich = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        rich.add_column(escape(column.name), justify="right" if column.right else "left")
-    for row in table.shown()[:most]:
-        rich.add_row(*(Text(value) for value in row))
-    console.print(rich)
+    heads, rows, right = table.merged()
+    sizes = [min(WIDEST, max(len(head), *(len(row[i]) for row in rows))) for i, head in enumerate(heads)]
+    for number, part in enumerate(_parts(sizes, right, console.width)):
+        rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        if not number:
+            rich.title, rich.title_justify = escape(table.title), "left"
+        for i in part:
+            rich.add_column(escape(heads[i]), justify="right" if right[i] else "left", max_width=WIDEST)
+        for row in rows[:most]:
+            rich.add_row(*(Text(row[i]) for i in part))
+        console.print(rich)
     if len(table.rows) > most:
         console.print(f"[dim]… {len(table.rows) - most} more[/]")
+
+
+def _parts(sizes: Sequence[int], right: Sequence[bool], width: int) -> list[list[int]]:
+    """Numbers of the columns of each part that fits; where there are several, what names a row is in all of them: the
+    columns before the first number, at most two, as far as they leave half of the width."""
+    every = list(range(len(sizes)))
+    if sum(sizes) + 2 * len(sizes) <= width:
+        return [every]
+    keys = every[: max(1, min(2, right.index(True) if True in right else 1))]
+    while len(keys) > 1 and sum(sizes[i] + 2 for i in keys) > width / 2:
+        keys.pop()
+    parts: list[list[int]] = [list(keys)]
+    for i in every[len(keys) :]:
+        if len(parts[-1]) > len(keys) and sum(sizes[k] + 2 for k in [*parts[-1], i]) > width:
+            parts.append(list(keys))
+        parts[-1].append(i)
+    return parts

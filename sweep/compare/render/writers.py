@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 
 from sweep.compare.answer import Answer, headlines
@@ -37,32 +38,66 @@ def markdown(a: Answer, tables: list[Table]) -> str:
 
 
 def csv_(a: Answer, tables: list[Table]) -> str:
-    """Raw values; a `#` line before every table and for every warning (pandas: `comment="#"`)."""
+    """Raw values, one table that `pandas.read_csv` reads. Of one table its columns; of several of one name all their
+    columns behind a `title`; else long: table, title, row, column, value. Warnings are in a column of their own."""
+    warned = " | ".join(map(_line, a.runs.warnings))
+    if len({t.name for t in tables}) > 1:
+        head = ["table", "title", "row", "column", "value"]
+        rows: list[list[object]] = [
+            [t.name, _line(t.title), i, column.name, value]
+            for t in tables
+            for i, row in enumerate(t.rows)
+            for column, value in zip(t.columns, row, strict=True)
+        ]
+    else:
+        names = list(dict.fromkeys(c.name for t in tables for c in t.columns))
+        head = names if len(tables) == 1 else ["title", *names]
+        rows = []
+        for t in tables:
+            for row in t.rows:
+                values = dict(zip((c.name for c in t.columns), row, strict=True))
+                title = [] if len(tables) == 1 else [f"{_line(t.title)}. {_line(t.caption)}"]
+                rows.append([*title, *(values.get(name) for name in names)])
     out = io.StringIO()
-    for warning in a.runs.warnings:
-        out.write(f"# warning: {_line(warning)}\n")
-    for table in tables:
-        out.write(f"# {table.name}: {_line(table.title)}\n")
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([c.name for c in table.columns])
-        writer.writerows([["" if v is None else v for v in row] for row in table.rows])
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*head, *(["warning"] if warned else [])])
+    writer.writerows([["" if v is None else v for v in row] + ([warned] if warned else []) for row in rows])
     return out.getvalue()
 
 
 def latex(a: Answer, tables: list[Table]) -> str:
-    """booktabs tables; needs \\usepackage{booktabs} and a Unicode engine or \\usepackage{textcomp}."""
+    """booktabs tables of at most WIDEST columns, each with a caption and a label; needs \\usepackage{booktabs} and a
+    Unicode engine or \\usepackage{textcomp}. An error stands beside its value; columns without a value are left out;
+    what is still too wide is split, the columns that name a row repeated."""
     parts = [f"% warning: {_line(w)}" for w in a.runs.warnings]
+    warned = "".join(f" \\textbf{{Warning: {_tex(w)}}}" for w in a.runs.warnings)
+    seen: Counter[str] = Counter()
     for table in tables:
-        head = " & ".join(_tex(c.name) for c in table.columns) + r" \\"
-        body = [" & ".join(_tex(v) for v in row) + r" \\" for row in table.shown()]
-        warned = "".join(f" \\textbf{{Warning: {_tex(w)}}}" for w in a.runs.warnings)
-        parts.append("\n".join([
-            r"\begin{table}", r"\centering",
-            f"\\caption{{{_tex(table.title)}. {_tex(table.caption)}{warned}}}",
-            r"\begin{tabular}{" + "".join("r" if c.right else "l" for c in table.columns) + "}",
-            r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}",
-        ]))  # fmt: skip
+        heads, rows, right = table.merged()
+        for chosen in _split(heads, right):
+            seen[table.name] += 1
+            label = table.name if seen[table.name] == 1 else f"{table.name}-{seen[table.name]}"
+            parts.append("\n".join([
+                r"\begin{table}[htbp]", r"\centering",
+                f"\\caption{{{_tex(table.title)}. {_tex(table.caption)}{warned}}}",
+                f"\\label{{tab:{label}}}",
+                r"\begin{tabular}{" + "".join("r" if right[i] else "l" for i in chosen) + "}",
+                r"\toprule", " & ".join(_tex(heads[i]) for i in chosen) + r" \\", r"\midrule",
+                *(" & ".join(_tex(row[i]) for i in chosen) + r" \\" for row in rows),
+                r"\bottomrule", r"\end{tabular}", r"\end{table}",
+            ]))  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _split(heads: list[str], right: list[bool]) -> list[list[int]]:
+    """Numbers of the columns of each part. What names a row: its first column, and a second one if that is a rank,
+    layer or text, too."""
+    every = list(range(len(heads)))
+    if len(heads) <= WIDEST:
+        return [every]
+    keys = every[: 3 if heads[1] == "rank" else 2 if heads[1] == "layer" or not right[1] else 1]
+    rest, room = every[len(keys) :], WIDEST - len(keys)
+    return [[*keys, *rest[i : i + room]] for i in range(0, len(rest), room)]
 
 
 def json_(a: Answer, tables: list[Table]) -> str:
@@ -77,9 +112,10 @@ def json_(a: Answer, tables: list[Table]) -> str:
             "warnings": a.runs.warnings,
             "problems": [{"path": str(p.path), "kind": p.kind, "reason": p.reason} for p in a.runs.problems],
             "headlines": headlines(a),
+            "notes": a.notes,
             "verdicts": [
                 {"knob": v.contrast.knob, "context": v.contrast.context, "verdict": v.verdict,
-                 "sentence": sentences.verdict(v), "rule": v.rule} for v in a.verdicts
+                 "sentence": sentences.verdict(v), "decided by": v.kind, "rule": v.rule} for v in a.verdicts
             ],
             "questions": [
                 {"question": r.question, "said": r.said, "verdict": r.verdict, "answer": r.text,
@@ -93,6 +129,7 @@ def json_(a: Answer, tables: list[Table]) -> str:
     ) + "\n"  # fmt: skip
 
 
+WIDEST = 8  # columns of a table that fits a page
 FORMATS: dict[str, Callable[[Answer, list[Table]], str]] = {
     "markdown": markdown, "csv": csv_, "latex": latex, "json": json_,
 }  # fmt: skip
@@ -120,6 +157,7 @@ TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "−": "$-$", "±": r"$\pm$", "Δ": r"$\Delta$", "∞": r"$\infty$",
+    "→": r"$\to$", "≤": r"$\le$", "×": r"$\times$", "…": r"\ldots{}", "<": "$<$", ">": "$>$",
     "²": "$^2$", "·": r"$\cdot$", "–": "--",
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, Estimate, mean_sqnr
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, Estimate, known_sqnr, mean_sqnr
 from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
 from sweep.compare.answer import FEW as MOST
 from sweep.compare.answer import Answer
@@ -72,13 +72,15 @@ def verdict_table(a: Answer) -> Table:
     return Table(
         "verdicts",
         "Verdicts",
-        "Best and worst are taken among all values, the baseline included, by cost where it is known, else by SQNR. Nats: "
-        "per token more than the baseline. Mean dB: SQNR against the baseline, averaged over layers and quantized sites. "
-        "Largest: the largest difference at one layer and site, p corrected for all tests of the report.",
+        "Best and worst are taken among all values, the baseline included, by cost where it is known, else by SQNR. "
+        "Nats: per token more than the baseline. Mean dB: SQNR against the baseline, averaged over layers and "
+        "quantized sites. Largest: the largest difference at one layer and site, p corrected for all tests of the "
+        "report.",
         columns(
-            "knob | context | verdict | baseline | best | best nats:nats | ± best nats:nats | best dB:gain | ± best dB:db | "
-            "worst | worst nats:nats | ± worst nats:nats | worst dB:gain | ± worst dB:db | largest dB:gain | "
-            "± largest:db | where | with | p:p | places that matter:count | places:count | tests:count | errors | "
+            "knob | context | verdict | baseline | best | best nats:nats | ± best nats:nats | best dB:gain | "
+            "± best dB:db | worst | worst nats:nats | ± worst nats:nats | worst dB:gain | ± worst dB:db | "
+            "largest dB:gain | ± largest:db | where | with | p:p | places that matter:count | places:count | "
+            "tests:count | errors | "
             "folds:count | rule"
         ),
         tuple(rows),
@@ -116,9 +118,10 @@ def settings_table(a: Answer) -> Table:
     return Table(
         "settings",
         "Settings, best first",
-        "Ranked by the measure that all settings of a context share: KL measured on held-out text, else predicted loss, "
-        "both in nats per token, else mean SQNR over layers and quantized sites, which says nothing certain of the "
-        f"model. Tied: within error, or within {NEGLIGIBLE_NATS} nats or {NEGLIGIBLE_DB} dB. More: than the best one.",
+        "Ranked by the measure that all settings of a context share: KL measured on held-out text, else predicted "
+        "loss, both in nats per token, else mean SQNR over layers and quantized sites, which says nothing certain of "
+        f"the model. Tied: within error, or within {NEGLIGIBLE_NATS} nats or {NEGLIGIBLE_DB} dB. More: than the "
+        "best one.",
         columns(
             "context | rank:count | setting | verdict | ranked by | KL nats:nats | ± KL:nats | predicted nats:nats | "
             "± predicted:nats | more nats:nats | ± more:nats | mean SQNR dB:db | against best dB:gain | ± dB:db | "
@@ -156,19 +159,23 @@ def format_tables(a: Answer) -> list[Table]:
             best[format] = min(known, key=lambda s, known=known: sign * known[s], default=None)  # type: ignore[misc]
         rows: list[tuple[Value, ...]] = []
         for setting in sorted({setting for setting, _ in at}):
-            row: list[Value] = [setting]
+            values_here: list[Value] = [setting]
             for format in formats:
                 value = values.get(at.get((setting, format), -1))
-                row += [*_pair(value), "best" if best[format] == setting else ""]
-            rows.append(tuple(row))
+                values_here += _pair(value)
+            rows.append((*values_here, ", ".join(format for format in formats if best[format] == setting)))
         unit = "db" if kind == SQNR else "nats"
-        what = "Mean SQNR, dB, over layers and quantized sites" if kind == SQNR else f"{kind.capitalize()}, nats per token"
+        what = (
+            "Mean SQNR, dB, over layers and quantized sites"
+            if kind == SQNR
+            else f"{kind[0].upper()}{kind[1:]}, nats per token"
+        )
         found.append(
             Table(
                 "formats",
                 f"Settings and formats: {model}, {granularity}",
                 f"{what}; ± is one standard error.",
-                columns(" | ".join(["setting", *(f"{f}:{unit} | ± {f}:{unit} | best {f}" for f in formats)])),
+                columns(" | ".join(["setting", *(f"{f}:{unit} | ± {f}:{unit}" for f in formats), "best in"])),
                 tuple(rows),
             )
         )
@@ -241,7 +248,7 @@ def convergence_table(a: Answer) -> Table:
 
 def cell_table(a: Answer) -> Table:
     letters = dict(a.runs.sql("SELECT cell, calibration FROM cells"))
-    means = dict(a.runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
+    means = known_sqnr(a.runs)
     rows: list[tuple[Value, ...]] = []
     for n in a.shown:
         c, e = a.runs.listed[n], a.runs.listed[n].evaluation or {}

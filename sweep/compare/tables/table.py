@@ -14,8 +14,8 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Column:
-    """kind: text, count, scale (4 significant digits), nats (3 of them), number, db, change (relative, shown in %), share (%),
-    p. A column named "±" is the standard error of the one before it."""
+    """kind: text, count, scale (4 significant digits), nats (3 of them), number, db, change (relative, shown in %),
+    share (%), p. A column named "±" is the standard error of the one before it."""
 
     name: str
     kind: str = "text"
@@ -60,8 +60,35 @@ class Table:
 
         return pd.DataFrame(list(self.rows), columns=[c.name for c in self.columns])
 
+    def merged(self) -> tuple[list[str], list[list[str]], list[bool]]:
+        """Headings, rows and sides (right or left) as shown on paper: errors beside their values, to the digit that
+        they allow; columns that hold nothing are left out."""
+        shown = self.shown()
+        kept: list[tuple[str, list[str], bool]] = []
+        for i, column in enumerate(self.columns):
+            values = [row[i] for row in shown]
+            if kept and column.name.startswith("±"):
+                name, before, right = kept[-1]
+                pairs = [(row[i - 1], row[i]) for row in self.rows]
+                kept[-1] = name, [_with(v, *pair) for v, pair in zip(before, pairs, strict=True)], right
+            else:
+                kept.append((column.name, values, column.right))
+        kept = [column for column in kept if any(text not in ("", "–") for text in column[1])] or kept
+        rows = [list(row) for row in zip(*(texts for _, texts, _ in kept), strict=True)]
+        return [name for name, *_ in kept], rows, [right for *_, right in kept]
+
     def shown(self) -> list[list[str]]:
         return [[c.show(v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
+
+
+def _with(shown: str, value: Value, error: Value) -> str:
+    """A value with its error, both to the first digit of the error; as it is where that is unknown."""
+    if not isinstance(value, float) or not isinstance(error, float) or not math.isfinite(value) or not error > 0:
+        return shown
+    decimals = max(0, -math.floor(math.log10(error))) if math.isfinite(error) else 9
+    if decimals > 6:
+        return shown if not math.isfinite(error) else f"{shown} ± {error:.1g}"
+    return f"{value:{'+' if shown[0] in '+−' else ''}.{decimals}f} ± {error:.{decimals}f}".replace("-", "−", 1)
 
 
 def columns(specification: str) -> tuple[Column, ...]:

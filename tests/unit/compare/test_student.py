@@ -52,7 +52,7 @@ def test_degrees_of_freedom_by_hand() -> None:
     assert freedom(1) == 0.0
     assert np.isnan(quantile(0.95, freedom(1)))
     assert quantile(0.95, freedom(8)) == pytest.approx(stats.t.ppf(0.975, 2 / (1.2 / 8 + 2 / 7)))
-    assert pytest.approx(0.01) == FAMILY
+    assert pytest.approx(0.05 / 6) == FAMILY
 
 
 def test_they_are_those_of_the_variance_of_differences_of_extremes() -> None:

@@ -96,7 +96,7 @@ def test_how_values_are_shown(kind: str, value: float | None, shown: str) -> Non
 
 def test_csv_is_raw_and_complete(found: Answer) -> None:
     table = named(found, "alpha", "percentile · int8 · tensor")
-    back = pd.read_csv(io.StringIO(FORMATS["csv"](found, [table])), comment="#")
+    back = pd.read_csv(io.StringIO(FORMATS["csv"](found, [table])))
     pd.testing.assert_frame_equal(back, table.frame(), check_dtype=False)
 
 
@@ -128,10 +128,13 @@ def test_warnings_are_in_every_format(tmp_path: Path) -> None:
 def test_command_line(compare: Run, demo: Path, tmp_path: Path) -> None:
     done = compare(str(demo), "--html", str(tmp_path / "a.html"))
     assert done.code == 0, done.err
-    for words in ("7 cells", "dead knob", "matters", "CUDA out of memory", "was not measured", "SiLU never expands"):
+    for words in ("7 cells", "not one bit", "matters:", "3 unfinished, 1 damaged", "not measured: KL and perplexity"):
         assert words in done.out
+    assert "SiLU" not in done.out  # nobody asked
+    assert "SiLU never expands" in compare(str(demo), "--no-html", "--explain").out
+    assert "CUDA out of memory" in compare(str(demo), "--table", "problems").out
     assert (tmp_path / "a.html").stat().st_size < 6e6
-    assert compare(str(demo), "--format", "csv", "--table", "alpha").out.startswith("# alpha")
+    assert compare(str(demo), "--format", "csv", "--table", "ALPHA").out.startswith("title,layer,")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,288 @@
+"""The terminal's answer and what is written: short, narrow, ranked, and silent about what nobody asked."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import mamba, write
+
+from sweep.compare import load
+from sweep.compare.answer import Answer, answer, headlines
+from sweep.compare.render import sentences
+from sweep.compare.render.numbers import nats
+from sweep.compare.render.writers import FORMATS, WIDEST
+from sweep.compare.tables.catalogue import tables
+from sweep.core.errors import UsageError
+from tests.unit.compare.conftest import Done
+from tests.unit.compare.test_cost import evaluated
+
+Run = Callable[..., Done]
+WORLD = mamba(layers=2, size=60)
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 cells: 10 settings, 2 formats, 2 models."""
+    root = tmp_path_factory.mktemp("runs") / "forty"
+    for model in ("tiny", "2.7b"):
+        world = mamba(layers=2, size=60, model=model)
+        for format in ("int8", "int4"):
+            write(root / f"{model}-{format}-m", world, method="minmax", format=format)
+            for alpha in np.linspace(0.9, 0.99999, 9):
+                write(root / f"{model}-{format}-{alpha}", world, alpha=float(alpha), format=format)
+    return root
+
+
+def shown(root: Path, columns: int, *more: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep.compare", str(root), "--no-html", *more],
+        capture_output=True, text=True, timeout=120, env={"COLUMNS": str(columns), "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_forty_cells_fit_a_screen(forty: Path, columns: int) -> None:
+    lines = shown(forty, columns)
+    assert max(map(len, lines)) <= columns
+    assert columns < 80 or len(lines) <= 40
+    text = "\n".join(lines)
+    for words in ("40 cells", "best by SQNR", "not measured", "matters:", "tiny · int8"):
+        assert words in text
+    assert "SiLU" not in text
+
+
+def test_every_group_shows_its_best(forty: Path) -> None:
+    a = answer(load(forty))
+    assert [len(group.rows) for group in a.ranking] == [10] * 4
+    text = "\n".join(shown(forty, 80))
+    for group in a.ranking:
+        assert group.rows[0].verdict == "best"
+        assert group.rows[0].setting in text
+    assert len(headlines(a)) <= 8
+
+
+def test_one_cell_gives_its_own_result(tmp_path: Path) -> None:
+    path = evaluated(tmp_path / "a", 0.0123, 7.0)
+    run = json.loads((path / "run.json").read_text())
+    layers = [{"layer": n, "only": {"kl": kl, "perplexity": 7 + kl}} for n, kl in enumerate((0.001, 0.004, 0.002))]
+    run["evaluation"]["layers"] = layers
+    (path / "run.json").write_text(json.dumps(run))
+    lines = headlines(answer(load(tmp_path)))
+    assert lines[0].startswith("Result: percentile 0.9995, tiny: 0.012")
+    assert "nats/token (measured KL), perplexity 7" in lines[0]
+    assert "Sensitive: layers 1 (0.004 nats), 2 (0.002 nats), 0" in lines[1]
+    assert "rank correlation" in lines[1]
+    assert not any("SiLU" in line for line in lines)
+    text = "\n".join(shown(tmp_path, 80))
+    assert text.startswith("1 cell · tiny")
+    assert "perplexity" in text
+
+
+def test_best_and_worst_have_the_baseline_among_them(tmp_path: Path) -> None:
+    """int8 is the baseline and the best: whatever loses to it is not."""
+    for format in ("int8", "int4"):
+        write(tmp_path / format, WORLD, format=format)
+    a = answer(load(tmp_path))
+    (v,) = a.verdicts
+    assert sentences.verdict(v).startswith("int4 is worse than int8: mean SQNR −")
+    row = next(t for t in tables(a) if t.name == "verdicts").frame().iloc[0]
+    assert (row.best, row.worst) == ("int8", "int4")
+    for alpha in (0.9, 0.99999):
+        write(tmp_path / "alphas" / str(alpha), mamba(layers=2, size=2000), alpha=alpha)
+    write(tmp_path / "alphas" / "base", mamba(layers=2, size=2000), alpha=0.999)
+    (v,) = answer(load(tmp_path / "alphas"), baseline="alpha=0.999").verdicts
+    best = max(v.evidence, key=lambda e: e.overall[0])
+    expected = "0.999, the baseline" if best.overall[0] < 0 else v.contrast.value(best.other)
+    assert f"best is {expected}" in sentences.verdict(v)
+
+
+def test_what_before_silu_differs_is_not_named(tmp_path: Path) -> None:
+    for alpha in (0.9, 0.9995):
+        path = write(tmp_path / str(alpha), WORLD, alpha=alpha)
+    table = pd.read_parquet(path / "scales.parquet")
+    table.loc[table.site.str.endswith("_pre"), "sqnr_db"] += 100
+    table.to_parquet(path / "scales.parquet")
+    a = answer(load(tmp_path))
+    assert a.verdicts[0].row is not None
+    assert not a.verdicts[0].row.site.endswith("_pre")
+    assert not any("_pre" in text for text in headlines(a))
+    assert not any(c.worst_site.endswith("_pre") for c in a.convergence)
+
+
+def test_a_mean_of_some_places_is_no_mean(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", WORLD, method="minmax", grid=(2, 2))
+    table = pd.read_parquet(path / "scales.parquet")
+    table.loc[table.site == "x_conv_out", "sqnr_db"] = None
+    table.to_parquet(path / "scales.parquet")
+    a = answer(load(tmp_path))
+    assert a.ranking[0].rows[0].sqnr is None
+    assert next(t for t in tables(a) if t.name == "cells").frame()["mean SQNR dB"].isna().all()
+
+
+def test_names_in_any_case(forty: Path, compare: Run) -> None:
+    mine = load(forty, method="MinMax,PERC*", model="TINY", format="INT8", site="X_CONV_*")
+    assert len(mine.listed) == 10
+    assert mine.sites == ["x_conv_in", "x_conv_out", "x_conv_pre"]
+    assert compare(str(forty), "--no-html", "--baseline", "method=MinMax", "--method", "MINMAX,percentile").code == 0
+
+
+def test_a_baseline_that_is_no_knob_says_the_knobs(forty: Path) -> None:
+    with pytest.raises(UsageError, match=r"allowed: alpha, method, format, granularity, data$"):
+        answer(load(forty), "colour=red")
+
+
+def test_the_command_to_go_on_with(tmp_path: Path) -> None:
+    for alpha in (0.9, 0.9995):
+        path = write(tmp_path / str(alpha), WORLD, alpha=alpha)
+        (path / ".hydra").mkdir()
+        words = ["experiment=alpha_grid", f"alpha={alpha}", "model=tiny", "data.path=my text.txt"]
+        (path / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
+    (line,) = [text for text in headlines(answer(load(tmp_path))) if text.startswith("Measure it")]
+    assert line.endswith("python -m sweep alpha=0.9995 model=tiny 'data.path=my text.txt' evaluate.perplexity=true")
+    (tmp_path / "0.9995" / ".hydra" / "overrides.yaml").unlink()
+    (line,) = [text for text in headlines(answer(load(tmp_path))) if text.startswith("Measure it")]
+    assert "method=percentile alpha=0.9995" in line
+
+
+def test_a_broken_command_is_one_to_a_shell(tmp_path: Path) -> None:
+    for alpha in (0.9, 0.9995):
+        path = write(tmp_path / str(alpha), WORLD, alpha=alpha)
+        (path / ".hydra").mkdir()
+        words = [f"alpha={alpha}", *(f"calibration.samples={n}" for n in range(8))]
+        (path / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
+    lines = shown(tmp_path, 60)
+    at = lines.index("measure it:") + 1
+    end = next(i for i in range(at, len(lines)) if not lines[i].endswith("\\"))
+    (line,) = [text for text in headlines(answer(load(tmp_path))) if text.startswith("Measure it")]
+    joined = " ".join(" ".join(lines[at : end + 1]).replace("\\", " ").split())
+    assert line == f"Measure it: {joined}"
+
+
+@pytest.fixture(scope="module")
+def found(forty: Path) -> Answer:
+    return answer(load(forty))
+
+
+def test_csv_is_one_table(found: Answer) -> None:
+    every = pd.read_csv(io.StringIO(FORMATS["csv"](found, tables(found))))
+    assert list(every.columns) == ["table", "title", "row", "column", "value"]
+    assert set(every.table) == {t.name for t in tables(found)}
+    for name in ("settings", "alpha", "minmax"):
+        same = [t for t in tables(found) if t.name == name]
+        back = pd.read_csv(io.StringIO(FORMATS["csv"](found, same)))
+        assert len(back) == sum(len(t.rows) for t in same)
+        assert set(back.columns) - {"title"} == {c.name for t in same for c in t.columns}
+
+
+def test_csv_has_warnings_beside_the_rows(tmp_path: Path) -> None:
+    for i in range(2):
+        write(tmp_path / str(i), mamba(layers=1, size=80, tokens=f"{i}" * 64))
+    a = answer(load(tmp_path))
+    one = [t for t in tables(a) if t.name == "cells"]
+    back = pd.read_csv(io.StringIO(FORMATS["csv"](a, one)))
+    assert back.warning.str.contains("2 different token sets").all()
+
+
+def test_latex_tables_are_whole_and_fit(found: Answer) -> None:
+    """Parsed as LaTeX would read them: environments close, braces match, every row has the declared columns."""
+    text = FORMATS["latex"](found, tables(found))
+    opened: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    labels = re.findall(r"\\label\{(.*?)\}", text)
+    assert len(labels) == len(set(labels)) == text.count("\\begin{table}") == text.count("\\caption{")
+    assert all(re.fullmatch(r"tab:[\w-]+", label) for label in labels)
+    for sides, body in re.findall(r"\\begin\{tabular\}\{([lr]+)\}(.*?)\\end\{tabular\}", text, re.DOTALL):
+        assert len(sides) <= WIDEST == 8
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(rows) > 1
+        for row in rows:
+            assert len(re.findall(r"(?<!\\)&", row)) == len(sides) - 1
+    outside = re.sub(r"\\[%&#_${}]", "", re.sub(r"^%.*$", "", text, flags=re.MULTILINE))
+    assert not re.search(r"[#%_]", re.sub(r"\\(?:label|begin|end)\{.*?\}", "", outside))
+    assert text.isascii() or not set(text) & set("→≤×…±−Δ∞²·")
+
+
+def test_the_table_of_formats_marks_the_best_and_has_errors(found: Answer) -> None:
+    table = next(t for t in tables(found) if t.name == "formats").frame().set_index("setting")
+    for format in ("int8", "int4"):
+        assert format in table.loc[table[format].idxmax(), "best in"].split(", ")
+        assert (table[f"± {format}"] > 0).all()
+
+
+def test_a_section_without_content_does_not_appear(found: Answer) -> None:
+    assert "structure" not in {t.name for t in tables(found)}  # one scale per tensor has no shape
+    choices = next(t for t in tables(found) if t.name == "choices")
+    assert "Loss:" in choices.caption
+    assert "loss dB" in [c.name for c in choices.columns]
+
+
+def test_other_sweeps_are_not_asked_the_studys_questions(tmp_path: Path, compare: Run) -> None:
+    for alpha in (0.9995, 0.99999):
+        write(tmp_path / "study" / str(alpha), WORLD, alpha=alpha)
+    write(tmp_path / "study" / "g", WORLD, method="minmax", grid=(2, 2))
+    write(tmp_path / "other" / "m", WORLD, method="minmax")
+    assert answer(load(tmp_path / "study")).seed
+    assert not answer(load(tmp_path)).seed
+    assert answer(load(tmp_path), explain=True).seed
+    assert "The study" not in compare(str(tmp_path), "--no-html").out
+
+
+def test_a_wide_table_is_not_crushed(forty: Path) -> None:
+    lines = shown(forty, 80, "--table", "cells")
+    assert max(map(len, lines)) <= 80
+    words = {word for line in lines for word in line.split()}
+    assert {"percentile", "samples", "calibration"} <= words
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--nonsense"], ["nowhere"], ["{forty}", "--metric", "beauty"]])
+def test_nothing_leaks_on_stderr(forty: Path, arguments: list[str]) -> None:
+    words = [word.format(forty=forty) for word in arguments]
+    done = subprocess.run([sys.executable, "-m", "sweep.compare", *words], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "" or re.fullmatch(r"error: .*\n", done.stderr)
+
+
+def test_python(forty: Path) -> None:
+    runs = load(forty)
+    assert runs.settings().equals(runs.table("settings"))
+    assert {"settings", "verdicts", "cells"} <= set(runs.tables())
+    assert set(runs.table("alpha")["title"]) == {t.title for t in tables(runs.answer) if t.name == "alpha"}
+    assert runs.conclusions() == headlines(runs.answer)
+    assert "<table" in runs._repr_html_()
+    name = runs.charts()[0]
+    assert runs.chart(name)._repr_svg_().startswith("<svg")
+    for call in (runs.table, runs.chart):
+        with pytest.raises(UsageError, match="is unknown; allowed: "):
+            call("chairs")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.005634, 0.000213, "0.0056 ± 0.0002"), (1.5, float("nan"), "1.5"), (12.3456, 3.0, "12 ± 3"),
+        (1.2e-8, 3e-9, "(1.2 ± 0.3)e-8"), (-0.01, 0.002, "−0.010 ± 0.002"),
+    ],
+)  # fmt: skip
+def test_nats_to_the_digit_of_their_error(value: float, error: float, text: str) -> None:
+    from sweep.compare.analysis.cost import Estimate
+
+    assert nats(Estimate(value, error)) == text
+    assert nats(None) == "–"
