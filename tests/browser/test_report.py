@@ -44,8 +44,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     world = mamba(layers=6, size=300)
     layers = [
-        {"layer": i, "only": {"perplexity": 8.0 + i / 10}, "all_but": {"perplexity": 9 - i / 10}} for i in range(6)
-    ]
+        {"layer": i, "only": {"perplexity": 8.0 + i / 10, "kl": 0.01 * i + 0.01, "kl_se": 0.002},
+         "all_but": {"perplexity": 9 - i / 10, "kl": 0.2 - 0.01 * i, "kl_se": 0.02}}
+        for i in range(6)
+    ]  # fmt: skip
     evaluation = {"perplexity": 9.0, "perplexity_se": 0.1, "baseline": {"perplexity": 8.0}, "layers": layers}
     for alpha in (0.9, 0.99, 0.999, 0.9995, 0.9999, 0.99999):
         for format in ("int8", "int4"):
@@ -102,8 +104,8 @@ def marks(driver: Any, chart: str) -> int:
 
 
 CHARTS = (
-    "sqnr-alpha", "scales", "difference-scale", "difference-sqnr", "histogram", "gain", "samples", "groups",
-    "sensitivity",
+    "cost", "methods-formats", "cost-map", "best-alpha", "scales", "difference-scale", "difference-sqnr", "histogram",
+    "gain", "samples", "groups", "sensitivity",
 )  # fmt: skip
 
 
@@ -115,9 +117,15 @@ def test_opens_from_disk_without_network_or_errors(chromium: Any, report: Path) 
     assert {url for url in urls if not url.startswith("data:")} == {report.as_uri()}
 
 
-def test_is_small_and_quick(chromium: Any, report: Path) -> None:
-    assert report.stat().st_size <= 6e6
-    assert min(open_page(chromium, report) for _ in range(3)) <= 2.0
+def test_is_small_and_its_first_screen_quick(chromium: Any, report: Path) -> None:
+    assert report.stat().st_size <= 4e6
+    mark = "return performance.getEntriesByName('first-screen')[0].startTime"
+    first, whole = [], []
+    for _ in range(3):
+        whole.append(open_page(chromium, report))
+        first.append(chromium.execute_script(mark))
+    assert min(first) <= 1000  # milliseconds since the page was asked for
+    assert min(whole) <= 4.0
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -125,7 +133,7 @@ def test_every_chart_has_marks(chromium: Any, report: Path, chart: str) -> None:
     open_page(chromium, report)
     assert marks(chromium, chart) > 5
     box = chromium.execute_script(f"return document.querySelector('#chart-{chart} svg').getBoundingClientRect().width")
-    assert box > 700
+    assert box > (450 if chart == "cost" else 700)  # which stands beside the ranking
 
 
 def test_hover_tells_the_value(chromium: Any, report: Path) -> None:
@@ -133,7 +141,7 @@ def test_hover_tells_the_value(chromium: Any, report: Path) -> None:
     from selenium.webdriver.common.by import By
 
     open_page(chromium, report)
-    point = chromium.find_elements(By.CSS_SELECTOR, "#chart-scales .mark-symbol path")[3]
+    point = chromium.find_elements(By.CSS_SELECTOR, "#chart-scales .role-mark.mark-symbol path")[3]
     chromium.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     # a hand does not jump: the first event after a scroll may still be answered with the old layout
     ActionChains(chromium).move_to_element(point).move_by_offset(2, 0).move_by_offset(-2, 0).perform()
@@ -143,18 +151,96 @@ def test_hover_tells_the_value(chromium: Any, report: Path) -> None:
     assert "scale" in text
 
 
-def test_cells_leave_every_chart(chromium: Any, report: Path) -> None:
+POINTS = "document.querySelectorAll('#chart-scales .role-mark.mark-symbol path').length"
+
+
+def test_what_is_switched_off_leaves_every_chart(chromium: Any, report: Path) -> None:
     open_page(chromium, report)
-    before = {chart: marks(chromium, chart) for chart in ("scales", "difference-scale", "samples")}
-    chromium.execute_script("document.querySelectorAll('.chip input')[0].click()")
-    wait(chromium, f"return document.querySelectorAll('#chart-scales .mark-symbol path').length < {before['scales']}")
+    shown = ("scales", "difference-scale", "samples")
+    before = {chart: marks(chromium, chart) for chart in shown}
+    points = chromium.execute_script(f"return {POINTS}")
+    chromium.execute_script("document.querySelector('.chip input[data-key=setting]').click()")
+    wait(chromium, f"return {POINTS} < {points}")
     for chart, count in before.items():
-        assert marks(chromium, chart) < count or chart == "difference-scale"
-    chromium.execute_script("document.querySelector('[data-all=\"\"]').click()")
-    wait(chromium, "return document.querySelectorAll('#chart-scales .mark-symbol path').length === 0")
-    chromium.execute_script("document.querySelector('[data-all=\"1\"]').click()")
-    wait(chromium, "return document.querySelectorAll('#chart-scales .mark-symbol path').length > 0")
+        assert marks(chromium, chart) < count, chart
+    all_of_them = "document.querySelector('[data-all=setting]').click()"
+    chromium.execute_script(all_of_them)  # one is off: all on
+    wait(chromium, f"return {POINTS} === {points}")
     assert marks(chromium, "scales") == before["scales"]
+    chromium.execute_script(all_of_them)
+    wait(chromium, f"return {POINTS} === 0")
+
+
+def test_a_view_can_be_shared(chromium: Any, report: Path) -> None:
+    open_page(chromium, report)
+    chromium.execute_script(
+        "document.querySelector('.chip input[value=int4]').click();"
+        "const site = document.getElementById('site'); site.value = 'out_proj_in';"
+        "site.dispatchEvent(new Event('change'));"
+        "document.querySelector('[data-name=ranking] th:nth-child(2) button').click();"
+        "document.getElementById('theme').click()"
+    )
+    wait(chromium, "return location.hash.includes('theme')")
+    left = chromium.execute_script(
+        f"return [location.href, {POINTS}, document.querySelector('[data-name=ranking] tbody').textContent]"
+    )
+    chromium.get("about:blank")
+    chromium.get(left[0])
+    wait(chromium, "return document.body.dataset.ready === 'yes'")
+    assert chromium.execute_script(f"return {POINTS}") == left[1]
+    assert chromium.execute_script("return document.querySelector('[data-name=ranking] tbody').textContent") == left[2]
+    assert chromium.execute_script("return document.getElementById('site').value") == "out_proj_in"
+    assert not chromium.execute_script("return document.querySelector('.chip input[value=int4]').checked")
+    assert chromium.execute_script("return document.documentElement.dataset.theme") == "dark"
+    chromium.execute_script("document.querySelector('#contents a').click()")  # which leaves the state alone
+    assert "off=format" in chromium.execute_script("return location.hash")
+
+
+def test_tables_sort_and_download(chromium: Any, report: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    chromium.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    open_page(chromium, report)
+    column = (
+        "return [...document.querySelectorAll('[data-name=cells] tbody tr')].map((r) => r.cells[arguments[0]])"
+        ".map((c) => c.dataset.v ?? c.textContent)"
+    )
+    heads = chromium.execute_script(
+        "return [...document.querySelectorAll('[data-name=cells] th')].map((t) => t.textContent)"
+    )
+    at = heads.index("mean SQNR dB")
+    press = "document.querySelectorAll('[data-name=cells] th button')[arguments[0]].click()"
+    for descending in (False, True):
+        chromium.execute_script(press, at)
+        values = [float(v) for v in chromium.execute_script(column, at)]
+        assert values == sorted(values, reverse=descending)
+    chromium.execute_script("document.querySelector('[data-name=cells] .csv').click()")
+    file, until = tmp_path / "cells.csv", time.perf_counter() + 10
+    while not file.exists() and time.perf_counter() < until:
+        time.sleep(0.05)
+    frame = pd.read_csv(file)
+    assert list(frame.columns)[: len(heads)] == heads
+    assert frame["mean SQNR dB"].tolist() == values
+
+
+def test_a_click_on_the_map_opens_the_distribution(chromium: Any, report: Path) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    open_page(chromium, report)
+    chromium.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
+    cells = chromium.find_elements(By.CSS_SELECTOR, "#chart-cost-map .role-mark path")
+    wanted = next(
+        c
+        for c in cells
+        if "layer: 5" in c.get_attribute("aria-label") and "x_conv_out" in c.get_attribute("aria-label")
+    )
+    chromium.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", wanted)
+    ActionChains(chromium).move_to_element(wanted).move_by_offset(2, 0).click().perform()
+    wait(chromium, "return document.querySelector('[data-chart=histogram]').value === '5'")
+    assert chromium.execute_script("return document.getElementById('site').value") == "x_conv_out"
+    top = "return document.getElementById('figure-histogram').getBoundingClientRect().top"
+    wait(chromium, top.replace("return ", "return Math.abs(") + ") < 200")
 
 
 def test_site_and_layer_can_be_chosen(chromium: Any, report: Path) -> None:
@@ -207,9 +293,57 @@ def test_light_dark_and_print(chromium: Any, report: Path) -> None:
     assert chromium.execute_script(paper) == "rgb(20, 23, 28)"
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert chromium.execute_script(paper) == "rgb(255, 255, 255)"
+    assert cut_off(chromium) == []
     pdf = chromium.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
     assert len(pdf) > 50_000
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def cut_off(driver: Any) -> list[str]:
+    """Charts of which a legend reaches beyond the picture."""
+    found: list[str] = driver.execute_script(
+        "return [...document.querySelectorAll('.chart')].filter((c) => [...c.querySelectorAll('.role-legend')].some("
+        "(l) => l.getBoundingClientRect().right > c.querySelector('svg').getBoundingClientRect().right + 1))"
+        ".map((c) => c.id)"
+    )
+    return found
+
+
+def test_a_printed_table_breaks_no_word_into_letters(chromium: Any, report: Path) -> None:
+    open_page(chromium, report, width=1040)  # a landscape page; wide tables are printed on such
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    chromium.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    crushed = chromium.execute_script(
+        "const text = (c) => (c.querySelector('button') ?? c).firstChild ?? c;"
+        "const lines = (c) => { const r = document.createRange(); r.selectNodeContents(text(c));"
+        "return new Set([...r.getClientRects()].map((b) => Math.round(b.top))).size; };"
+        "return [...document.querySelectorAll('td, th')].map((c) => [c.textContent.trim(), lines(c)])"
+        ".filter(([text, n]) => n > text.split(/[\\s\\/]+/).length && text.length / n < 5)"
+    )
+    rows = chromium.execute_script(
+        "return [...document.querySelectorAll('.verdicts .row p')].map((p) => p.offsetHeight)"
+    )
+    legends = chromium.execute_script("return document.querySelectorAll('.role-legend').length")
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert crushed == []
+    assert min(rows) > 0
+    assert legends > 8
+
+
+def test_legends_and_names_on_a_phone(chromium: Any, report: Path) -> None:
+    open_page(chromium, report, width=375)
+    assert cut_off(chromium) == []
+    for chart in ("methods-formats", "difference-scale"):
+        names = chromium.execute_script(
+            f"return [...document.querySelectorAll('#chart-{chart} .role-axis-label text')].map((t) => t.textContent)"
+        )
+        assert not [name for name in names if "…" in name], chart
+    chips = chromium.execute_script("return [...document.querySelectorAll('.chip')].map((c) => c.textContent.trim())")
+    assert len(set(chips)) == len(chips)
+    hidden = chromium.execute_script(
+        "return [...document.querySelectorAll('.chips')].filter((c) => c.scrollHeight > c.clientHeight + 1).length"
+    )
+    assert hidden == 0
 
 
 @pytest.mark.parametrize("which", ["report", "hostile"])
@@ -232,9 +366,9 @@ def test_hostile_names_are_text(chromium: Any, hostile: Path) -> None:
     text = chromium.execute_script("return document.body.textContent")
     for name in HOSTILE:
         assert name in text
-    chips = chromium.execute_script("return [...document.querySelectorAll('.chip input')].map((i) => i.value)")
-    assert all(any(name in chip for chip in chips) for name in HOSTILE)
+    chips = chromium.execute_script("return [...document.querySelectorAll('[data-key=model]')].map((i) => i.value)")
+    assert sorted(chips) == sorted(HOSTILE)
     before = marks(chromium, "scales")
-    chromium.execute_script("document.querySelectorAll('.chip input').forEach((i, n) => n && i.click())")
-    wait(chromium, "return document.querySelectorAll('#chart-scales .mark-symbol path').length === 2")
+    chromium.execute_script("document.querySelectorAll('[data-key=model]').forEach((i, n) => n && i.click())")
+    wait(chromium, f"return {POINTS} === 4")  # two cells of one model, two layers
     assert before > marks(chromium, "scales")

@@ -53,11 +53,12 @@
     if (Array.isArray(node)) { node.forEach(thin); return; }
     if (!node || typeof node !== "object" || Array.isArray(node.values)) return;
     if (node.labelLimit && !node.symbolSize) {
+      const long = node.labelLimit > 300;
       Object.assign(node, { labelLimit: 112, labelFontSize: 10, titlePadding: 2 });
       // a row that names its baseline, over two lines
-      if (node.lines) Object.assign(node, { labelExpr: "split(datum.label, ' − ')", labelFontSize: 8.5, labelLineHeight: 9.5, labelLimit: 150 });
+      if (long) Object.assign(node, { labelExpr: "split(datum.label, ' − ')", labelFontSize: 8.5, labelLineHeight: 9.5, labelLimit: 150 });
     }
-    if (node.columns && node.orient) node.columns = node.symbolType === "square" ? 3 : 2;
+    if (node.columns && node.orient) node.columns = node.symbolType === "square" && node.columns > 5 ? 3 : 2;
     if (node.gradientLength) node.gradientLength = 180;
     Object.entries(node).forEach(([key, child]) => { if (key !== "data") thin(child); });
   }

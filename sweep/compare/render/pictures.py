@@ -4,6 +4,7 @@ columns and of one, as PDF, SVG and PNG. No title inside: captions are text file
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sweep.core.files import draft
 INCH = 96  # pixels of an SVG
 COLUMNS = {2: 6.75, 1: 3.25}  # inches: both columns, and one, of the usual conferences
 ONE = "one-column"  # folder of the narrow ones
+LONG = 300  # limit of labels that name a baseline behind a minus; these go over two lines
 PANEL_MARGIN = 62  # pixels that axis and padding of a facet take, which Vega does not fit into a width
 
 
@@ -53,7 +55,7 @@ def save(a: Answer, directory: Path) -> int:
             for ending, content in (
                 ("svg", svg.encode()),
                 ("png", vl_convert.svg_to_png(svg, scale=3)),
-                ("pdf", vl_convert.svg_to_pdf(svg, scale=72 / INCH)),
+                ("pdf", vl_convert.svg_to_pdf(_in_points(svg))),
             ):
                 with draft(place / f"{name}.{ending}") as file:
                     file.write_bytes(content)
@@ -61,6 +63,16 @@ def save(a: Answer, directory: Path) -> int:
         with draft(directory / f"{name}.txt") as file:
             file.write_text(caption(chart, a), encoding="utf-8")
     return len(drawn)
+
+
+def _in_points(svg: str) -> str:
+    """The same picture, as many points wide and high as it was pixels by the inch: a PDF's unit is the point."""
+
+    def points(size: re.Match[str]) -> str:
+        return f'{size[1]}="{float(size[2]) * 72 / INCH:g}"'
+
+    head, rest = svg.split(">", 1)
+    return re.sub(r'\b(width|height)="([\d.]+)"', points, head) + ">" + rest
 
 
 def _sized(chart: Chart, width: int) -> dict[str, Any]:
@@ -82,9 +94,11 @@ def _narrow(node: Any) -> Any:
         return node
     node = {key: child if key == "data" else _narrow(child) for key, child in node.items()}
     if "orient" in node and "columns" in node:
-        node["columns"] = 3 if node.get("symbolType") == "square" else 2
+        node["columns"] = 3 if node.get("symbolType") == "square" and node["columns"] > 5 else 2
     if "labelLimit" in node and "symbolSize" not in node:
-        node["labelLimit"] = 100
+        if node["labelLimit"] > LONG:
+            node |= {"labelExpr": "split(datum.label, ' − ')", "labelFontSize": 8.5, "labelLineHeight": 9.5}
+        node["labelLimit"] = 130
     if "gradientLength" in node:
         node["gradientLength"] = 180
     return node

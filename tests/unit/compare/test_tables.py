@@ -163,13 +163,16 @@ def test_charts_as_files(compare: Run, demo: Path, tmp_path: Path) -> None:
         "scales",
         "difference-scale",
         "difference-sqnr",
-        "sqnr-alpha",
+        "cost",
+        "cost-map",
+        "best-alpha",
+        "methods-formats",
         "histogram",
         "gain",
         "samples",
         "groups",
     ):
-        assert {f"{chart}.svg", f"{chart}.png"} <= names
+        assert {f"{chart}.{kind}" for kind in ("svg", "png", "pdf", "txt")} <= names
         svg = (tmp_path / "plots" / f"{chart}.svg").read_text()
         assert "var(--" not in svg
         assert len(re.findall(r"aria-roledescription=\"[^\"]*mark\"|<path ", svg)) > 4

@@ -1,0 +1,175 @@
+"""Charts and figures: what they draw, what they say, and that a new one is one file."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import mamba, write
+
+import sweep.compare.charts as package
+from sweep.compare import load
+from sweep.compare.answer import answer
+from sweep.compare.charts import charts
+from sweep.compare.facts import Answer
+from sweep.compare.render.pictures import COLUMNS, ONE, save, standalone
+from sweep.compare.render.report import page
+
+ADDED = """
+from sweep.compare.charts.base import Chart, rows
+
+
+def chart(a):
+    return Chart("added", "added", 0, "A chart from elsewhere", "It counts cells.",
+                 {"data": rows(("cells",), [(len(a.runs.listed),)]), "height": 90, "mark": "bar",
+                  "encoding": {"x": {"field": "cells", "type": "quantitative"}}})
+
+
+CHARTS = (chart,)
+"""
+
+
+def rows_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    values: list[dict[str, Any]] = spec["data"]["values"]
+    return values
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Answer:
+    """Two alphas and minmax in two formats, evaluated; layers of a sensitivity in one of them."""
+    root = tmp_path_factory.mktemp("swept")
+    world = mamba(layers=3, size=300)
+    only = {"kl": 0.01, "kl_se": 0.001, "delta_perplexity": 0.2, "delta_perplexity_se": 0.1, "perplexity": 8.2}
+    layers = [{"layer": i, "only": only, "all_but": only} for i in range(3)]
+    for format, cost in (("int8", 0.01), ("int4", 0.5)):
+        for i, (method, alpha) in enumerate((("percentile", 0.99), ("percentile", 0.9995), ("minmax", 0.99))):
+            evaluation = {
+                "perplexity": 9.0, "perplexity_se": 0.1, "kl": cost * (i + 1), "kl_se": cost / 10,
+                "baseline": {"perplexity": 8.0}, "layers": layers, "sites": [], "tokens": {"sha256": "t", "samples": 8},
+            }  # fmt: skip
+            cell = root / "s" / f"{format}-{method}-{alpha}"
+            write(cell, world, method=method, alpha=alpha, format=format, evaluation=evaluation)
+    return answer(load(root / "s"))
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Answer:
+    root = tmp_path_factory.mktemp("grouped")
+    for method in ("minmax", "percentile"):
+        write(root / "s" / method, mamba(layers=2, size=300), method=method, grid=(2, 2))
+    return answer(load(root / "s"))
+
+
+def test_a_chart_is_one_file(swept: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "added_chart.py").write_text(ADDED)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert "added" in charts(swept)
+    html = page(swept)
+    assert 'id="chart-added"' in html
+    assert "A chart from elsewhere" in html
+    save(swept, tmp_path / "plots")
+    assert (tmp_path / "plots" / "added.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "plots" / "added.txt").read_text() == "A chart from elsewhere. It counts cells.\n"
+
+
+def test_cost_has_a_panel_per_format_a_band_and_a_line_for_what_has_no_alpha(swept: Answer) -> None:
+    chart = charts(swept)["cost"]
+    table = rows_of(chart.spec)
+    assert chart.title == "What each setting costs: measured KL, tiny"
+    assert chart.spec["facet"]["field"] == "format"
+    assert {row["format"] for row in table} == {"int8", "int4"}
+    assert [row["clipped"] for row in table if row["method"] == "minmax"] == [None, None]
+    first = next(row for row in table if row["format"] == "int8" and row["alpha"] == 0.99)
+    assert (first["cost"], first["low"], first["high"]) == pytest.approx((0.01, 0.008, 0.012))
+
+
+def test_clips_are_drawn_and_not_scales_of_several_formats(swept: Answer) -> None:
+    table = rows_of(charts(swept)["scales"].spec)
+    at = [r for r in table if r["setting"] == "minmax" and r["site"] == "x_conv_out" and r["layer"] == 1]
+    assert len({r["rest"] for r in at}) == 2
+    assert at[0]["clip"] == pytest.approx(at[1]["clip"], rel=1e-4)
+    assert max(r["scale"] for r in at) > 10 * min(r["scale"] for r in at)
+
+
+def test_differences_name_baseline_and_model(swept: Answer, tmp_path: Path) -> None:
+    several = charts(swept)["difference-scale"]
+    assert "tiny" in several.title
+    assert "percentile 0.99 − percentile 0.9995 · int8" in {row["row"] for row in rows_of(several.spec)}
+    for alpha in (0.99, 0.9995):
+        write(tmp_path / "s" / str(alpha), mamba(layers=2, size=60), alpha=alpha)
+    one = charts(answer(load(tmp_path / "s")))["difference-sqnr"]
+    assert one.title == "SQNR of each cell less percentile 0.9995; tiny"
+
+
+def test_sensitivity_is_by_kl_first_with_bands(swept: Answer) -> None:
+    chart = charts(swept)["sensitivity"]
+    assert chart.selects["measure"][2].startswith("KL")
+    assert {unit[:2] for unit in chart.selects["measure"][1]} == {"KL", "pe"}
+    row = next(r for r in rows_of(chart.spec) if r["unit"].startswith("KL"))
+    assert (row["low"], row["high"]) == pytest.approx((0.008, 0.012))
+
+
+def test_a_maximum_has_no_forecast(swept: Answer) -> None:
+    chart = charts(swept)["samples"]
+    forecast = {row["setting"] for row in rows_of(chart.spec) if row["kind"] == "forecast"}
+    assert forecast == {"percentile 0.99", "percentile 0.9995"}
+    assert "no forecast" in chart.caption
+    ahead = [
+        r for r in rows_of(chart.spec) if r["kind"] == "forecast" and r["layer"] == 0 and r["site"] == "x_conv_out"
+    ]
+    first, last = min(ahead, key=lambda r: r["samples"]), max(ahead, key=lambda r: r["samples"])
+    assert last["samples"] == 4 * first["samples"]
+    assert last["high"] == pytest.approx(first["high"] / 2, rel=1e-3)
+
+
+def test_groups_have_errors(grouped: Answer) -> None:
+    table = rows_of(charts(grouped)["groups"].spec)
+    assert all(row["error"] > 0 for row in table)
+    assert {row["heads"] for row in table} == {"not recorded"}
+
+
+def test_positions_of_groups_are_read_off_the_grouping(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for method in ("minmax", "percentile"):
+        cell = write(tmp_path / "s" / method, mamba(layers=1, size=300), method=method, grid=(2, 2))
+        grouping = {
+            "layer": 0, "ssd_groups": 1, "head_groups": 2, "dim_groups": 2, "channels": list(range(12)),
+            "heads": [2, 0, 1], "head_ends": [1, 3], "dim_ends": [1, 4, 3, 4],
+        }  # fmt: skip
+        pq.write_table(pa.Table.from_pylist([grouping]), cell / "grouping.parquet")
+    table = rows_of(charts(answer(load(tmp_path / "s")))["groups"].spec)
+    places = {(r["head_group"], r["dim_group"]): (r["heads"], r["positions"]) for r in table}
+    assert places == {
+        (0, 0): ("2", "1 to 1 of 4"), (0, 1): ("2", "2 to 4 of 4"),
+        (1, 0): ("0 1", "1 to 3 of 4"), (1, 1): ("0 1", "4 to 4 of 4"),
+    }  # fmt: skip
+
+
+def test_the_map_shows_quantized_sites_alone_in_their_order(swept: Answer) -> None:
+    chart = charts(swept)["cost-map"]
+    sites = chart.spec["encoding"]["y"]["sort"]
+    assert sites[0] == "in_proj_in"
+    assert sites[-1] == "out_proj_in"
+    assert not [site for site in sites if site.endswith("_pre")]
+    assert chart.opens
+
+
+def test_figures_fit_a_column_and_hold_no_title(swept: Answer, tmp_path: Path) -> None:
+    count = save(swept, tmp_path)
+    for columns, inches in COLUMNS.items():
+        place = tmp_path / ONE if columns == 1 else tmp_path
+        assert len(list(place.glob("*.pdf"))) == count
+        for file in place.glob("*.pdf"):
+            width = float(re.search(rb"/MediaBox ?\[ ?0 0 ([\d.]+)", file.read_bytes())[1])  # type: ignore[index]
+            assert 0.8 * 72 * inches < width <= 72 * inches + 1, file
+    for name, chart in charts(swept).items():
+        spec = standalone(chart, swept)
+        assert "title" not in spec
+        assert chart.title not in (tmp_path / f"{name}.svg").read_text()
+        assert (tmp_path / f"{name}.txt").read_text().startswith(chart.title)
+    json.dumps(spec, allow_nan=False)
