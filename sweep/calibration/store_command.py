@@ -99,12 +99,15 @@ def busy(store: Store, path: Path) -> bool:
 
 def describe(path: Path) -> str:
     if path.name.endswith(".work"):
-        return f"unfinished, {len(list(path.glob('fold-*')))} folds done"
+        return f"unfinished, {len(list(path.rglob('fold-*')))} folds done"
     if ".damaged-" in path.name:
         return "damaged, set aside"
     try:
-        preimage = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["preimage"]
-        return f"{preimage['dtype']}, batch {preimage['batch_size']}, {preimage['folds']} folds, {preimage['backend']}"
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        preimage, base = manifest["preimage"], manifest.get("grown_from")
+        grown = f", grown from the {base['samples']} samples of {base['entry']}" if base else ""
+        known = f"{preimage['dtype']}, batch {preimage['batch_size']}, {preimage['folds']} folds"
+        return f"{known}, {preimage['backend']}{grown}"
     except (OSError, ValueError, KeyError, TypeError):
         return "damaged: no readable manifest"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -18,6 +18,9 @@ from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
 from sweep.runs import record as runs
+
+if TYPE_CHECKING:
+    from sweep.calibration.growth import Step
 
 FEW = 24  # cells that are listed one by one without being asked for
 
@@ -42,11 +45,13 @@ class Cell:
 @dataclass(frozen=True)
 class Plan:
     """cells: to be run, in the order of the command line. dropped: why others are not, a line each.
-    done: numbers of cells that an earlier, interrupted run of the same sweep has finished."""
+    done: numbers of cells that an earlier, interrupted run of the same sweep has finished. continued: by the hash of a
+    calibration that has to be computed, the one of fewer samples that it goes on from, stored or to be computed too."""
 
     cells: tuple[Cell, ...]
     dropped: tuple[str, ...] = ()
     done: frozenset[int] = frozenset()
+    continued: Mapping[str, Step] = field(default_factory=dict)
 
     @property
     def waiting(self) -> list[Cell]:
@@ -60,21 +65,32 @@ class Plan:
                 found.setdefault(cell.key.hash, cell)
         return found
 
-    def shards(self) -> list[tuple[Cell, int]]:
-        """Jobs that only compute a part of a calibration, by leader; they go before everything else."""
+    def shards(self, wave: Iterable[Cell] | None = None) -> list[tuple[Cell, int]]:
+        """Jobs that only compute a part of a calibration, by leader, of a wave or of all; they go before its cells."""
+        numbers = {cell.number for cell in (self.waiting if wave is None else wave)}
         return [
             (leader, shard)
             for leader in self.leaders().values()
+            if leader.number in numbers
             for shard in range(leader.config.calibration.shards)
             if leader.config.calibration.shards > 1
         ]
 
     def waves(self) -> list[list[Cell]]:
-        """Leaders, and cells whose calibration is stored already; then the leaders' followers."""
-        leaders = {cell.number for cell in self.leaders().values()}
-        first = [cell for cell in self.waiting if cell.stored or cell.number in leaders]
-        second = [cell for cell in self.waiting if cell not in first]
-        return [wave for wave in (first, second) if wave]
+        """Leaders, and cells whose calibration is stored already; then the leaders' followers, and leaders that go on
+        from what the first have computed; and so on."""
+        leaders = self.leaders()
+
+        def depth(key: str) -> int:
+            step = self.continued.get(key)
+            return depth(step.key.hash) + 1 if step and step.key.hash in leaders else 0
+
+        waves: dict[int, list[Cell]] = {}
+        for cell in self.waiting:
+            leader = None if cell.stored else leaders[cell.key.hash]
+            number = 0 if leader is None else depth(cell.key.hash) + (leader is not cell)
+            waves.setdefault(number, []).append(cell)
+        return [waves[number] for number in sorted(waves)]
 
     def to_dict(self) -> dict[str, Any]:
         """What a later run of the same command recognizes the sweep by."""
@@ -114,10 +130,12 @@ def plan(
     key: Callable[[Config], Key],
     stored: Callable[[Config, Key], bool],
     place: Callable[[int, Sequence[str]], str] = lambda number, overrides: str(number),
+    continued: Callable[[Iterable[tuple[Config, Key]]], Mapping[str, Step]] = lambda asked: {},
 ) -> Plan:
     """Number the cells of a grid, without those that cannot differ from an earlier one.
 
-    place: from a job's number and overrides to its directory. Raises UsageError where two cells have the same one."""
+    place: from a job's number and overrides to its directory. continued: see `Plan`. Raises UsageError where
+    two cells have the same directory."""
     cells: dict[str, Cell] = {}
     twins: dict[str, list[Config]] = {}  # by the identity of the cell that stands for them
     for overrides, config in jobs:
@@ -140,7 +158,9 @@ def plan(
         dropped[why] += len(others)
         kept[why] += 1
     lines = (f"{why}: {dropped[why] + kept[why]} cells are {kept[why]}" for why in kept)
-    return Plan(tuple(cells.values()), tuple(lines))
+    found = Plan(tuple(cells.values()), tuple(lines))
+    asked = [(leader.config, leader.key) for leader in found.leaders().values()]
+    return replace(found, continued=continued(asked))
 
 
 def _why(cell: Config, others: Iterable[Config]) -> str:
@@ -186,6 +206,10 @@ def show(plan: Plan, console: Console, every: bool = False) -> None:
             state = f"to compute in cell {leader.number}"
         elif all(cell.number in plan.done for cell in cells):
             state = "finished"
+        if leader and (step := plan.continued.get(leader.key.hash)):
+            source = leaders.get(step.key.hash)
+            there = f"come from cell {source.number}" if source else "are there"
+            state += f"; {step.samples} of {leader.config.calibration.samples} samples {there}"
         again = [cell.number for cell in cells if cell.number in passes.values() and cell.number not in plan.done]
         if again:
             state += f"; groups take a second pass in cell {_ranges(again)}, unless it is stored"

@@ -101,7 +101,7 @@ class GridSweeper(BasicSweeper):
                 raise UsageError(f"cell {number} ({' '.join(overrides)}): {one_line(error)}") from error
         for mode in {config.wandb.mode for _, config in cells}:
             tracking.check(mode)
-        return plan.plan(cells, key, spec.stored, self._place)
+        return plan.plan(cells, key, spec.stored, self._place, spec.continued)
 
     def _jobs(self, overrides: list[Override]) -> list[list[str]]:
         """The overrides of every job. Several experiments are several sweeps, one after the other."""
@@ -167,17 +167,17 @@ class GridSweeper(BasicSweeper):
             OmegaConf.save(self.config, file)
 
     def _run(self, state: Grid) -> list[str]:
-        """Shards, leaders, followers. Returns what went wrong, a line each."""
-        shards = [
-            [
-                *_asked(leader),
-                f"calibration.shard={shard}",
-                override("hydra.sweep.subdir", f".shards/{leader.number}-{shard}"),
-            ]
-            for leader, shard in state.plan.shards()
-        ]
-        self._launch(shards, 0)  # a shard that fails costs time: the leader computes what is missing
+        """Wave by wave: shards, leaders, followers. Returns what went wrong, a line each."""
         for wave in state.plan.waves():
+            shards = [
+                [
+                    *_asked(leader),
+                    f"calibration.shard={shard}",
+                    override("hydra.sweep.subdir", f".shards/{leader.number}-{shard}"),
+                ]
+                for leader, shard in state.plan.shards(wave)
+            ]
+            self._launch(shards, 0)  # a shard that fails costs time: the leader computes what is missing
             ready = state.ready(wave)
             state.settle(ready, self._launch([self._job(cell) for cell in ready], ready[0].number if ready else 0))
         return state.failures()
