@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 
-.PHONY: setup run test lint bench clean
+.PHONY: setup run test lint docs bench clean
 
 setup: $(VENV)/.installed-$(EXTRAS)
 
@@ -24,6 +24,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs:
+	$(MAKE) setup EXTRAS=dev,docs
+	$(BIN)/python -m mkdocs build --strict
 
 bench:
 	$(MAKE) setup EXTRAS=dev,bench

@@ -32,7 +32,7 @@ COMMANDS = {  # subcommand → what it is for; each is the `main` of a module
     "track": "send finished cells to W&B",
     "quamba": "read scales saved by Quamba, or write them",
     "reproduce": "compute a finished cell again and compare bit by bit",
-    "dashboard": "a W&B workspace and a W&B report for a sweep",
+    "dashboard": "a W&B workspace for a sweep",
 }
 
 Main = Callable[[list[str] | None], int]

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from synthetic import mamba, write
 
@@ -84,19 +83,6 @@ def test_cost_comes_first_and_every_panel_shows_what_a_cell_logged(
     assert not space.saved
 
 
-def test_mean_sqnr_is_the_comparisons(sweep: Path) -> None:
-    from sweep.compare import load
-    from sweep.config.knobs import QUANTIZED
-
-    write(sweep / "3", mamba(layers=2, size=200), grid=(2, 2), method="minmax")
-    with_points = load(sweep)
-    for number, cell in enumerate(with_points.listed):
-        mean = f"SELECT avg(sqnr_db) FROM points WHERE cell = {number} AND site IN {QUANTIZED}"
-        ((expected,),) = with_points.sql(mean)
-        rows = pq.read_table(cell.path / "scales.parquet").to_pylist()
-        assert view._summary(rows)["quantized/sqnr_db_mean"] == pytest.approx(expected, abs=1e-6)
-
-
 def viewed(settings: dict[str, dict[str, float]]) -> list[View]:
     """Views of runs that differ in their method, with a summary each."""
     return [
@@ -106,13 +92,14 @@ def viewed(settings: dict[str, dict[str, float]]) -> list[View]:
 
 
 def test_runs_are_ranked_by_the_best_measure_that_all_of_them_share() -> None:
-    sqnr, predicted, measured = panels.SQNR, panels.PREDICTED, panels.KL
+    sqnr, predicted, measured = panels.MEAN_SQNR, panels.PREDICTED, panels.KL
     one = {"a": {sqnr: 20.0, predicted: 0.2, measured: 0.3}, "b": {sqnr: 30.0, predicted: 0.1}}
     assert panels.cost(viewed(one)) == predicted
     one["b"][measured] = 0.4
     assert panels.cost(viewed(one)) == measured
     assert panels.cost(viewed({"a": {sqnr: 1.0}, "b": {sqnr: 2.0, predicted: 0.1}})) == sqnr
-    assert not panels.ascending(sqnr)
+    assert panels.cost(viewed({"a": {panels.WORST_SQNR: 1.0}, "b": {sqnr: 2.0}})) == panels.WORST_SQNR
+    assert not any(map(panels.ascending, (sqnr, panels.WORST_SQNR)))
     shown = panels.columns(viewed(one))
     assert shown == [
         "run:displayName",
@@ -127,7 +114,9 @@ def test_runs_are_ranked_by_the_best_measure_that_all_of_them_share() -> None:
 
 
 def test_predicted_loss_has_panels_where_it_was_logged() -> None:
-    views = viewed({"a": {panels.SQNR: 20.0, panels.PREDICTED: 0.2}, "b": {panels.SQNR: 25.0, panels.PREDICTED: 0.1}})
+    views = viewed(
+        {"a": {panels.MEAN_SQNR: 20.0, panels.PREDICTED: 0.2}, "b": {panels.MEAN_SQNR: 25.0, panels.PREDICTED: 0.1}}
+    )
     for v in views:
         v.rows.extend({"site": site} for site in ("x_conv_pre", "x_conv_out"))
         v.layers[0] = {"predicted/loss": 0.2, "x_conv_out/loss": 0.2, "x_conv_pre/loss": 0.0}

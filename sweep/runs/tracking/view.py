@@ -107,7 +107,7 @@ def _histograms(path: Path) -> dict[int, dict[str, Bins]]:
 
 
 def _summary(rows: list[Row]) -> Row:
-    """Mean, min and max per site, mean SQNR of the quantized sites, where SQNR is worst: in each site, and in all."""
+    """Mean, min and max per site, and where the SQNR is worst: in each site, and in all."""
     sites: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         sites[row["site"]].append(row)
@@ -119,22 +119,9 @@ def _summary(rows: list[Row]) -> Row:
                     summary[f"{site}/{column}_{name}"] = of(values)
         if worst := _worst(part):
             summary[f"{site}/worst_layer"] = worst["layer"]
-    if quantized := _sqnr(row for site in QUANTIZED for row in sites.get(site, [])):
-        summary["quantized/sqnr_db_mean"] = fmean(quantized)
     if worst := _worst(rows):
         summary |= {f"worst/{key}": worst[key] for key in ("site", "layer", "sqnr_db")}
     return summary
-
-
-def _sqnr(rows: Iterable[Row]) -> list[float]:
-    """SQNR of each layer and site, dB, of all its groups together; those where it is unknown or infinite left out."""
-    sums: dict[tuple[int, str], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-    for row in rows:
-        if (sqnr := _finite(row["sqnr_db"])) is not None:
-            power, lost = sums[row["layer"], row["site"]]
-            error = row["n"] * row["mse"]
-            sums[row["layer"], row["site"]] = power + error * 10 ** (sqnr / 10), lost + error
-    return [10 * math.log10(power / lost) for power, lost in sums.values() if lost > 0]
 
 
 def _worst(rows: Iterable[Row]) -> Row | None:

@@ -10,13 +10,14 @@ from typing import Any
 from sweep.config.knobs import QUANTIZED
 from sweep.runs.tracking.view import View
 
-SQNR = "quantized/sqnr_db_mean"
+MEAN_SQNR, WORST_SQNR = "quantized/sqnr_db_mean", "worst/sqnr_db"
 KL, PREDICTED, PERPLEXITY = "evaluation/kl", "loss/loss", "evaluation/perplexity"
 NAMES = {
     KL: "measured KL, nats per token",
     PREDICTED: "predicted loss, nats per token",
     PERPLEXITY: "perplexity",
-    SQNR: "mean SQNR of the quantized sites, dB",
+    MEAN_SQNR: "mean SQNR of the quantized sites, dB",
+    WORST_SQNR: "SQNR of the worst layer and site, dB",
 }
 KNOBS = ("cell.model", "cell.method", "cell.alpha", "cell.format", "cell.granularity")  # of the runs' configuration
 LINES = (  # column, heading, whether its axis is logarithmic, whether only quantized sites are shown
@@ -85,13 +86,18 @@ class Section:
 
 def cost(views: list[View]) -> str:
     """The key of the summary that runs are ranked by: the measured KL if every run has it, else the predicted loss if
-    every run has that, else the mean SQNR, which knows nothing of the network."""
-    return next((key for key in (KL, PREDICTED) if all(key in v.summary for v in views)), SQNR)
+    every run has that, else the SQNR, which knows nothing of the network."""
+    return next((key for key in (KL, PREDICTED) if all(key in v.summary for v in views)), sqnr(views))
+
+
+def sqnr(views: list[View]) -> str:
+    """The SQNR that stands for a run: the mean over the quantized sites where every run logged it, else the worst."""
+    return MEAN_SQNR if all(MEAN_SQNR in v.summary for v in views) else WORST_SQNR
 
 
 def ascending(key: str) -> bool:
     """Whether less of it is better."""
-    return key != SQNR
+    return key not in (MEAN_SQNR, WORST_SQNR)
 
 
 def differing(views: list[View]) -> tuple[str, ...]:
@@ -103,7 +109,7 @@ def columns(views: list[View]) -> list[str]:
     """Columns of the table of runs, cost and its error first, then SQNR, then the knobs that differ."""
     logged = {key for v in views for key in v.summary}
     ranked = cost(views)
-    keys = [ranked, *(key for key in (KL, PREDICTED, PERPLEXITY, SQNR) if key != ranked)]
+    keys = [ranked, *(key for key in (KL, PREDICTED, PERPLEXITY, sqnr(views)) if key != ranked)]
     shown = [f"summary:{name}" for key in keys for name in (key, f"{key}_se") if name in logged]
     return ["run:displayName", *shown, *(_accessor(knob) for knob in differing(views))]
 
@@ -118,16 +124,16 @@ def sections(views: list[View]) -> list[Section]:
 def first_screen(views: list[View]) -> tuple[Panel, ...]:
     """Cost of each run, against SQNR, against the knobs, and which knob matters."""
     logged = {key for v in views for key in v.summary}
-    ranked = cost(views)
+    ranked, quality = cost(views), sqnr(views)
     if ranked not in logged:
         return ()
     panels: list[Panel] = [Bar(NAMES[ranked][:1].upper() + NAMES[ranked][1:], metric=ranked)]
-    if ranked != SQNR and SQNR in logged:
-        panels.append(Scatter(f"{NAMES[ranked]}, against SQNR", log=True, x=SQNR, y=ranked))
+    if ranked != quality and quality in logged:
+        panels.append(Scatter(f"{NAMES[ranked]}, against SQNR", log=True, x=quality, y=ranked))
     if {KL, PREDICTED} <= logged:
         panels.append(Scatter("Measured KL against predicted loss", log=True, log_x=True, x=PREDICTED, y=KL))
     if knobs := differing(views):
-        keys = dict.fromkeys(key for key in (SQNR, PERPLEXITY, ranked) if key in logged)  # the cost is the last axis
+        keys = dict.fromkeys(key for key in (quality, PERPLEXITY, ranked) if key in logged)  # the cost is the last axis
         keys.pop(ranked)
         panels.append(Parallel("Settings and what they cost", ascending(ranked), knobs, (*keys, ranked)))
         panels.append(Importance("Which knob matters", metric=ranked))
@@ -154,7 +160,7 @@ def ranking(views: list[View], names: list[str]) -> str:
     """The table of runs as Markdown, the best first."""
     ranked = cost(views)
     logged = {key for v in views for key in v.summary}
-    shown = [ranked, *(key for key in (PREDICTED, KL, PERPLEXITY, SQNR) if key in logged and key != ranked)]
+    shown = [ranked, *(key for key in (PREDICTED, KL, PERPLEXITY, sqnr(views)) if key in logged and key != ranked)]
     worst = float("inf")
     sign = 1 if ascending(ranked) else -1
     order = sorted(range(len(views)), key=lambda n: sign * views[n].summary.get(ranked, sign * worst))
