@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sweep.config.knobs import QUANTIZED
 from sweep.runs import record as runs
 from sweep.runs.record import RecordError, RunRecord
 from sweep.runs.results import Results
