@@ -15,7 +15,7 @@ $(VENV)/.installed-$(EXTRAS): pyproject.toml constraints.txt
 	touch $@
 
 run: setup
-	$(BIN)/python -m sweep $(ARGS)
+	$(BIN)/python -m sweep calibration.fisher=32 $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

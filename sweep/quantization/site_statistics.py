@@ -67,23 +67,23 @@ class SiteStatistics:
     @cached_property
     def replicates(self) -> Subsets:
         """What `leave_one_out` names."""
-        return self._subsets(leave_one_out(len(self.folds)))
+        return self.subsets(leave_one_out(len(self.folds)))
 
     @cached_property
     def growing(self) -> Subsets:
         """The first 1, 2, … K folds, K sets."""
-        return self._subsets(np.tri(len(self.folds), dtype=bool))
+        return self.subsets(np.tri(len(self.folds), dtype=bool))
 
     @cached_property
     def sections(self) -> Subsets:
         """All folds, then each by itself, 1 + K sets."""
         folds = len(self.folds)
-        return self._subsets(np.concatenate([np.ones((1, folds), bool), np.eye(folds, dtype=bool)]))
+        return self.subsets(np.concatenate([np.ones((1, folds), bool), np.eye(folds, dtype=bool)]))
 
     @cached_property
     def left_out(self) -> Subsets:
         """All but the first, all but the second, …, K sets."""
-        return self._subsets(leave_one_out(len(self.folds))[1:])
+        return self.subsets(leave_one_out(len(self.folds))[1:])
 
     @property
     def prepared_size(self) -> int:
@@ -95,7 +95,8 @@ class SiteStatistics:
         """The same, and what is prepared for reading it goes when it goes."""
         return replace(self, histogram=replace(self.histogram), pooled=self.pooled and replace(self.pooled))
 
-    def _subsets(self, members: NDArray[np.bool_]) -> Subsets:
+    def subsets(self, members: NDArray[np.bool_]) -> Subsets:
+        """Those sets of the folds, bool [S, K]."""
         if self.pooled is None:
             return Subsets(members, self.histogram.pick(members))
         whole = members.all(1, keepdims=True)

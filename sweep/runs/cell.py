@@ -23,7 +23,7 @@ from sweep.quantization.statistics import Statistics
 from sweep.runs import record as runs
 from sweep.runs import tables as table
 from sweep.runs import tracking
-from sweep.runs.cost import predicted
+from sweep.runs.cost import predicted, standard
 from sweep.runs.record import Failure, RunRecord
 from sweep.runs.results import CalibrationRecord, DeviceRecord, ModelRecord, Results, TokensRecord
 from sweep.runs.schemas import write_table
@@ -79,7 +79,9 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
         for field in fields(tables):
             if (columns := getattr(tables, field.name)) is not None:
                 write_table(directory / f"{field.name}.parquet", columns)
-        results = replace(results, loss=predicted(tables, config.evaluate.sites))
+        if (loss := predicted(tables, config.evaluate.sites)) and not (siblings or config.recipe):
+            loss["standard"] = standard(statistics, config.format, config.evaluate.sites)
+        results = replace(results, loss=loss)
         if config.evaluate:
             from sweep.evaluation.evaluate import evaluate
 

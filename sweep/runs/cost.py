@@ -10,9 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sweep.quantization import predicted_loss
 from sweep.quantization.formats import named
-from sweep.quantization.methods.registry import jackknife_error
+from sweep.quantization.methods.registry import METHODS, jackknife_error
+from sweep.quantization.site_scales import clips_of
+from sweep.quantization.statistics import Statistics
 from sweep.runs.tables import Tables
+
+STANDARD = (("minmax", None), ("percentile", 0.9995), ("percentile", 0.99999), ("mse", None), ("loss", None))
 
 
 def predicted(tables: Tables, sites: Sequence[str]) -> dict[str, Any] | None:
@@ -38,6 +43,26 @@ def predicted(tables: Tables, sites: Sequence[str]) -> dict[str, Any] | None:
         "sites": {name: total(site == name, left_site == name) for name in sites if name in site},
         "layers": [{"layer": int(n), **total(layer == n, left_layer == n)} for n in np.unique(layer)],
     }
+
+
+def standard(statistics: Statistics, format: str, sites: Sequence[str]) -> list[dict[str, Any]]:
+    """What the usual settings would cost in a format, from the same pass, cheapest first: `method`, `alpha`, `loss` and
+    `loss_se`, nats per token, of all these sites rounded, one scale a site. The error is that of the loss of these very
+    clips on other text. Empty where a site has no gradients."""
+    to, rounded = named(format), [site for (_, name), site in statistics.sites.items() if name in sites]
+    if not rounded or any(site.fisher is None for site in rounded):
+        return []
+    costs = []
+    for name, alpha in STANDARD:
+        parts = []
+        for site in rounded:
+            whole = site.subsets(np.ones((1, len(site.folds)), bool))
+            clip = clips_of(site, whole, METHODS[name], alpha, to)
+            parts.append(predicted_loss.predict(site, [to.place(float(clip.low[0]), float(clip.high[0]))])[0])
+        total = np.sum(parts, 0)
+        error = float(jackknife_error(total[1:]))
+        costs.append({"method": name, "alpha": alpha, "loss": _finite(total[0]), "loss_se": _finite(error)})
+    return sorted(costs, key=lambda cost: np.inf if cost["loss"] is None else cost["loss"])
 
 
 def _finite(value: Any) -> float | None:

@@ -17,6 +17,8 @@ def show(cell: Cell, console: Console) -> None:
     results = cell.results
     x = rows.filter(pc.equal(rows["site"], "x_conv_out"))
     one_each = len(x) == len(pc.unique(x["layer"]))
+    if results.loss and results.loss.get("standard"):
+        console.print(_choices(results.loss))
     console.print((_layers if one_each else _groups)(x, cell.record.name))
     console.print(_sites(rows))
     if results.loss:
@@ -46,6 +48,22 @@ def show(cell: Cell, console: Console) -> None:
     for name, text in lines.items():
         console.print(f"[bold]{name:>12}[/bold]  ", end="")
         console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _choices(cost: Json) -> Table:
+    """What the cell's setting costs, and what the usual ones would, in the same format and from the same pass."""
+    shown = Table(title="Predicted loss of all quantized sites, nats per token", title_justify="left")
+    for heading in ("setting", "loss", "±", "times the best"):
+        shown.add_column(heading, justify="left" if heading == "setting" else "right", no_wrap=True)
+    usual = [(" ".join([one["method"], *(f"{a:.10g}" for a in [one["alpha"]] if a)]), one) for one in cost["standard"]]
+    known = [one["loss"] for _, one in usual if one["loss"]]
+    for setting, one in [("this cell", cost), *usual]:
+        times = one["loss"] / min(known) if known and one["loss"] is not None else None
+        shown.add_row(
+            setting, _number(one["loss"], ".3g"), _number(one["loss_se"], ".1g"), _number(times, ".2f"),
+            style="bold" if one is cost else "",
+        )  # fmt: skip
+    return shown
 
 
 def _cost(cost: Json) -> str:
