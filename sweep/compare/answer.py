@@ -69,5 +69,7 @@ def headlines(a: Answer) -> list[str]:
     """The answer in a few sentences: what to take, what SiLU does, whether more data helps, what is unmeasured."""
     text = [sentences.advice(one) for one in a.advice[:4]] + sentences.silu(a.silu)[:4]
     chosen = {one.best.cell for one in a.advice}
-    text += [sentences.data(c, a.runs.labels[c.cell]) for c in a.convergence if c.cell in chosen][:4]
+    recommended = [c for c in a.convergence if c.cell in chosen]
+    largest = sorted(a.convergence, key=lambda c: -c.samples)[:1]  # where there is nothing to choose
+    text += [sentences.data(c, a.runs.labels[c.cell]) for c in recommended or largest][:4]
     return [*text, sentences.measured(a.runs)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.compare.analysis.convergence import ENOUGH, Convergence
+from sweep.compare.analysis.forecast import Forecast
 from sweep.compare.analysis.recommend import Advice
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.analysis.verdicts import (  # fmt: skip
@@ -177,8 +178,24 @@ def data(c: Convergence, label: str) -> str:
     return (
         f"{label}: more data would settle {c.open_rows} of {c.rows} scales, which {c.samples} samples do not tell to "
         f"±{ENOUGH:.1%} (a step off by that costs about {NEGLIGIBLE_DB} dB where rounding dominates): median "
-        f"±{c.error:.2%}, {worst} (95 %)."
+        f"±{c.error:.2%}, {worst} (95 %)." + (f" {_forecast(c.forecast)}" if c.forecast else "")
     )
+
+
+def _forecast(f: Forecast) -> str:
+    """How many samples would do, and how to get them."""
+    which = "all scales" if f.share == 1 else f"{f.share:.0%} of the scales"
+    text = f"{f.samples:,} samples would settle {which} (95 %: {f.low:,} to {f.high:,})"
+    if f.command is None:
+        return f"{text}."
+    time = "" if f.seconds is None else f", about {_duration(f.seconds)} here"
+    return f"{text}: `{f.command}` computes {f.more:,} more{time}."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def rules() -> list[tuple[str, str]]:
