@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.compare.analysis.forecast import Forecast, forecast
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
 from sweep.compare.query.comparison import Comparison
@@ -37,6 +38,7 @@ class Convergence:
     drift: float
     drift_layer: int
     drift_site: str
+    forecast: Forecast | None = None
 
     @property
     def enough(self) -> bool:
@@ -85,6 +87,7 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
                 float(mine["drift"][far]),
                 int(mine["layer"][far]),
                 str(mine["site"][far]),
+                forecast(error, ENOUGH, folds, runs.listed[int(cell)].method, runs.listed[int(cell)].path),
             )
         )
     return found

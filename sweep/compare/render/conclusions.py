@@ -18,7 +18,7 @@ from sweep.compare.render.numbers import nats
 from sweep.compare.render.take import command
 from sweep.compare.studies.quamba_alpha.reply import OPEN
 
-RUN, MEASURE = "run", "measure it"  # labels of commands
+RUN, MEASURE, GROW = "run", "measure it", "more data"  # labels of commands
 Line = tuple[str, str]
 MOST = 8
 CONTEXTS, TIES = 6, 3  # named in a line; the table has all
@@ -32,7 +32,7 @@ WORDS = {
 def spoken(a: Answer) -> list[str]:
     """`conclusions` as sentences."""
     return [
-        f"{label[0].upper()}{label[1:]}: {text}{'' if label in (RUN, MEASURE) else '.'}"
+        f"{label[0].upper()}{label[1:]}: {text}{'' if label in (RUN, MEASURE, GROW) else '.'}"
         for label, text in conclusions(a)
     ]
 
@@ -201,7 +201,10 @@ def _data(a: Answer) -> list[Line]:
         f"{worst.samples} samples are too few for {worst.open_rows} of {worst.rows} scales (±{worst.error:.1%}, "
         f"median; 0.1 dB takes ±{ENOUGH:.1%})"
     )
-    return [("data", text)]
+    if (ahead := worst.forecast) is None:
+        return [("data", text)]
+    lines = [("data", f"{text}; {sentences.forecast(ahead)}")]
+    return [*lines, (GROW, ahead.command)] if ahead.command else lines
 
 
 def _unmeasured(a: Answer) -> list[Line]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.compare.analysis.cost import NEGLIGIBLE_NATS
+from sweep.compare.analysis.forecast import Forecast
 from sweep.compare.analysis.significance import FAMILY
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.analysis.verdicts import (  # fmt: skip
@@ -149,6 +150,19 @@ def silu(found: Sequence[Silu]) -> list[str]:
             f"weight scale; above 1 in {s.ratio_above_one} of {s.rows} rows, it shows no expansion in any."
         )
     return text
+
+
+def forecast(f: Forecast) -> str:
+    """How many samples would do, and how long computing them takes; what to start is its `command`."""
+    which = "all scales" if f.share == 1 else f"{f.share:.0%} of the scales"
+    time = "" if f.seconds is None else f", about {_duration(f.seconds)} here"
+    return f"{f.samples:,} samples would settle {which} (95 %: {f.low:,} to {f.high:,}): {f.more:,} more{time}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def rules() -> list[tuple[str, str]]:

@@ -1,0 +1,86 @@
+"""How many samples would tell the scales of a cell, and the command that computes those that are missing.
+
+An error falls as n^(-1/2) where a scale is a quantile, and as n^(-1/3) where it minimizes an error of rounding, a
+function with kinks (Kim & Pollard, Annals of Statistics 18, 1990). What it has to fall by is known as well as the
+error's square, which has the `freedom` degrees of freedom of the folds; all rows share these, so that many rows make
+it no more certain. A maximum has no such rate, and an average over the last texts (percentile_ema) does not converge:
+nothing is forecast of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sweep.compare.analysis.significance import Floats, freedom
+
+POWER = {"percentile": 2, "mse": 3, "entropy": 3, "loss": 3}  # samples grow as the error's inverse to this power
+SHARE = 0.9  # of the rows: the last ones would cost more than they are worth
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """samples: after which `share` of the rows would be told, in whole batches of every fold; low, high: the 95 %
+    interval of that. more: how many of them are to be computed. seconds: for these, None where no time is known of the
+    calibration. command: what to start, None where the cell's own command is not known."""
+
+    samples: int
+    low: int
+    high: int
+    share: float
+    more: int
+    seconds: float | None
+    command: str | None
+
+
+def needed(error: Floats, enough: float, samples: int, method: str) -> Floats:
+    """Samples after which each row's error, that of so many samples, would be `enough`."""
+    return samples * (error / enough) ** POWER[method]
+
+
+def forecast(error: Floats, enough: float, folds: int, method: str, run: Path) -> Forecast | None:
+    """Of a cell that lies in `run`, from the half-widths of its rows; None where nothing is open, or can be told."""
+    from scipy.special import chdtri
+
+    if method not in POWER or not (error > enough).any():
+        return None
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        calibration, timings = record["config"]["calibration"], record["timings"]
+        there, size, made = calibration["samples"], calibration["batch_size"], record["calibration"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    share = SHARE if (error > enough).mean() > 1 - SHARE else 1.0
+    df = freedom(folds)
+    wanted = float(needed(error, enough, there, method)[_at(error, share)])
+    # n^(1/power) goes with the error, whose square is df / chi^2 of what it is said to be
+    low, high = (wanted * (df / float(chdtri(df, tail))) ** (POWER[method] / 2) for tail in (0.025, 0.975))
+    unit = folds * size
+    samples = max(math.ceil(wanted / unit), there // unit + 1) * unit
+    more = samples if there % unit else samples - there
+    seconds = None
+    if not made["cached"]:
+        passed = there - (made.get("grown_from") or {"samples": 0})["samples"]
+        spent = sum(timings.get(part, 0.0) for part in ("forward_s", "observe_s", "fisher_s"))
+        seconds = spent / passed * more
+    return Forecast(samples, math.ceil(low), math.ceil(high), share, more, seconds, _command(run, samples))
+
+
+def _at(error: Floats, share: float) -> int:
+    """The row with that share of all at or below it."""
+    return int(error.argsort()[math.ceil(share * len(error)) - 1])
+
+
+def _command(run: Path, samples: int) -> str | None:
+    """The cell's own command line with another number of samples."""
+    try:
+        overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        given = [o for o in overrides if o.lstrip("+").partition("=")[0] != "calibration.samples"]
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        return None
+    return shlex.join(["python", "-m", "sweep", *given, f"calibration.samples={samples}"])

@@ -1,0 +1,88 @@
+"""How many samples would do: the law of the errors, and the command that is printed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweep.compare.analysis.convergence import Convergence
+from sweep.compare.analysis.forecast import forecast, needed
+from sweep.compare.render import sentences
+
+
+def run(directory: Path, samples: int = 512, overrides: str | None = "- alpha=0.999\n", **made: Any) -> Path:
+    (directory / ".hydra").mkdir()
+    if overrides is not None:
+        (directory / ".hydra" / "overrides.yaml").write_text(overrides)
+    record = {
+        "config": {"calibration": {"samples": samples, "batch_size": 8}},
+        "calibration": {"cached": False, **made},
+        "timings": {"load_s": 50.0, "forward_s": 100.0, "observe_s": 28.0},
+    }
+    (directory / "run.json").write_text(json.dumps(record))
+    return directory
+
+
+ERROR = np.array([0.005] * 5 + [0.02] * 4 + [0.5])
+
+
+def test_the_command_computes_the_rest(tmp_path: Path) -> None:
+    overrides = "- model.path=/a b/c\n- +calibration.samples=512\n- alpha=0.999\n"
+    found = forecast(ERROR, 0.01, 8, "percentile", run(tmp_path, overrides=overrides))
+    assert found is not None
+    assert found.samples == 2048  # of nine tenths of the rows; the error has to halve
+    assert found.low < 2048 < found.high
+    assert (found.more, found.seconds) == (1536, 384.0)
+    assert found.command is not None
+    assert shlex.split(found.command)[3:] == ["model.path=/a b/c", "alpha=0.999", "calibration.samples=2048"]
+    c = Convergence(0, 512, 8, 10, 5, 0.01, 0.5, 0, "x", 0.1, 0, "x", found)
+    assert f"`{found.command}` computes 1,536 more, about 6 min here." in sentences.data(c, "cell")
+
+
+def test_time_is_that_of_the_samples_that_passed(tmp_path: Path) -> None:
+    found = forecast(ERROR, 0.01, 8, "percentile", run(tmp_path, grown_from={"samples": 256}))
+    assert found is not None
+    assert found.seconds == 768.0
+    (tmp_path / "b").mkdir()
+    run(tmp_path / "b", cached=True)
+    found = forecast(ERROR, 0.01, 8, "percentile", tmp_path / "b")
+    assert found is not None
+    assert found.seconds is None
+
+
+def test_samples_are_whole_batches_of_every_fold(tmp_path: Path) -> None:
+    found = forecast(ERROR, 0.0123, 8, "percentile", run(tmp_path, samples=500, overrides=None))
+    assert found is not None
+    assert found.samples % 64 == 0
+    assert found.more == found.samples  # 500 end inside a batch: nothing can be gone on from
+    assert found.command is None
+
+
+@pytest.mark.parametrize(("method", "times"), [("percentile", 4), ("mse", 8), ("entropy", 8)])
+def test_the_law_of_the_method(method: str, times: int) -> None:
+    assert needed(np.array([0.02]), 0.01, 100, method) == pytest.approx([100 * times])
+
+
+def test_nothing_is_forecast_that_cannot_be(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert forecast(ERROR, 0.01, 8, "minmax", tmp_path) is None
+    assert forecast(ERROR, 0.01, 8, "percentile_ema", tmp_path) is None
+    assert forecast(ERROR, 0.6, 8, "percentile", tmp_path) is None
+    assert forecast(ERROR, 0.01, 8, "percentile", tmp_path / "nowhere") is None
+
+
+def test_the_interval_holds_what_is_true(tmp_path: Path) -> None:
+    """Folds of normal errors: the true number lies in the interval in 95 of 100 cases, or more often, as Gumbel's tails
+    are allowed for."""
+    run(tmp_path)
+    random, inside = np.random.default_rng(0), 0
+    for _ in range(400):
+        s = np.sqrt(random.chisquare(7) / 7) * 0.02
+        found = forecast(np.full(10, s), 0.01, 8, "percentile", tmp_path)
+        inside += found is None or found.low <= 2048 <= found.high
+    assert inside >= 0.95 * 400
