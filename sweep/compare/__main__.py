@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--explain", action="store_true", help="what SiLU does, and the questions of the first study")
     p.add_argument("--html", type=Path, metavar="FILE", help="the report (default: compare.html in the first DIR)")
     p.add_argument("--no-html", action="store_true", help="write no report")
-    p.add_argument("--plots", type=Path, metavar="DIR", help="every chart as SVG and PNG")
+    p.add_argument(
+        "--plots", type=Path, metavar="DIR", help="figures for papers: every chart as PDF, SVG and PNG, captions beside"
+    )
     p.add_argument("--log-wandb", action="store_true", help="log tables, answers and charts as one W&B run")
     return p
 

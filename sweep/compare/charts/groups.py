@@ -53,6 +53,11 @@ def groups(a: Answer) -> Chart | None:
             "axis": {"labelLimit": 150, "domain": False, "ticks": False},
         },
     }
+    # the ends of the scale of colours are dark on light paper and light on dark
+    legible = {
+        "condition": {"test": "datum.relative < 0.5 || datum.relative >= 2", "value": "var(--paper)"},
+        "value": "var(--ink)",
+    }
     return Chart(
         "groups",
         "groups",
@@ -92,27 +97,18 @@ def groups(a: Answer) -> Chart | None:
                     },
                 },
                 {
-                    "mark": {
-                        "type": "text",
-                        "fontSize": 12,
-                        "fontWeight": 600,
-                        "color": "var(--ink)",
-                        "stroke": "var(--paper)",
-                        "strokeWidth": 3,
-                        "strokeJoin": "round",
-                        "strokeOpacity": 0.75,
-                        "tooltip": None,
+                    "mark": {"type": "text", "fontSize": 12, "fontWeight": 600, "dy": -3},
+                    "encoding": {
+                        **encoding,
+                        "text": {"field": "scale", "format": ".2~g"},
+                        "color": legible,
+                        "tooltip": tip,
                     },
-                    "encoding": {**encoding, "text": {"field": "scale", "format": ".2~g"}},
-                },
-                {
-                    "mark": {"type": "text", "fontSize": 12, "fontWeight": 600, "color": "var(--ink)"},
-                    "encoding": {**encoding, "text": {"field": "scale", "format": ".2~g"}, "tooltip": tip},
                 },
                 {
                     "transform": [{"filter": "isValid(datum.error)"}],
-                    "mark": {"type": "text", "fontSize": 9.5, "dy": 11, "color": "var(--ink)"},
-                    "encoding": {**encoding, "text": {"field": "with_error"}, "tooltip": tip},
+                    "mark": {"type": "text", "fontSize": 9.5, "dy": 9},
+                    "encoding": {**encoding, "text": {"field": "with_error"}, "color": legible, "tooltip": tip},
                 },
             ],
         },
