@@ -17,7 +17,7 @@ from markupsafe import Markup
 from sweep.compare.charts import Chart, charts, shared
 from sweep.compare.facts import Answer
 from sweep.compare.render import html
-from sweep.compare.render.conclusions import MEASURE, RUN, conclusions
+from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions
 from sweep.compare.render.provenance import asked, bibtex, commands
 from sweep.compare.render.theme import CONFIG, variables
 from sweep.compare.tables.catalogue import tables as every
@@ -80,7 +80,7 @@ def page(a: Answer) -> str:
         asked=asked(a),
         commands=ran,
         lead=lead,
-        copied=(RUN, MEASURE),
+        copied=(RUN, MEASURE, GROW),
         words=[line for line in lines if line not in lead],
         ranking=html.ranking(a),
         sections=sections,

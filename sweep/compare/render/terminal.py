@@ -15,7 +15,7 @@ from rich.text import Text
 from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group, Row
 from sweep.compare.answer import Answer
 from sweep.compare.render import sentences
-from sweep.compare.render.conclusions import MEASURE, RUN, conclusions, short
+from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions, short
 from sweep.compare.render.numbers import nats, share
 from sweep.compare.render.take import broken
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
@@ -41,7 +41,7 @@ def show(a: Answer, console: Console, explain: bool = False) -> None:
     head += [Text(f"! {warning}", "bold yellow") for warning in a.runs.warnings]
     tail = []
     for label, said in conclusions(a):
-        command = label in (RUN, MEASURE) and len(f"{label}: {said}") > console.width  # which is to be copied
+        command = label in (RUN, MEASURE, GROW) and len(f"{label}: {said}") > console.width  # which is to be copied
         words = f"\n{broken(said, console.width)}" if command else f" {said}"
         tail.append(Text.assemble((f"{label}:", "bold"), words))
     if a.runs.problems:

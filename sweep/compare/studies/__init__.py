@@ -1,1 +1,1 @@
-"""Studies with questions of their own."""
+"""Studies: sweeps that were made to answer questions of their own, and the answers."""
