@@ -102,7 +102,7 @@ def _empty(window, counts, floor, thread):  # type: ignore[no-untyped-def]
             window[slot] = 0
 
 
-@cuda.jit
+@cuda.jit(max_registers=64)  # else half as many threads fit; what ptxas spills for it does not grow with AHEAD
 def _count(address, rows, mantissa, stretch, most, like):  # type: ignore[no-untyped-def]
     window = cuda.shared.array(_WINDOW, np.int32)
     peak = cuda.shared.array(1, np.int32)
