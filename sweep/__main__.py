@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import redirect_stdout
+from itertools import pairwise
 
 import hydra
 from hydra.errors import HydraException
@@ -12,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweep.config.hydra_errors import CONF, refuse
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted, exit_code
+from sweep.grid.computes import printed
 from sweep.grid.job import job
 
 
@@ -42,6 +46,16 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
         return
+    if any(a in ("--cfg", "-c") and b == "job" for a, b in pairwise(sys.argv)) or "--cfg=job" in sys.argv:
+        out = io.StringIO()
+        with redirect_stdout(out):
+            _hydra()
+        print(printed(out.getvalue()), end="")
+        return
+    _hydra()
+
+
+def _hydra() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to the one place that words them
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()

@@ -14,15 +14,15 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sweep.config import data_of_model, launch
 from sweep.config import dtype as native
-from sweep.config import launch
 from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of
 from sweep.core.errors import UsageError
 from sweep.core.paths import expanded
 from sweep.quantization import formats
 from sweep.quantization.methods.registry import Method
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("default", "auto", "float32", "bfloat16", "float16")
 GRANULARITIES = ("tensor", "channel", "group")
 
 
@@ -52,8 +52,12 @@ class Config:
         if self.granularity == "channel":
             self._check_maxima()
         one_of("dtype", self.dtype, DTYPES)
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UsageError(f"device={self.device} is unknown; allowed: auto, cpu, cuda, cuda:N")
+        if self.device == "auto":
+            object.__setattr__(self, "device", native.device())
+        if self.dtype == native.DEFAULT and self.device == "cpu":
+            object.__setattr__(self, "dtype", "float32")
         if self.dtype == "auto":  # what was chosen is what is recorded, and what a calibration is known by
             object.__setattr__(self, "dtype", native.dtype(self.device))
         if self.model.stream and self.calibration.shards > 1:
@@ -131,6 +135,7 @@ def typed(composed: DictConfig) -> dict[str, Any]:
     """Every value converted to its knob's type, none of them judged. Raises UsageError where that fails."""
     plain = {k: v for k, v in composed.items() if k not in ("hydra", *launch.KNOBS)}
     try:
+        plain |= data_of_model.chosen(composed)
         return OmegaConf.to_container(OmegaConf.merge(schema(), plain), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = error.full_key or "configuration"

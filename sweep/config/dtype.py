@@ -1,4 +1,4 @@
-"""Which number format a processor multiplies natively."""
+"""Which device computes and in which number format, where the configuration leaves it open."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from functools import cache
 from pathlib import Path
 
 FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # Intel's tiles, Intel's and AMD's vectors, ARM's
+
+
+DEFAULT = "default"  # of dtype: float32 on a CPU; on a CUDA device what `sweep.models.published` says
+
+
+def device() -> str:
+    """`cuda` where torch sees a CUDA device, else `cpu`."""
+    import torch  # takes seconds, and most readers of a configuration need none
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def dtype(device: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import pickle
 import re
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ _TO_TRANSFORMERS = (  # patterns of mamba_ssm's and Megatron's names
     (r"^decoder\.final_norm\.", "backbone.norm_f."),
     (r"^output_layer\.", "lm_head."),
 )
+_SAFETENSORS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # its words for dtypes
 
 
 class Weights:
@@ -64,6 +67,19 @@ class Weights:
         if _mappable(file):
             _release(held)
         return copy
+
+    def dtype(self) -> str:
+        """What most of the values are stored as, such as `bfloat16`. Reads no tensor."""
+        sizes: Counter[str] = Counter()
+        for file, name in self._places.values():
+            source = self._open[file]
+            if isinstance(source, dict):
+                sizes[str(source[name].dtype).removeprefix("torch.")] += source[name].numel()
+            else:
+                part = source.get_slice(name)
+                stored = part.get_dtype()
+                sizes[_SAFETENSORS.get(stored, stored)] += math.prod(part.get_shape())
+        return max(sizes, key=lambda kind: sizes[kind])
 
     def later(self) -> dict[str, Later]:
         """All tensors, in their own dtype, each read when it is asked for."""
