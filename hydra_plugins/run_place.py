@@ -53,7 +53,7 @@ class RunPlace(Callback):
         from sweep.core.fresh import fresh
         from sweep.core.paths import expanded
         from sweep.grid.computes import tell
-        from sweep.models.published import settled
+        from sweep.models.defaults import settled
         from sweep.runs import record as runs
         from sweep.runs.place import held, take, written
 

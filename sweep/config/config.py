@@ -28,7 +28,7 @@ GRANULARITIES = ("tensor", "channel", "group")
 
 @dataclass(frozen=True)
 class Config:
-    """One cell of a grid, resolved."""
+    """One cell of a grid, resolved, but for device=auto and what depends on it (`sweep.models.defaults.settled`)."""
 
     model: Model
     data: Data
@@ -54,11 +54,11 @@ class Config:
         one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"device={self.device} is unknown; allowed: auto, cpu, cuda, cuda:N")
-        if self.device == "auto":
-            object.__setattr__(self, "device", native.device())
         if self.dtype == native.DEFAULT and self.device == "cpu":
             object.__setattr__(self, "dtype", "float32")
-        if self.dtype == "auto":  # what was chosen is what is recorded, and what a calibration is known by
+        if (
+            self.dtype == "auto" and self.device != "auto"
+        ):  # what was chosen is what is recorded, and what a calibration is known by
             object.__setattr__(self, "dtype", native.dtype(self.device))
         if self.model.stream and self.calibration.shards > 1:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Which device computes and in which number format, where the configuration leaves it open."""
+"""Which number format a processor multiplies natively."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from pathlib import Path
 FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # Intel's tiles, Intel's and AMD's vectors, ARM's
 
 
-DEFAULT = "default"  # of dtype: float32 on a CPU; on a CUDA device what `sweep.models.published` says
-
-
-def device() -> str:
-    """`cuda` where torch sees a CUDA device, else `cpu`."""
-    import torch  # takes seconds, and most readers of a configuration need none
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+DEFAULT = "default"  # float32 on a CPU; on a CUDA device `sweep.models.defaults` knows
 
 
 def dtype(device: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sweep.config.config import Config, from_hydra
 from sweep.core.errors import UsageError
-from sweep.models.published import settled
+from sweep.models.defaults import device, settled
 
 
 def resolved(composed: DictConfig) -> DictConfig:
@@ -19,6 +20,8 @@ def resolved(composed: DictConfig) -> DictConfig:
         config = from_hydra(composed)
     except UsageError:
         return composed
+    if config.device == "auto":
+        config = replace(config, device=device())
     with suppress(UsageError):
         config = settled(config)
     values = config.to_dict()

@@ -19,7 +19,7 @@ from sweep.core import streams
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted, shield_requeue
 from sweep.grid import objective
-from sweep.models.published import settled
+from sweep.models.defaults import settled
 
 
 def job(composed: DictConfig) -> float | list[float] | None:

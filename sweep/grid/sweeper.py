@@ -102,7 +102,7 @@ class GridSweeper(BasicSweeper):
         from sweep.core.errors import UsageError
         from sweep.grid import plan
         from sweep.grid.computes import tell
-        from sweep.models.published import settled
+        from sweep.models.defaults import settled
 
         assert self.config is not None
         assert self.hydra_context is not None

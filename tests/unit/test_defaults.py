@@ -11,7 +11,7 @@ import yaml
 
 from sweep.config.config import Config
 from sweep.config.knobs import Data, Model
-from sweep.models import published
+from sweep.models import defaults
 from tests.harness import Run
 
 RANDOM = ("model=130m", "model.weights=random")
@@ -94,9 +94,9 @@ def test_on_cuda_the_format_is_the_published_one(tmp_path: Path, cuda: None, fil
     else:
         torch.save(tensors, tmp_path / file)
     model, text = Model("local", str(tmp_path)), Data("stdlib")
-    there = published.settled(Config(model, text, device="auto", dtype="default"))
+    there = defaults.settled(Config(model, text, device="auto", dtype="default"))
     assert (there.device, there.dtype) == ("cuda", dtype)
-    here = published.settled(Config(model, text, device="cpu", dtype="default"))
+    here = defaults.settled(Config(model, text, device="cpu", dtype="default"))
     assert here.dtype == "float32"
 
 
@@ -110,7 +110,7 @@ def test_a_plan_shows_what_was_resolved_cell_by_cell(sweep: Run, cuda: None) -> 
 
 
 def test_weights_that_vary_over_a_grid_take_their_own_text(sweep: Run, no_cuda: None) -> None:
-    done = sweep("-m", "model=130m", "model.weights=random", "data.limit=null,9", "hydra.sweeper.dry_run=true")
+    done = sweep("-m", "model=130m", "model.weights=random", "data.limit=null,900", "hydra.sweeper.dry_run=true")
     assert done.stdout.count("130m-random-stdlib-512x512") == 2, done.stdout + done.stderr
 
 

@@ -1,10 +1,12 @@
-"""The number format that a network's weights were published in."""
+"""Where and in which number format a cell computes that does not say so."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+import torch
 
 from sweep.config.config import Config
 from sweep.config.dtype import DEFAULT
@@ -30,6 +32,14 @@ def _stored(files: tuple[Path, ...], key: str | None) -> str:
     return Weights(files, key).dtype()
 
 
+def device() -> str:
+    """`cuda` where torch sees a CUDA device, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def settled(config: Config) -> Config:
-    """The configuration with dtype=default settled, which on a CUDA device depends on the checkpoint."""
+    """The configuration with device=auto settled, and dtype=default, which on a CUDA device depends on the checkpoint.
+    Raises UsageError where that cannot be had."""
+    if config.device == "auto":
+        config = replace(config, device=device())
     return replace(config, dtype=dtype(config.model)) if config.dtype == DEFAULT else config
