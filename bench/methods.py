@@ -19,14 +19,20 @@ from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import mse
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods.percentile_ema import moving_average
+from sweep.quantization.methods.registry import METHODS
 from sweep.quantization.prefix_sums import signed
 from sweep.quantization.site_statistics import leave_one_out
 
 LAYERS, FOLDS, VALUES = 24, 8, 60_000
 SITES = ["in_proj_in"] + [f"{part}_conv_{stage}" for part in "xBC" for stage in ("in", "pre", "out")] + ["out_proj_in"]
 ALPHAS = (0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99995, 0.99998, 0.99999, 0.999999, 1.0)
-CELLS = [(Method.MINMAX, None), *((Method.PERCENTILE, a) for a in ALPHAS), (Method.MSE, None), (Method.ENTROPY, None)]
+CELLS = [
+    (METHODS["minmax"], None),
+    *((METHODS["percentile"], a) for a in ALPHAS),
+    (METHODS["mse"], None),
+    (METHODS["entropy"], None),
+]
 FOUR = ("int8", "int4", "fp8_e4m3", "fp8_e5m2")
 CANDIDATES = 20_000
 LEFT_OUT = leave_one_out(FOLDS)
@@ -70,7 +76,7 @@ def read_out() -> list[str]:
                 clips = scales.clip(observed, method, alpha, format)
                 scales.jackknife_error(clips.scale[1:])
                 chosen.append(format.place(float(clips.low[0]), float(clips.high[0])))
-                key = (format.name, method.value)
+                key = (format.name, method.name)
                 seconds[key] = seconds.get(key, 0.0) + time.process_time() - begin
             begin = time.process_time()
             costs = metrics.measure_each(observed, chosen)
@@ -78,7 +84,7 @@ def read_out() -> list[str]:
             after_silu[format.name] = float(costs[0].sqnr_db[0])  # of minmax
         if site.endswith("_out"):
             asymmetric.append(after_silu["int8_asym"] - after_silu["int8"])
-    methods = [*(m.value for m in Method if (m, None) in CELLS or m is Method.PERCENTILE), "metrics"]
+    methods = [*(m.name for m in METHODS.values() if (m, None) in CELLS or m is METHODS["percentile"]), "metrics"]
     lines = [
         f"Read-out of {LAYERS * len(SITES)} sites, {FOLDS} folds, {np.mean(bins):,.0f} occupied bins on average, "
         f"on one core; {len(CELLS)} cells a format, standard errors and metrics included.",
@@ -194,12 +200,12 @@ def order() -> list[str]:
             one, all_texts = np.array([0], np.int32), np.ones((1, 1), bool)
 
             def ema(q: np.ndarray, one: np.ndarray = one, everything: np.ndarray = all_texts) -> float:
-                return float(scales.moving_average(one, [q], everything, format).high[0])
+                return float(moving_average(one, [q], everything, format)[1][0])
 
             moved = [ema(rng.permutation(quantiles)) / ema(quantiles) - 1 for _ in range(200)]
             pooled = [
                 scales.clip(
-                    histogram(x[torch.from_numpy(rng.permutation(256))].flatten()), Method.PERCENTILE, alpha, format
+                    histogram(x[torch.from_numpy(rng.permutation(256))].flatten()), METHODS["percentile"], alpha, format
                 )
                 for _ in range(3)
             ]
@@ -243,8 +249,7 @@ def order_of_a_network() -> list[str]:
             moved.append(abs(again / pooled - 1))
             quantiles = np.concatenate([q[:, index] for q in site.text_quantiles])
             clips = [
-                float(scales.moving_average(one, [rng.permutation(quantiles)], all_texts, format).high[0])
-                for _ in range(200)
+                float(moving_average(one, [rng.permutation(quantiles)], all_texts, format)[1][0]) for _ in range(200)
             ]
             low, middle, high = np.quantile(clips, [0.05, 0.5, 0.95])
             widths.append((high - low) / middle)

@@ -52,7 +52,6 @@ def main() -> list[dict[str, Any]]:
     programs = {
         "until the first forward": COMMAND,
         "imports of torch and transformers alone": LIBRARIES,
-        "the same with Python's garbage collector off, as a job has it": "import gc; gc.disable()\n" + LIBRARIES,
     }
     found: dict[str, list[float]] = {what: [] for what in programs}
     for repeat in range(1 + REPEATS):

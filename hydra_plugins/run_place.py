@@ -46,9 +46,8 @@ class RunPlace(Callback):
         _or_refuse(lambda: self._multirun(config))
 
     def _run(self, config: DictConfig) -> None:
-        from sweep import garbage
-        from sweep.calibration import spec
         from sweep.config import launch
+        from sweep.config.arguments import single
         from sweep.config.config import from_hydra
         from sweep.core.fresh import fresh
         from sweep.core.paths import expanded
@@ -57,7 +56,7 @@ class RunPlace(Callback):
         from sweep.runs import record as runs
         from sweep.runs.place import held, take, written
 
-        garbage.pause()
+        single(launch.hydra_overrides(config))
         asked = settled(from_hydra(config))
         tell(str(config.device), asked)
         overwrite = launch.overwrite(config)
@@ -71,10 +70,7 @@ class RunPlace(Callback):
         self._held = ExitStack()
         self._held.enter_context(held(directory, "hydra.run.dir"))
 
-        def same() -> bool:
-            return runs.finished(directory, asked, spec.key(asked).hash, of_any_version=True)
-
-        take(directory, same, overwrite)
+        take(directory, lambda: runs.repeated(directory, asked), overwrite)
         with read_write(config), open_dict(config):
             config.hydra.run.dir = str(directory)
 
@@ -103,7 +99,9 @@ class RunPlace(Callback):
 
 
 def _chosen(config: DictConfig, key: str) -> bool:
-    return any(override.startswith(f"{key}=") for override in config.hydra.overrides.hydra)
+    from sweep.config import launch
+
+    return any(override.startswith(f"{key}=") for override in launch.hydra_overrides(config))
 
 
 def _or_refuse(check: Callable[[], None]) -> None:

@@ -74,6 +74,13 @@ def jackknife(replicates: NDArray[np.float64]) -> float:
     return float(np.sqrt((len(replicates) - 1) * replicates.var()))
 
 
+def replicates_of(whole: float, folds: list[float], method: str) -> NDArray[np.float64]:
+    """What the product makes of the folds' own answers: all that they scatter for a maximum, else its K-th part."""
+    logs = np.log(folds)
+    without = (logs.sum() - logs) / (len(logs) - 1)
+    return np.asarray(whole * np.exp((without - logs.mean()) * (np.sqrt(len(logs)) if method == "minmax" else 1.0)))
+
+
 def write(
     path: Path,
     world: World,
@@ -100,7 +107,7 @@ def write(
             everything = np.concatenate(parts)
             left = [np.concatenate([p for j, p in enumerate(parts) if j != k]) for k in range(folds)]
             scale = factor * clip(everything, method, effective) / largest
-            scales = np.array([factor * clip(x, method, effective) / largest for x in left])
+            scales = replicates_of(scale, [factor * clip(x, method, effective) / largest for x in parts], method)
             mse, db, clipped = sqnr(everything, scale, largest)
             weight = 0.5 / 127 if site.endswith("conv_out") else None
             gain = None
@@ -117,22 +124,18 @@ def write(
             })  # fmt: skip
             for k in range(folds):
                 replicates.append({
-                    **where, "fold": k, "scale": scales[k], "sqnr_db": sqnr(left[k], scale, largest)[1],
+                    **where, "fold": k, "scale": scales[k], "sqnr_db": sqnr(left[k], scales[k], largest)[1],
                     "silu_gain": gain, "ratio": weight and scales[k] / weight,
                 })  # fmt: skip
             if grid is not None:
                 continue
             for k in range(1, folds + 1):
                 seen = np.concatenate(parts[:k])
-                each = (
-                    [clip(np.concatenate(parts[:j] + parts[j + 1 : k]), method, effective) / largest for j in range(k)]
-                    if k > 1
-                    else []
-                )
+                each = [clip(part, method, effective) / largest for part in parts[:k]]
                 convergence.append({
                     "layer": layer, "site": site, "folds": k, "samples": 64 * k, "n": seen.size,
                     "scale": factor * clip(seen, method, effective) / largest,
-                    "scale_se": jackknife(np.array(each)) if k > 1 else None,
+                    "scale_se": jackknife(replicates_of(scale, each, method)) if k > 1 else None,
                 })  # fmt: skip
         if site in ("x_conv_pre", "x_conv_out"):
             x = np.concatenate(whole)

@@ -12,6 +12,7 @@ held against transformers'.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import lzma
@@ -266,8 +267,9 @@ def save(model: Mamba2ForCausalLM, out: Path) -> Mamba2ForCausalLM:
     probe = torch.randint(3, 259, (2, 128), generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         torch.testing.assert_close(logits_of(model, probe, torch.float32), model(probe).logits, rtol=1e-4, atol=1e-4)
-    stored = Mamba2ForCausalLM(model.config)
+    stored = Mamba2ForCausalLM(copy.deepcopy(model.config))
     stored.load_state_dict(model.state_dict())
+    stored.config.rescale_prenorm_residual = False  # it was, before training: from_pretrained would do it once more
     stored.to(torch.bfloat16).save_pretrained(out)
     (out / "generation_config.json").unlink(missing_ok=True)
     return Mamba2ForCausalLM.from_pretrained(out, dtype=torch.float32).eval()

@@ -176,7 +176,7 @@ class Store:
         best: tuple[int, str] | None = None
         for entry in self.entries():
             with suppress(OSError, ValueError, KeyError):
-                manifest = json.loads((entry / MANIFEST).read_text())
+                manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
                 if manifest["prefix"] == key.prefix:
                     found = differences(manifest["preimage"], key.preimage)
                     best = min(

@@ -25,7 +25,7 @@ from sweep.core.files import sha256, sync
 from sweep.quantization.statistics import Statistics
 
 _FOLD = re.compile(r"fold-(\d+)-([0-9a-f]{64})\.parquet")
-_RUNNING = re.compile(r"running-(\d+)-(\d+)-([0-9a-f]{64})\.v3\.pt\.zst")  # the observer's third layout
+_RUNNING = re.compile(r"running-(\d+)-(\d+)-([0-9a-f]{64})\.v4\.pt\.zst")  # the fourth layout of what runs
 
 
 class Checkpoint:
@@ -75,7 +75,7 @@ class Checkpoint:
             torch.save(state, raw)
             packed = len(raw.getbuffer()).to_bytes(8, "little") + pa.compress(raw.getbuffer(), "zstd", asbytes=True)
             older = [path for path, m in self._files(_RUNNING) if int(m[1]) in {fold, *self._saved}]
-            new = self._put(f"running-{fold:04}-{batches:06}-{{}}.v3.pt.zst", lambda p: p.write_bytes(packed))
+            new = self._put(f"running-{fold:04}-{batches:06}-{{}}.v4.pt.zst", lambda p: p.write_bytes(packed))
             for path in older:
                 if path != new:
                     path.unlink(missing_ok=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from sweep.config.config import Config
 from sweep.quantization import granularity, window
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods import registry as methods
+from sweep.quantization.methods.method import Reads
 from sweep.quantization.sort_and_cluster import Ints
 from sweep.quantization.statistics import Key, Statistics
 
@@ -47,9 +48,10 @@ class Collect:
 
 def of(config: Config) -> Collect:
     """What a cell needs. percentile_ema at an alpha that is not listed has it added, which is another calibration."""
-    alphas: set[float] = set()
-    if config.method == Method.PERCENTILE_EMA and config.alpha is not None:
-        alphas = {*config.calibration.text_quantiles, config.alpha}
+    of_texts = (choice for choice in config.choices if methods.named(choice.method).reads is Reads.TEXT_QUANTILES)
+    alphas = {choice.alpha for choice in of_texts if choice.alpha is not None}
+    if alphas:
+        alphas |= set(config.calibration.text_quantiles)
     return Collect(tuple(sorted(alphas)), config.calibration.ssm_state)
 
 

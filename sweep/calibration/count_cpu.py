@@ -109,3 +109,42 @@ def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor,
     arrays = (t.numpy() for t in (counts, low[0], high[0], abs_sum[0], text_mean[0], finite))
     _run(flat.numpy(), tuple(x.shape), x.stride(), *arrays)
     return finite
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _weigh(x, g, shape, strides, g_strides, shift, sums):  # type: ignore[no-untyped-def]
+    texts, tokens, channels = shape
+    codes = np.empty(min(WIDTH, channels), np.uint16)
+    seen = 0.0
+    for text in range(texts):
+        for token in range(tokens):
+            start = text * strides[0] + token * strides[1]
+            g_start = text * g_strides[0] + token * g_strides[1]
+            for begin in range(0, channels, WIDTH):
+                end = min(begin + WIDTH, channels)
+                row, slope = x[start + begin : start + end], g[g_start + begin : g_start + end]
+                for i in range(len(row)):
+                    codes[i] = _code(row[i])
+                for i in range(len(row)):
+                    square = np.float64(slope[i]) * np.float64(slope[i])
+                    seen += square
+                    sums[codes[i] >> shift] += square
+    return seen
+
+
+def weigh(x: Tensor, g: Tensor, sums: Tensor, width: int) -> bool:
+    """Add the squares of g to the sums of the bins that x lies in, value after value; returns whether all are finite.
+
+    x: bf16, fp16 or fp32 [texts, tokens, channels]. g: of the same shape, any dtype up to float32. sums: float64
+    [65536 / width]. width: how many codes make a bin, 1 or 4. The order of addition is that of the values, whatever the
+    machine."""
+    x, g = (t if t.stride(2) == 1 else t.contiguous() for t in (x, g.float()))
+    flats = []
+    for t in (x, g):
+        span = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+        flat = t.as_strided((span,), (1,))
+        if t.dtype is not torch.float32:
+            flat = flat.view(torch.int16 if t.dtype is torch.float16 else torch.uint16)
+        flats.append(flat.numpy())
+    shift = width.bit_length() - 1
+    return bool(np.isfinite(_weigh(*flats, tuple(x.shape), x.stride(), g.stride(), shift, sums.numpy())))

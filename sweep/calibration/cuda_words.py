@@ -14,7 +14,7 @@ from numba import config
 
 if config.ENABLE_CUDASIM:
 
-    def array_at(address: int, length: int, like: Any) -> Any:
+    def array_at(address: Any, length: Any, like: Any) -> Any:
         memory: Any = (ctypes.c_char * int(length * like.nbytes)).from_address(int(address))
         return np.frombuffer(memory, like.dtype)
 

@@ -7,11 +7,10 @@ network of that layer alone, on the same batches, so that the statistics are the
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from sweep.calibration.collect import Collect
+from sweep.calibration.layerwise_gradients import LayerwiseGradients
 from sweep.calibration.loop import Progress, Timings, batches, calibrate
+from sweep.calibration.spill import Read, Write, reading, writing
 from sweep.calibration.tokens import Tokens
 from sweep.config import knobs
 from sweep.core.errors import UsageError
@@ -28,9 +29,6 @@ from sweep.core.signals import deferred
 from sweep.models import assemble, load
 from sweep.models.mixer import mixers
 from sweep.quantization.statistics import Statistics
-
-Read = Callable[[], Tensor]  # the next batch, [batch, seq, d_model]
-Write = Callable[[Tensor], None]
 
 
 def calibrate_streamed(
@@ -46,8 +44,9 @@ def calibrate_streamed(
     """What `calibrate` gives for the loaded model.
 
     work: a directory of this calibration alone, on a disk with room for the hidden states of all samples twice
-    (2 x tokens x d_model x 4 bytes). A run that was stopped goes on at the layer where it was; the directory is
-    emptied at the end. Raises UsageError where the network is more than a stack of Mamba blocks."""
+    (2 x tokens x d_model x 4 bytes), and of the samples that are differentiated once for every layer. A run that was
+    stopped goes on at the layer where it was; the directory is emptied at the end. Raises UsageError where the network
+    is more than a stack of Mamba blocks."""
     shape = load.settings(model)
     if not load.is_pure(shape):
         raise UsageError(
@@ -62,31 +61,39 @@ def calibrate_streamed(
     source = load.weights(model, shape)
     skeleton = assemble.skeleton(shape, device)
     work.mkdir(parents=True, exist_ok=True)
-    first = _resume(work, shape.num_hidden_layers)
+    layers = list(skeleton.backbone.layers)
+    first = _resume(work, len(layers))
+    gradients = LayerwiseGradients(work, len(layers), tokens, calibration, torch.device(device))
+    timings, total = Timings(), len(tokens.windows)
+    passes = len(layers) * (total + calibration.fisher)
     if first == 0:
         table = source.read("backbone.embeddings.weight", target, device)
-        with torch.inference_mode(), _writing(_hidden(work, 0)) as write:
+        with torch.inference_mode(), writing(_hidden(work, 0)) as write:
             for fold in range(calibration.folds):
                 for batch in batches(tokens, fold, calibration):
                     ids = torch.from_numpy(np.stack([tokens.windows[i] for i in batch])).to(device)
                     write(nn.functional.embedding(ids, table))
+        if calibration.fisher:
+            gradients.embed(table)
         del table
-    timings, total = Timings(), len(tokens.windows)
-    layers = list(skeleton.backbone.layers)
     for layer in range(first, len(layers)):
         block = layers[layer]
         assemble.fill(block, source, f"backbone.layers.{layer}.".__add__, target, device)
 
         def report(done: int, _: int, layer: int = layer) -> None:
-            progress(layer * total + done, len(layers) * total)
+            progress(layer * total + done, passes)
 
-        with _reading(_hidden(work, layer)) as read, _writing(_hidden(work, layer + 1)) as write:
+        with reading(_hidden(work, layer)) as read, writing(_hidden(work, layer + 1)) as write:
             stage = _stage(model.name, block, device, read, write)
             if stage.mixers:
-                statistics, spent = calibrate(stage, tokens, calibration, report, collect=collect)
+                statistics, spent = calibrate(stage, tokens, replace(calibration, fisher=0), report, collect=collect)
             else:  # attention: nothing to observe
                 statistics, spent = _passed(stage, tokens, calibration)
                 report(total, total)
+        begin = time.perf_counter()
+        if calibration.fisher:
+            gradients.forward(layer, block)
+        timings.fisher_s += time.perf_counter() - begin
         draft = _observed(work, layer).with_suffix(".draft")
         statistics.save(draft)
         draft.rename(_observed(work, layer))
@@ -94,10 +101,52 @@ def calibrate_streamed(
         block.to("meta")  # frees its weights
         timings.forward_s += spent.forward_s
         timings.observe_s += spent.observe_s
-    parts = [part for layer in range(len(layers)) if (part := Statistics.load(_observed(work, layer))).sites]
+    begin = time.perf_counter()
+    if calibration.fisher:
+        _differentiate(model.name, skeleton, source, target, gradients, progress, passes, collect or Collect())
+    timings.fisher_s += time.perf_counter() - begin
+    where = gradients.done if calibration.fisher else partial(_observed, work)
+    parts = [part for layer in range(len(layers)) if (part := Statistics.load(where(layer))).sites]
     shutil.rmtree(work)
     sites = {key: site for part in parts for key, site in part.sites.items()}
     return Statistics(sites, parts[0].meta | {"n_layer": len(parts)}), timings
+
+
+def _differentiate(
+    name: str,
+    skeleton: Any,
+    source: assemble.Source,
+    dtype: torch.dtype,
+    gradients: LayerwiseGradients,
+    progress: Progress,
+    passes: int,
+    collect: Collect,
+) -> None:
+    """The backward pass, from the head or from where it was stopped, to the first layer."""
+    device, layers = str(gradients.device), skeleton.backbone.layers
+    left = gradients.resume()
+    if left == len(layers) and not gradients.slope(left).exists():
+        norm, head = skeleton.backbone.norm_f, skeleton.lm_head
+        assemble.fill(norm, source, "backbone.norm_f.".__add__, dtype, device)
+        tied = skeleton.config.tie_word_embeddings
+        table = source.read("backbone.embeddings.weight" if tied else "lm_head.weight", dtype, device)
+        head.weight = nn.Parameter(table, requires_grad=False)
+        gradients.start(load.Model(name, skeleton, skeleton, (), gradients.device, "transformers"), norm)
+        del table
+        head.to("meta")
+        norm.to("meta")
+    done = passes - left * gradients.calibration.fisher
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        progress(done, passes)
+
+    for layer in reversed(range(left)):
+        block = layers[layer]
+        assemble.fill(block, source, f"backbone.layers.{layer}.".__add__, dtype, device)
+        gradients.backward(layer, block, Statistics.load(_observed(gradients.work, layer)), collect, report)
+        block.to("meta")
 
 
 def _stage(name: str, block: Any, device: str, read: Read, write: Write) -> load.Model:
@@ -140,31 +189,3 @@ def _observed(work: Path, layer: int) -> Path:
 def _hidden(work: Path, layer: int) -> Path:
     """Hidden states of all samples that enter a layer, batch after batch: a line of JSON, then the values."""
     return work / f"hidden-{layer:03}.bin"
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Write]:
-    """The file appears under its name only when all is written."""
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as stream:
-
-        def write(hidden: Tensor) -> None:
-            head = {"dtype": str(hidden.dtype).removeprefix("torch."), "shape": list(hidden.shape)}
-            stream.write(json.dumps(head).encode() + b"\n")
-            stream.write(hidden.cpu().contiguous().view(torch.uint8).numpy().data)
-
-        yield write
-    draft.rename(path)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Read]:
-    with path.open("rb") as stream:
-
-        def read() -> Tensor:
-            head = json.loads(stream.readline())
-            values = torch.empty(head["shape"], dtype=getattr(torch, head["dtype"]))
-            stream.readinto(values.view(torch.uint8).numpy().data)
-            return values
-
-        yield read

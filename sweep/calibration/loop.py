@@ -12,13 +12,16 @@ from torch import Tensor
 
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
+from sweep.calibration.differentiate import differentiate
+from sweep.calibration.gradients import Gradients
 from sweep.calibration.observer import Observer, SiteFold
-from sweep.calibration.taps import taps
+from sweep.calibration.taps import Fired, taps
 from sweep.calibration.tokens import Tokens
 from sweep.config.knobs import Calibration
 from sweep.core.signals import deferred
 from sweep.models.kernels.patch import kernels
 from sweep.models.load import Model
+from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Key, Statistics
@@ -28,10 +31,11 @@ Progress = Callable[[int, int], None]  # samples done, samples in all
 
 @dataclass
 class Timings:
-    """Seconds: `forward_s` without what observing adds to it, `observe_s` that."""
+    """Seconds: `forward_s` without what observing adds to it, `observe_s` that, `fisher_s` for squared gradients."""
 
     forward_s: float = 0.0
     observe_s: float = 0.0
+    fisher_s: float = 0.0
 
 
 def calibrate(
@@ -49,6 +53,7 @@ def calibrate(
     appears, TapError where a site did not fire, Interrupted, with a checkpoint saved, after a signal."""
     collect = collect or Collect()
     timings, observer = Timings(), Observer(collect.quantiles, collect.shifts)
+    gradients = Gradients(collect.groups, collect.shifts)
     wanted = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
     finished: set[int] = set()
     found: Statistics | None = None  # what they hold together
@@ -61,8 +66,8 @@ def calibrate(
     for fold, saved in checkpoint.folds(wanted) if checkpoint else ():
         finish(fold, saved)
         del saved
-    total = sum(len(_dealt(tokens, fold, calibration)) for fold in wanted)
-    done = sum(len(_dealt(tokens, fold, calibration)) for fold in finished)
+    total = sum(_passes(tokens, fold, calibration) for fold in wanted)
+    done = sum(_passes(tokens, fold, calibration) for fold in finished)
 
     def observe(layer: int, site: str, values: Tensor) -> None:
         if not collect.groups and (not collect.shifts or (layer, site) in collect.shifts):
@@ -75,34 +80,57 @@ def calibrate(
         observer.settle()
         timings.observe_s += time.perf_counter() - start
 
+    def observe_batch(batch: list[int], fired: Fired) -> None:
+        ids = torch.from_numpy(np.stack([tokens.windows[i] for i in batch])).to(model.device)
+        model.backbone(ids)
+        fired.check(ids.numel())
+        settle()
+        observer.check(batch)
+
+    def differentiate_sample(sample: int) -> None:
+        start = time.perf_counter()
+        differentiate(model, tokens.windows[sample], calibration.seed, sample, gradients)
+        gradients.tokens += len(tokens.windows[sample])
+        timings.fisher_s += time.perf_counter() - start
+
     begin = time.perf_counter()
-    with (
-        deferred() as signal,
-        torch.inference_mode(),
-        kernels(model.mixers, model.device) as convolve,
-        taps(model.mixers, observe, convolve, collect.ssm_state, settle) as fired,
-    ):
+    with deferred() as signal, kernels(model.mixers, model.device) as convolve:
+
+        def after(fold: int, number: int) -> None:
+            """Save what there is where it is time to, or where a signal has come; a later one waits for the next."""
+            stop = bool(signal)
+            if checkpoint and (stop or checkpoint.due()):
+                checkpoint.save(fold, number, {"observed": observer.state(), "differentiated": gradients.state()})
+            if stop:
+                progress(done, total)
+                signal.check()
+
         for fold in wanted:
             if fold in finished:
                 continue
             before, state = checkpoint.running(fold, model.device) if checkpoint else (0, {})
-            observer.restore(state)
-            for number, batch in enumerate(batches(tokens, fold, calibration), start=1):
-                stop = False
+            observer.restore(state.get("observed", {}))
+            gradients.restore(state.get("differentiated", {}))
+            batched = list(batches(tokens, fold, calibration))
+            with (
+                torch.inference_mode(),
+                taps(model.mixers, observe, convolve, collect.ssm_state, settle) as fired,
+            ):
+                for number, batch in enumerate(batched, start=1):
+                    done += len(batch)
+                    if number > before:
+                        observe_batch(batch, fired)
+                        after(fold, number)
+                    progress(done, total)
+            for number, sample in enumerate(differentiated(tokens, fold, calibration), start=len(batched) + 1):
+                done += 1
                 if number > before:
-                    ids = torch.from_numpy(np.stack([tokens.windows[i] for i in batch])).to(model.device)
-                    model.backbone(ids)
-                    fired.check(ids.numel())
-                    settle()
-                    observer.check(batch)
-                    stop = bool(signal)  # one that comes later waits for the next batch
-                    if checkpoint and (stop or checkpoint.due()):
-                        checkpoint.save(fold, number, observer.state())
-                done += len(batch)
+                    differentiate_sample(sample)
+                    after(fold, number)
                 progress(done, total)
-                if stop:
-                    signal.check()
-            part = gather(model, fold, len(_dealt(tokens, fold, calibration)), observer.finish())
+            with torch.inference_mode():  # where its tensors were made
+                observed = observer.finish()
+            part = gather(model, fold, len(_dealt(tokens, fold, calibration)), observed, gradients.finish())
             finish(fold, part)
             if checkpoint:
                 checkpoint.add(fold, part)
@@ -110,7 +138,7 @@ def calibrate(
         if checkpoint and (signal or calibration.shard is not None):
             checkpoint.keep()
         signal.check()
-    timings.forward_s = time.perf_counter() - begin - timings.observe_s
+    timings.forward_s = time.perf_counter() - begin - timings.observe_s - timings.fisher_s
     assert found  # knobs.Calibration has one fold at least
     return found, timings
 
@@ -118,6 +146,16 @@ def calibrate(
 def _dealt(tokens: Tokens, fold: int, calibration: Calibration) -> range:
     """Sample numbers of a fold. Samples are dealt in turn: fold k holds k, k + folds, …."""
     return range(fold, len(tokens.windows), calibration.folds)
+
+
+def differentiated(tokens: Tokens, fold: int, calibration: Calibration) -> list[int]:
+    """Those sample numbers of a fold that are among the first `calibration.fisher`."""
+    return [i for i in _dealt(tokens, fold, calibration) if i < calibration.fisher]
+
+
+def _passes(tokens: Tokens, fold: int, calibration: Calibration) -> int:
+    """Samples of a fold that are observed and samples that are differentiated."""
+    return len(_dealt(tokens, fold, calibration)) + len(differentiated(tokens, fold, calibration))
 
 
 def batches(tokens: Tokens, fold: int, calibration: Calibration) -> Iterator[list[int]]:
@@ -133,7 +171,13 @@ def batches(tokens: Tokens, fold: int, calibration: Calibration) -> Iterator[lis
         yield batch
 
 
-def gather(model: Model, fold: int, samples: int, observed: dict[Key, SiteFold]) -> Statistics:
+def gather(
+    model: Model,
+    fold: int,
+    samples: int,
+    observed: dict[Key, SiteFold],
+    gradients: dict[Key, FisherHistogram] | None = None,
+) -> Statistics:
     """The statistics of one fold that holds so many samples, sites in the order of the data flow."""
     sites = {}
     for mixer in model.mixers:
@@ -155,5 +199,6 @@ def gather(model: Model, fold: int, samples: int, observed: dict[Key, SiteFold])
                 text_alphas=part.text_alphas,
                 text_quantiles=(part.text_quantiles,) if len(part.text_alphas) else (),
                 pooled=None if of_folds == whole.layout else whole,
+                fisher=(gradients or {}).get((mixer.layer, name)),
             )
     return Statistics(sites, dict(model.geometry))

@@ -101,6 +101,11 @@ def _no_text(device: torch.device) -> Tensor:
     return count_cuda.none_strange(device)
 
 
+def scaled(x: Tensor, shift: int) -> Tensor:
+    """x times 2^shift, in two steps: the factor itself may be beyond float32."""
+    return x * 2.0 ** (shift // 2) * 2.0 ** (shift - shift // 2) if shift else x
+
+
 class _Accumulator:
     """What is observed of one site in one fold; all but quantiles is of the values times 2^shift.
 
@@ -139,9 +144,7 @@ class _Accumulator:
         """The values to be counted, those of texts' quantiles taken."""
         if self.alphas:
             self.quantiles.append(text_quantiles(x, self.alphas))
-        if self.shift:  # in two steps: 2^shift may be beyond float32 itself
-            return x * 2.0 ** (self.shift // 2) * 2.0 ** (self.shift - self.shift // 2)
-        return x
+        return scaled(x, self.shift)
 
     def row(self, x: Tensor) -> Any:
         """What a launch of `sweep.calibration.count_cuda` needs in order to observe x [batch, seq, channels]."""

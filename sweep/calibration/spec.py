@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from sweep.calibration import collect, tokens
+from sweep.calibration import collect, gradients, tokens
 from sweep.calibration.cache import Store
 from sweep.calibration.collect import Collect
 from sweep.calibration.tokens import Tokens
@@ -58,6 +58,7 @@ def key(config: Config, wanted: Collect | None = None) -> Key:
             "dtype": config.dtype,
             "backend": load.backend(config.model, config.device),
             **(wanted or collect.of(config)).preimage,
+            **gradients.preimage(config.calibration),
         },
     )
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.table import Table
 
 from sweep.calibration.cache import MANIFEST, Damaged, Store, discard, verify
 from sweep.config.hydra_errors import counted
+from sweep.core import cli
+from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.paths import expanded
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sweep.store", description=__doc__)
+    parser = cli.parser("store", __doc__)
     parser.add_argument("--store", type=Path, default=Path("runs/calibrations"), help="directory (%(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="entries, unfinished calibrations and damaged ones, with their sizes")
@@ -27,17 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     prune.add_argument("names", nargs="*", metavar="ENTRY", help="entries to remove: names or their beginnings")
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     chosen = parser.parse_args(arguments)
-    try:
-        chosen.store = Path(expanded("--store", str(chosen.store)))
-        if not chosen.store.is_dir():
-            raise UsageError(f"store {chosen.store} does not exist; give --store DIRECTORY")
-        store = Store(chosen.store)
-        if chosen.command == "list":
-            return show(store)
-        return check(store) if chosen.command == "verify" else remove(store, chosen.names, chosen.dry_run)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    chosen.store = Path(expanded("--store", str(chosen.store)))
+    if not chosen.store.is_dir():
+        raise UsageError(f"store {chosen.store} does not exist; give --store DIRECTORY")
+    store = Store(chosen.store)
+    if chosen.command == "list":
+        return show(store)
+    return check(store) if chosen.command == "verify" else remove(store, chosen.names, chosen.dry_run)
 
 
 def show(store: Store) -> int:
@@ -63,7 +59,7 @@ def check(store: Store) -> int:
             print(f"sound    {entry.name}")
     if damaged:
         print("a damaged calibration is moved aside and computed again when it is next asked for")
-    return 1 if damaged else 0
+    return cli.NO if damaged else cli.OK
 
 
 def remove(store: Store, names: list[str], dry: bool) -> int:
@@ -72,7 +68,7 @@ def remove(store: Store, names: list[str], dry: bool) -> int:
     for name in names:
         found = [entry for entry in store.entries() if entry.name.startswith(name)]
         if not found:
-            raise UsageError(f"no entry begins with {name}; python -m sweep.store list shows them")
+            raise UsageError(f"no entry begins with {name}; {cli.spelled('store')} list shows them")
         going += found
     total = 0
     for path in going:
@@ -107,7 +103,7 @@ def describe(path: Path) -> str:
     if ".damaged-" in path.name:
         return "damaged, set aside"
     try:
-        preimage = json.loads((path / MANIFEST).read_text())["preimage"]
+        preimage = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["preimage"]
         return f"{preimage['dtype']}, batch {preimage['batch_size']}, {preimage['folds']} folds, {preimage['backend']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "damaged: no readable manifest"

@@ -37,6 +37,17 @@ class Tokens:
             digest.update(len(window).to_bytes(8, "little") + window.astype("<i8").tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def texts(self) -> NDArray[np.int64]:
+        """Which distinct sample each is, numbered as they first appear, [samples]: copies have one number."""
+        numbers: dict[bytes, int] = {}
+        return np.array([numbers.setdefault(window.tobytes(), len(numbers)) for window in self.windows], np.int64)
+
+    @property
+    def distinct(self) -> int:
+        """How many of the samples are different: a copy tells nothing new."""
+        return int(self.texts.max(initial=-1)) + 1
+
 
 def load(data: Data, encode: Encode, calibration: Calibration) -> Tokens:
     """`calibration.samples` samples of `calibration.seqlen` tokens, cut as `data.cut` says.

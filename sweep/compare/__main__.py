@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from sweep.compare.query.comparison import load
-from sweep.core import streams
+from sweep.core import cli, streams
 from sweep.core.errors import UsageError
-from sweep.core.signals import exit_code
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 MANY = 500  # cells above which no HTML is written unless a file is named
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m sweep.compare",
-        description="Tables, verdicts and a report across cells of any number of sweeps.",
+    p = cli.parser(
+        "compare",
+        "Tables, verdicts and a report across cells of any number of sweeps.",
         epilog="Names may hold *; lists are separated by commas; layers may be ranges: --site 'x_*' --layer 0-3,7",
     )
     p.add_argument("paths", nargs="*", metavar="DIR", help="directories or globs; default: the latest sweep of runs/")
@@ -30,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", metavar="LIST", help=f"only these {what}")
     p.add_argument("--metric", default="scale", help="column of the per-layer table and heat map (default: scale)")
     p.add_argument("--baseline", metavar="WHAT", help="alpha=0.9995, method=minmax, or a cell's name or directory")
-    p.add_argument("--format", choices=FORMATS, default="terminal", help="what goes to stdout")
+    p.add_argument("--format", type=str.lower, choices=FORMATS, default="terminal", help="what goes to stdout")
     p.add_argument("--table", metavar="NAME", help="only this table, in the format asked for; `all` for every one")
     p.add_argument("--html", type=Path, metavar="FILE", help="the report (default: compare.html in the first DIR)")
     p.add_argument("--no-html", action="store_true", help="write no report")
@@ -39,8 +36,12 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str] | None) -> None:
     options = parser().parse_args(arguments)
+    from sweep.compare.query.comparison import (
+        load,  # after a usage error: DuckDB has more to say where it is not needed
+    )
+
     filters = {k: getattr(options, k) for k in ("site", "layer", "model", "method", "alpha", "granularity")}
     runs = load(*options.paths, format=options.number_format, **filters)
 
@@ -69,9 +70,8 @@ def run(arguments: list[str]) -> None:
 
 
 def _terminal(found, table: str | None) -> None:  # type: ignore[no-untyped-def]
-    from rich.console import Console
-
     from sweep.compare.render.terminal import show, show_table
+    from sweep.core.console import Console
 
     console = Console(highlight=False)
     if table is None:
@@ -118,17 +118,12 @@ def _sweep(paths: list[str], found) -> Path:  # type: ignore[no-untyped-def]
     return first if first.is_dir() else Path()
 
 
-def main() -> int:
-    try:
-        run(sys.argv[1:])
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head`; what is left in the buffer must not fail at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+@cli.command
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0, or 2 for bad input."""
+    run(arguments)
+    return cli.OK
 
 
 if __name__ == "__main__":
-    with exit_code():
-        sys.exit(main())
+    cli.run(main)

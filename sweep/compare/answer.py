@@ -47,6 +47,8 @@ def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale")
     notes = []
     if len(everything) > len(shown):
         notes.append(f"per-cell tables and charts show {len(shown)} of {len(everything)} cells; filter to see others")
+    copies = {f"{c.distinct} of the samples {c.sizes}" for c in runs.listed if c.repeats}
+    notes += [f"only {text} are distinct, the others are copies: errors count distinct ones" for text in sorted(copies)]
     prints = digests(runs)
     advice, gains = recommend(runs, prints), silu(runs, few)
     return Answer(

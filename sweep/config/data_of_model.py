@@ -30,6 +30,6 @@ def _file(name: str) -> DictConfig:
     if not (path := CONF / "data" / f"{name}.yaml").is_file():
         raise allowed("model.data", name, sorted(p.stem for p in path.parent.glob("[!_]*.yaml") if p.stem != "auto"))
     loaded = OmegaConf.load(path)
-    loaded.pop("defaults", None)
     assert isinstance(loaded, DictConfig)
+    loaded.pop("defaults", None)
     return loaded

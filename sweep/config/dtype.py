@@ -19,5 +19,5 @@ def dtype(device: str) -> str:
 @cache
 def _flags() -> set[str]:
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +44,9 @@ class Model:
     stream: bool = False
 
     def __post_init__(self) -> None:
-        one_of("model.weights", self.weights, WEIGHTS)
-        one_of("model.backend", self.backend, BACKENDS)
         expand(self, "model", "path", "tokenizer")
+        object.__setattr__(self, "weights", one_of("model.weights", self.weights, WEIGHTS))
+        object.__setattr__(self, "backend", one_of("model.backend", self.backend, BACKENDS))
         if self.weights == "random" and not self.name.endswith(RANDOM):
             object.__setattr__(self, "name", self.name + RANDOM)  # so that no table or plot can hide it
         if not (self.path or self.repo or (self.geometry and self.weights == "random")):
@@ -71,10 +72,10 @@ class Data:
     limit: int | None = None  # texts read at most
 
     def __post_init__(self) -> None:
-        one_of("data.cut", self.cut, CUTS)
         expand(self, "data", "path")
+        object.__setattr__(self, "cut", one_of("data.cut", self.cut, CUTS))
         if self.name == "stdlib":
-            one_of("data.split", self.split, SPLITS)
+            object.__setattr__(self, "split", one_of("data.split", self.split, SPLITS))
         elif self.name == "text" and not self.path:
             raise UsageError("data=text needs a file or a folder: add data.path=FILE_OR_FOLDER")
         elif not (self.path or self.repo):
@@ -93,10 +94,12 @@ class Calibration:
     checkpoint: float = 60.0
     shards: int = 1
     shard: int | None = None
+    fisher: int = 0  # samples that are differentiated, the first ones
     ssm_state: bool = False
     text_quantiles: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "text_quantiles", [tidy(alpha) for alpha in self.text_quantiles])
         for alpha in self.text_quantiles:
             if not 0 < alpha <= 1:
                 raise UsageError(f"calibration.text_quantiles={self.text_quantiles}: {alpha} is outside (0, 1]")
@@ -119,6 +122,11 @@ class Calibration:
                 f"calibration.folds={self.folds} exceeds calibration.samples={self.samples}: "
                 "every fold needs a sample; lower folds or raise samples"
             )
+        if self.fisher and not self.folds <= self.fisher <= self.samples:
+            raise UsageError(
+                f"calibration.fisher={self.fisher} is the number of samples that are differentiated: 0 for none, else "
+                f"from calibration.folds={self.folds}, one a fold, to calibration.samples={self.samples}"
+            )
 
 
 @dataclass(frozen=True)
@@ -130,9 +138,8 @@ class Evaluate:
     data: str | None = None  # stdlib, or a file or folder; None: the data set of the calibration
 
     def __post_init__(self) -> None:
-        for site in self.sites:
-            one_of("evaluate.sites", site, QUANTIZED)
         expand(self, "evaluate", "data")
+        object.__setattr__(self, "sites", [one_of("evaluate.sites", site, QUANTIZED) for site in self.sites])
         if not self.sites:
             raise UsageError(f"evaluate.sites is empty; allowed: {', '.join(QUANTIZED)}")
         if self.samples < 1:
@@ -159,16 +166,29 @@ class Grouping:
                 raise UsageError(f"grouping.{key}={value} must be at least 1")
 
 
+VARIABLES = {"project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "group": "WANDB_RUN_GROUP"}
+PROJECT = "mamba-scales"
+
+
 @dataclass(frozen=True)
 class Wandb:
+    """What is not given is what W&B's own variables say; their values are recorded, as those of knobs."""
+
     mode: str = "auto"
-    project: str = "mamba-scales"
+    project: str | None = None
     entity: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        one_of("wandb.mode", self.mode, WANDB_MODES)
+        object.__setattr__(self, "mode", one_of("wandb.mode", self.mode, WANDB_MODES))
+        for key, variable in VARIABLES.items():
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, os.environ.get(variable) or None)
+        object.__setattr__(self, "project", self.project or PROJECT)
+        if not self.tags:
+            tags = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
+            object.__setattr__(self, "tags", [tag for tag in tags if tag])
 
 
 def expand(group: Any, name: str, *keys: str) -> None:
@@ -178,7 +198,14 @@ def expand(group: Any, name: str, *keys: str) -> None:
             object.__setattr__(group, key, expanded(f"{name}.{key}", path))
 
 
-def one_of(key: str, value: str, choices: Any) -> None:
-    """Raises UsageError for a value that is no choice."""
-    if value not in choices:
-        raise allowed(key, value, choices)
+def one_of(key: str, value: str, choices: Any) -> str:
+    """The choice that a value means, whatever its case. Raises UsageError for one that is none."""
+    for choice in choices:
+        if choice.casefold() == value.casefold():
+            return str(choice)
+    raise allowed(key, value, choices)
+
+
+def tidy(alpha: float) -> float:
+    """0.9400000000000001, as a range of Hydra's makes it, is 0.94."""
+    return float(f"{alpha:.12g}")

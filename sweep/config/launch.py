@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sweep.core.errors import UsageError
 
@@ -24,6 +24,14 @@ def objectives(composed: DictConfig) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise UsageError(f"objective={value} is no column of the summary, for example x_conv_out/sqnr_db_mean")
     return tuple(names)
+
+
+def hydra_overrides(composed: DictConfig) -> list[str]:
+    """What was given for Hydra itself, as it was typed: reading one would resolve an interpolation
+    that has no value yet, such as ${hydra.job.num}."""
+    typed = OmegaConf.to_container(composed.hydra.overrides.hydra, resolve=False)
+    assert isinstance(typed, list)
+    return [str(override) for override in typed]
 
 
 def override(key: str, value: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -14,6 +17,26 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             found.update(block)
     return found.hexdigest()
+
+
+@contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place at the end: a reader sees the old file or the new one.
+
+    Raises OSError that names `path`, and then leaves it as it was and nothing beside it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    if path.exists() and not path.is_file():
+        beside = path  # a device, a pipe
+    try:
+        yield beside
+        if beside != path:
+            beside.replace(path)
+    except OSError as error:  # pyarrow's says what it did, not what is wrong
+        number = error.errno or errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+    finally:
+        if beside != path:
+            beside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

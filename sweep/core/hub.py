@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,11 +11,20 @@ from sweep.core.errors import UsageError, first_line
 TIMEOUT = 4  # seconds to find out whether the Hub can be reached
 
 
-def snapshot(
-    repo: str, revision: str, patterns: Sequence[str], whole: Callable[[Path], bool], knob: str, kind: str = "model"
-) -> Path:
-    """A local directory with the files of a repository that match `patterns`.
+Choose = Callable[[Sequence[str], Callable[[str], Path]], list[str]]  # all names, what fetches one → names wanted
 
+
+def snapshot(
+    repo: str,
+    revision: str,
+    wanted: Sequence[str] | Choose,
+    whole: Callable[[Path], bool],
+    knob: str,
+    kind: str = "model",
+) -> Path:
+    """A local directory with the wanted files of a repository.
+
+    wanted: patterns of names, or what chooses among all names, with small files to go by.
     A cached snapshot that is `whole` is used without asking the network, so that every cell of a sweep sees
     the same commit. knob: the setting that takes a local copy instead. Raises UsageError within 10 s where
     the repository is neither cached nor within reach: the Hub's client alone would retry for minutes."""
@@ -31,7 +41,11 @@ def snapshot(
     try:
         cached = Path(
             snapshot_download(
-                repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), local_files_only=True
+                repo,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=[] if callable(wanted) else list(wanted),
+                local_files_only=True,
             )
         )
         if whole(cached):
@@ -41,7 +55,7 @@ def snapshot(
     except ValueError as error:  # no name of a repository
         raise UsageError(f"{repo} is no repository of the Hub; {knob} takes a local copy") from error
     try:
-        HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT)
+        info = HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT)
     except RevisionNotFoundError as error:
         raise UsageError(f"{where} has no revision {revision}; look at {where}/commits/main") from error
     except GatedRepoError as error:
@@ -53,8 +67,20 @@ def snapshot(
             f"{where} (revision {revision}) is not cached and cannot be reached ({first_line(error)}); "
             f"download it elsewhere and set {knob} to the copy"
         ) from error
-    try:
+
+    def fetch(patterns: Sequence[str]) -> Path:
         return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
+
+    def exactly(names: Sequence[str]) -> list[str]:
+        return [glob.escape(name) for name in names]  # names, not patterns
+
+    try:
+        if callable(wanted):
+            names = sorted(file.rfilename for file in info.siblings or ())
+            wanted = exactly(wanted(names, lambda name: fetch(exactly([name])) / name))
+        return fetch(wanted)
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"{where}: download failed ({first_line(error)}); run again to resume") from error
 

@@ -14,8 +14,9 @@ EVERY = 10.0  # seconds between plain lines
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function to be called with (samples done, samples in all)."""
     if sys.stderr.isatty():
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from sweep.core.console import Console
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:

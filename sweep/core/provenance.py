@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import subprocess
 from functools import cache
@@ -9,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+NAME = "mamba-scale-sweep"
 PACKAGES = ("torch", "transformers", "mamba-ssm", "numpy", "pyarrow", "hydra-core", "wandb")
 
 
@@ -28,15 +31,42 @@ def versions() -> dict[str, str]:
 
 @cache
 def git() -> dict[str, Any] | None:
-    """Revision of the working copy that this program runs from and whether it was changed; None outside one."""
+    """The program's own revision and whether it was changed: of the working copy it runs from, or the one that pip
+    installed it from. None where neither is known; never the revision of a repository that it merely lies in."""
+    root = Path(__file__).resolve().parents[2]
 
     def ask(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a hook
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, env=elsewhere, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
 
     try:
-        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+        own = Path(ask("rev-parse", "--show-toplevel")).resolve() == root and _ours(root)
+        if own and ask("ls-files", "sweep/core/provenance.py"):
+            return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
+        pass
+    return _installed(root)
+
+
+def _ours(root: Path) -> bool:
+    """Whether a working copy is the project's and not one that the package was copied into."""
+    try:
+        return f'name = "{NAME}"' in (root / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+
+
+def _installed(root: Path) -> dict[str, Any] | None:
+    """What `pip install git+https://…` notes."""
+    try:
+        found = metadata.distribution(NAME)
+        if Path(str(found.locate_file("sweep"))).resolve() != root / "sweep":
+            return None  # another copy than this one
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        return {"revision": origin["vcs_info"]["commit_id"], "dirty": False}
+    except (metadata.PackageNotFoundError, KeyError, ValueError):
         return None
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sweep.quantization import formats
-from sweep.quantization.formats import Format
+from sweep.quantization.formats import Format, Quantizer
 from sweep.quantization.granularity import Parts
 from sweep.quantization.site_scales import NOWHERE, Place
 from sweep.quantization.statistics import Key
@@ -28,8 +28,9 @@ class Rounding:
 
     scale and zero_point: float64 [1], the same for every channel, or [channels].
 
-    It is `Quantizer.quantize` without a search: in each binade of a format the codes are evenly spaced, by a
-    multiple of `finest`, and rounding half to even in units of that spacing is the format's own rule for ties."""
+    It is `Quantizer.quantize` without a search where in each binade of a format the codes are evenly spaced, by a
+    multiple of `finest`: rounding half to even in units of that spacing is the format's own rule for ties. The codes
+    of other formats (codebooks) are looked up."""
 
     format: Format
     scale: Floats
@@ -49,17 +50,20 @@ class Rounding:
         return float(np.diff(self.format.magnitudes[:2])[0])
 
     @cached_property
-    def relative(self) -> float:
-        """Spacing is max(finest, relative * 2^floor(log2 |code|)): 0 for integers, 2^-mantissa bits for floats.
-
-        Raises ValueError for a format of other spacing."""
+    def relative(self) -> float | None:
+        """Spacing is max(finest, relative * 2^floor(log2 |code|)): 0 for integers, 2^-mantissa bits for floats, and
+        None for a format of other spacing."""
         codes = self.format.magnitudes
         gaps, binades = np.diff(codes), np.exp2(np.floor(np.log2(codes[1:])))
         binades = np.concatenate([[0.0], binades[:-1]])  # of the lower end of each gap
         relative = 0.0 if gaps[-1] == gaps[0] else float(gaps[-1] / binades[-1])
-        if not np.array_equal(gaps, np.maximum(gaps[0], relative * binades)):
-            raise ValueError(f"{self.format}: codes are not evenly spaced between powers of two")
-        return relative
+        even = np.array_equal(gaps, np.maximum(gaps[0], relative * binades))
+        return relative if even and (self.format.mirrored or not self.format.symmetric) else None
+
+    @property
+    def borders(self) -> Floats:
+        """Of the codes, in units of the scale: see `Quantizer.borders`."""
+        return Quantizer(self.format, 1.0, 0, self.format.codes[0], self.format.largest).borders
 
     @property
     def fingerprint(self) -> str:

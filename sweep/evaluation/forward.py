@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sweep.calibration.loop import Progress, batches
+from sweep.calibration.rewrite import Key
 from sweep.config.knobs import Calibration
 from sweep.core.errors import UsageError
 from sweep.core.signals import deferred
 from sweep.evaluation.channel_quantizer import Rounding
-from sweep.evaluation.fake_quant import Key, fake_quantized
+from sweep.evaluation.fake_quant import fake_quantized
 from sweep.evaluation.heldout import Text
 from sweep.evaluation.scores import Scores
+from sweep.models.head import logits
 from sweep.models.kernels.patch import kernels
 from sweep.models.load import Model
 
@@ -88,11 +90,3 @@ def _text(model: Model, own: Tensor, other: Tensor, ids: Tensor) -> tuple[float,
             sums[2] += float((q.exp() * (q - p)).sum())
             sums[3] += float((p.argmax(-1) == q.argmax(-1)).sum())
     return sums[0], sums[1], sums[2], sums[3]
-
-
-def logits(model: Model, states: Tensor) -> Tensor:
-    """float32 [..., vocabulary] from what the backbone gives, as the network's own `forward` makes them."""
-    head, settings = model.lm.lm_head, model.lm.config
-    found: Tensor = head(states.to(head.weight.dtype)).float()
-    # FalconH1 multiplies them, Granite divides
-    return found * getattr(settings, "lm_head_multiplier", 1.0) / getattr(settings, "logits_scaling", 1.0)

@@ -35,9 +35,10 @@ def text(config: Config) -> Text:
     data, wanted = _source(config), config.evaluate.samples
     if data == config.data:
         skipped = config.calibration.samples
-        calibration = replace(config.calibration, samples=skipped + wanted)
+        calibration = replace(config.calibration, samples=skipped + wanted, fisher=0)
     else:
-        skipped, calibration = 0, replace(config.calibration, samples=wanted, folds=1, shards=1, shard=None, seed=0)
+        skipped, plain = 0, replace(config.calibration, folds=1, shards=1, shard=None, fisher=0)
+        calibration = replace(plain, samples=wanted, seed=0)
     found = spec.of(replace(config, data=data, calibration=calibration)).tokens
     windows = found.windows[skipped:]
     if all(len(window) < 2 for window in windows):

@@ -105,7 +105,7 @@ Estimate = tuple[float, Floats]  # a number, and what each text moves it by, [N]
 def _ratio(amount: Floats | Ints, of: Floats | Ints) -> Estimate:
     """sum amount / sum of, over texts of different length (Cochran, Sampling Techniques, 3rd ed., section 6.4)."""
     ratio = float(np.sum(amount) / np.sum(of))
-    return ratio, (amount - ratio * of) / np.sum(of)
+    return ratio, np.asarray((amount - ratio * of) / np.sum(of), np.float64)
 
 
 def _exp(estimate: Estimate) -> Estimate:

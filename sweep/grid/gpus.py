@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,14 @@ from omegaconf import DictConfig
 from sweep.config.hydra_errors import counted
 from sweep.grid.plan import Plan
 
-PROCESSES = 2  # of joblib where nothing computes on CUDA
 WAIT = 0.2  # seconds between two looks for a free GPU
 
 
-def share(launcher: DictConfig, plan: Plan) -> str | None:
-    """Fill in what a launcher's configuration leaves open, that is, null: how many GPUs a job asks for, and of joblib
-    how many jobs run at once. Returns a line for the plan, None where no job computes on CUDA."""
+def share(launcher: DictConfig, plan: Plan, given: Sequence[str] = ()) -> str | None:
+    """Fill in what a launcher's configuration leaves open: how many GPUs a job asks for, and how many jobs of joblib
+    run at once. Returns a line for the plan, None where no job computes on CUDA.
+
+    given: the overrides of Hydra's own keys, as on the command line."""
     cuda = any(cell.config.device.startswith("cuda") for cell in plan.waiting)
     if "gpus_per_node" in launcher:
         line = _slurm(launcher, cuda)
@@ -32,7 +33,7 @@ def share(launcher: DictConfig, plan: Plan) -> str | None:
             launcher.ray.remote.num_gpus = int(cuda)
         line = f"each job asks Ray for {_gpus(launcher.ray.remote.num_gpus)} (hydra.launcher.ray.remote.num_gpus)"
     elif "n_jobs" in launcher:
-        line = _joblib(launcher, cuda)
+        line = _joblib(launcher, cuda, any(o.startswith("hydra.launcher.n_jobs=") for o in given))
     else:
         line = "one job after the other, on the first GPU (hydra/launcher=joblib uses all of this machine)"
     return line if cuda else None
@@ -53,10 +54,10 @@ def _slurm(launcher: DictConfig, cuda: bool) -> str:
     return f"each job asks Slurm for {_gpus(number)} (hydra.launcher.gpus_per_node)"
 
 
-def _joblib(launcher: DictConfig, cuda: bool) -> str:
+def _joblib(launcher: DictConfig, cuda: bool, given: bool) -> str:
     devices = len(here()) if cuda else 0
-    if launcher.n_jobs is None:
-        launcher.n_jobs = devices or PROCESSES
+    if devices and not given:
+        launcher.n_jobs = devices
     return (
         f"{counted(launcher.n_jobs, 'process', 'processes')} (hydra.launcher.n_jobs), {_gpus(devices)}, one for a job"
     )

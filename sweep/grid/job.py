@@ -15,7 +15,9 @@ from omegaconf import DictConfig
 
 from sweep.config import launch
 from sweep.config.config import Config, from_hydra
+from sweep.config.hydra_errors import refuse
 from sweep.core import streams
+from sweep.core.cli import aside
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted, shield_requeue
 from sweep.grid import objective
@@ -55,12 +57,16 @@ def job(composed: DictConfig) -> float | list[float] | None:
 
 def alone(config: Config, directory: Path) -> None:
     """A single run, with all that it has to say. `RunPlace` has seen to its directory."""
-    from rich.console import Console
-
+    from sweep.core.console import Console
     from sweep.runs.cell import run
     from sweep.runs.summary import show
 
-    show(run(config, directory, directory.name), Console())
+    cell = run(config, directory, directory.name)
+    try:
+        with aside():
+            show(cell, Console())
+    except UsageError as error:
+        refuse(error)  # at once: the cell is finished all the same, and must not be withdrawn
 
 
 def member(config: Config, directory: Path, group: str, overwrite: bool = False) -> None:
@@ -75,8 +81,10 @@ def member(config: Config, directory: Path, group: str, overwrite: bool = False)
     with FileLock(directory / ".lock"):
         key = spec.key(config).hash
         if runs.finished(directory, config, key):
-            print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
+            with aside():
+                print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
             return
-        take(directory, lambda: runs.finished(directory, config, key, of_any_version=True), overwrite)
+        take(directory, lambda: runs.repeated(directory, config), overwrite)
         cell = run(config, directory, group, siblings=True)
-    print(f"{directory.name:>4}  {config.label}  {cell.how}  {time.perf_counter() - begin:.1f} s", flush=True)
+    with aside():
+        print(f"{directory.name:>4}  {config.label}  {cell.how}  {time.perf_counter() - begin:.1f} s", flush=True)

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sweep.config.config import Config
 from sweep.config.hydra_errors import counted
+from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
 from sweep.runs import record as runs
@@ -199,7 +199,7 @@ def show(plan: Plan, console: Console, every: bool = False, gpus: str | None = N
     if every or len(plan.cells) <= FEW:
         for cell in plan.cells:
             done = "  finished" if cell.number in plan.done else ""
-            console.print(f"{cell.number:>4}  {cell.config.label}{done}", highlight=False, markup=False)
+            console.print(f"{cell.number:>4}  {cell.config.label}{done}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _second_passes(cells: Iterable[Cell]) -> dict[tuple[object, ...], int]:

@@ -146,13 +146,13 @@ def _settled(directory: Path, plan: Plan, resume: bool, overwrite: bool) -> Plan
     for cell in plan.cells:
         place = directory / cell.place
         if place.exists():
-            take(place, partial(runs.finished, place, cell.config, cell.key.hash, of_any_version=True), overwrite)
+            take(place, partial(runs.repeated, place, cell.config), overwrite)
     return plan
 
 
 def _read(directory: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((directory / PLAN).read_text())
+        found = json.loads((directory / PLAN).read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and found["schema"] == 1 else None
     except (OSError, ValueError, KeyError):
         return None

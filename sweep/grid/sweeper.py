@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -70,44 +71,53 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Run a grid. Raises UsageError for a bad cell before anything starts; exits with 2, or with 1 after a
         crash, when all is done and cells have failed."""
-        from rich.console import Console
-
         from sweep.config import launch
+        from sweep.core.cli import aside, spelled
+        from sweep.core.console import Console
         from sweep.grid import gpus, plan, state
 
         planned = self._plan(arguments)
         assert self.config is not None
         with read_write(self.config), open_dict(self.config):
-            shared = gpus.share(self.config.hydra.launcher, planned)
+            shared = gpus.share(self.config.hydra.launcher, planned, launch.hydra_overrides(self.config))
         if self.dry_run:
             plan.show(planned, Console(), every=True, gpus=shared)
             return
         self._start_launcher(planned)
         wanted = Path(str(self.config.hydra.sweep.dir))
-        chosen = any(o.startswith("hydra.sweep.dir=") for o in self.config.hydra.overrides.hydra)
+        chosen = any(o.startswith("hydra.sweep.dir=") for o in launch.hydra_overrides(self.config))
         with state.claimed(wanted, chosen, planned, self.resume, launch.overwrite(self.config)) as claimed:
-            plan.show(claimed.plan, Console(), gpus=shared)
+            with aside():
+                plan.show(claimed.plan, Console(), gpus=shared)
             self._settle(claimed.directory)
             failed = self._run(claimed)
         for line in failed:
             print(f"error: {line}", file=sys.stderr)
-        print(f"\nall cells side by side: python -m sweep.compare {claimed.directory}", flush=True)
+        if len(claimed.errors) + sum(map(len, claimed.followers.values())) < len(claimed.plan.cells):
+            with aside():
+                print(f"\nall cells side by side: {spelled('compare')} {quote(str(claimed.directory))}", flush=True)
         if failed:
             sys.exit(claimed.exit_code)
 
     def _plan(self, arguments: list[str]) -> Plan:
         from sweep.calibration import spec
+        from sweep.config import launch
+        from sweep.config.arguments import check_grammar, check_groups, several
         from sweep.config.compose import Composer
         from sweep.config.hydra_errors import one_line
         from sweep.core.errors import UsageError
         from sweep.grid import plan
         from sweep.grid.computes import tell
         from sweep.models.defaults import settled
+        from sweep.runs import tracking
 
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        parsed = self._parsed([*self._parse_config(), *arguments])
+        check_grammar(prepared := self._parse_config())
+        parsed = self._parsed([*prepared, *arguments])
+        check_groups(parsed)
+        several(launch.hydra_overrides(self.config))
         jobs = self._jobs(parsed)
         compose = Composer(loader, self.config)
         key = spec.keys()
@@ -118,8 +128,11 @@ class GridSweeper(BasicSweeper):
                 key(config)
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 raise UsageError(f"cell {number} ({' '.join(overrides)}): {one_line(error)}") from error
-        for overrides, config in cells[:1]:
-            tell(next((o[7:] for o in reversed(overrides) if o.startswith("device=")), "auto"), config)
+        if cells:
+            asked, first = cells[0]
+            tell(next((o[7:] for o in reversed(asked) if o.startswith("device=")), "auto"), first)
+        for mode in {config.wandb.mode for _, config in cells}:
+            tracking.check(mode)
         return plan.plan(cells, key, spec.stored, self._place)
 
     def _jobs(self, overrides: list[Override]) -> list[list[str]]:

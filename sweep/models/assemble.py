@@ -33,7 +33,7 @@ def skeleton(config: Any, device: str) -> Any:
     if device == "cpu" and hasattr(config, "chunk_size"):
         config.chunk_size = CPU_CHUNK
     with torch.device("meta"):
-        lm = transformers.AutoModelForCausalLM.from_config(config)
+        lm = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return lm.eval().requires_grad_(False)
 
 
@@ -71,6 +71,13 @@ def network(config: Any, source: Source, dtype: torch.dtype, device: str) -> Any
     if surplus := sorted(set(source) - set(expected) - tied):
         raise UsageError(
             f"the weights do not fit the configuration: {len(surplus)} are unknown to it: {', '.join(surplus[:3])}"
+        )
+    if tied & set(source) and not torch.equal(
+        source.read("lm_head.weight", dtype, device), source.read("backbone.embeddings.weight", dtype, device)
+    ):
+        raise UsageError(
+            "the weights do not fit the configuration, which ties lm_head to the embeddings: lm_head.weight differs "
+            "from them; set tie_word_embeddings (tie_embeddings) to false"
         )
     fill(lm, source, str, dtype, device)
     lm.tie_weights()

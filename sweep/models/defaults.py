@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import torch
 
@@ -12,7 +10,6 @@ from sweep.config.config import Config
 from sweep.config.dtype import DEFAULT
 from sweep.config.knobs import Model
 from sweep.models import load
-from sweep.models.tensors import Weights
 
 COMPUTED = ("float32", "bfloat16", "float16")  # what activations are computed in
 
@@ -22,14 +19,8 @@ def dtype(model: Model) -> str:
     nobody published, bfloat16. Raises UsageError where the checkpoint cannot be had."""
     if model.weights == "random":
         return "bfloat16"
-    checkpoint = load.checkpoint(model)
-    stored = _stored(checkpoint.files, "model" if checkpoint.layout == "megatron" else None)
+    stored = load.checkpoint(model).weights.dtype()
     return stored if stored in COMPUTED else "float32"
-
-
-@cache
-def _stored(files: tuple[Path, ...], key: str | None) -> str:
-    return Weights(files, key).dtype()
 
 
 def device() -> str:

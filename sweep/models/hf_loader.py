@@ -5,6 +5,7 @@ It takes the tensors one by one from `Weights`: from the files it would hold wha
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from typing import Any
@@ -12,14 +13,9 @@ from typing import Any
 import torch
 
 from sweep.core.errors import UsageError, first_line
-from sweep.models import assemble
+from sweep.models import assemble, verify
 from sweep.models.checkpoint_dir import Checkpoint
-
-# all that can be observed, for messages
-FAMILIES = (
-    "mamba, mamba2, falcon_mamba, jamba, zamba, zamba2, bamba, falcon_h1, nemotron_h, granitemoehybrid "
-    "(transformers), and mamba_ssm's Mamba1 and Mamba2"
-)
+from sweep.models.refusals import SUPPORTED
 
 
 def network(name: str, shape: Any, source: Checkpoint | None, seed: int, dtype: torch.dtype, device: str) -> Any:
@@ -33,17 +29,20 @@ def network(name: str, shape: Any, source: Checkpoint | None, seed: int, dtype: 
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None)
-    if kind is None:
-        raise UsageError(f"model={name}: {shape.model_type} is no causal language model; supported are {FAMILIES}")
+    if not is_causal(shape):
+        raise UsageError(f"model={name}: {shape.model_type} is no causal language model; supported are {SUPPORTED}")
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(shape)]
     for key in ("chunk_size", "mamba_chunk_size"):
         if device == "cpu" and hasattr(shape, key):
             setattr(shape, key, assemble.CPU_CHUNK)
     try:
         if source is None:
             torch.manual_seed(seed)
-            lm = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype)
+            lm = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False)
             return lm.eval().requires_grad_(False).to(device)
+        if getattr(shape, "rescale_prenorm_residual", False):
+            shape = copy.deepcopy(shape)
+            shape.rescale_prenorm_residual = False  # of initial weights; transformers divides loaded ones, too
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             lm, report = kind.from_pretrained(
@@ -66,4 +65,16 @@ def network(name: str, shape: Any, source: Checkpoint | None, seed: int, dtype: 
                 f"{source.path}: the weights do not fit config.json: {what.replace('_', ' ')}: "
                 f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
             )
+    if differing := verify.differing(lm, source.weights):
+        raise UsageError(
+            f"{source.path}: transformers {transformers.__version__} does not load the weights as they are stored: "
+            f"{', '.join(differing[:3])}{' …' if len(differing) > 3 else ''}; another version may"
+        )
     return lm.eval().requires_grad_(False).to(device)
+
+
+def is_causal(shape: Any) -> bool:
+    """Whether transformers has a causal language model for a configuration."""
+    import transformers
+
+    return type(shape) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING

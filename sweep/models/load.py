@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -16,13 +17,13 @@ from torch import Tensor
 
 from sweep.config import knobs
 from sweep.core import hub
-from sweep.core.errors import UsageError, first_line, out_of_memory
-from sweep.models import assemble, checkpoint_dir, hf_loader, mamba_ssm_backend, stack, tokenizer
+from sweep.core.errors import UsageError, out_of_memory
+from sweep.models import assemble, checkpoint_dir, hf_loader, mamba_ssm_backend, stack, tokenizer, words
 from sweep.models.checkpoint_dir import Checkpoint
-from sweep.models.hf_loader import FAMILIES
 from sweep.models.kernels.patch import VERSION
 from sweep.models.mixer import Mixer, geometry, mixers
 from sweep.models.random_weights import RandomWeights
+from sweep.models.refusals import FAMILIES, SUPPORTED
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +48,7 @@ class Model:
 def checkpoint(model: knobs.Model) -> Checkpoint:
     """The checkpoint of a model, fetched from the Hub if need be. Raises UsageError if it is not there."""
     if model.path is None:
-        return checkpoint_dir.open_checkpoint(
-            hub.snapshot(str(model.repo), model.revision, checkpoint_dir.FILES, checkpoint_dir.whole, "model.path")
-        )
+        return checkpoint_dir.open_checkpoint(_fetched(model))
     return checkpoint_dir.open_checkpoint(_local(model.path))
 
 
@@ -61,6 +60,20 @@ def _local(path: str) -> Path:
     spec = importlib.util.find_spec(package)
     roots = list(spec.submodule_search_locations or []) if spec else []
     return Path(roots[0] if roots else package) / rest
+
+
+def _fetched(model: knobs.Model) -> Path:
+    """The directory with the files of a model of the Hub that are read: configuration, weights, and its tokenizer
+    where no other is given."""
+    own = () if model.tokenizer else tokenizer.FILES
+    where = f"https://huggingface.co/{model.repo}"
+    return hub.snapshot(
+        str(model.repo),
+        model.revision,
+        lambda names, read: checkpoint_dir.files_to_fetch(names, read, where, own),
+        lambda path: checkpoint_dir.whole(path) and (not own or tokenizer.is_in(path)),
+        "model.path",
+    )
 
 
 def identity(model: knobs.Model) -> str:
@@ -82,20 +95,12 @@ def origin(model: knobs.Model) -> dict[str, str | None]:
 
 def settings(model: knobs.Model) -> Any:
     """The network's configuration in transformers' words; a Stack where it has none."""
-    import transformers
-
     if model.weights == "random" and model.geometry:
         return stack.shape(model.geometry)
     found = checkpoint(model) if model.weights == "trained" else _configuration_only(model)
     if found.layout != "transformers":
         return stack.shape(found.settings)
-    try:
-        return transformers.AutoConfig.from_pretrained(found.path)
-    except Exception as error:
-        raise UsageError(
-            f"{found.path}: transformers {transformers.__version__} cannot read "
-            f"model_type={found.settings['model_type']} ({first_line(error)}); supported are {FAMILIES}"
-        ) from error
+    return words.configuration(found.path, found.settings)
 
 
 def backend(model: knobs.Model, device: str) -> str:
@@ -122,6 +127,7 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
     shape = settings(model)
     target = getattr(torch, dtype)
     with out_of_memory(f"{model.name} does not fit onto {device} in {dtype}: try dtype=bfloat16 or model.stream=true"):
+        _require_mixers(model.name, shape)
         if is_pure(shape):
             build = mamba_ssm_backend.network if chosen == "mamba_ssm" else assemble.network
             try:
@@ -134,8 +140,6 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
             source = None if model.weights == "random" else checkpoint(model)
             lm = hf_loader.network(model.name, shape, source, model.seed, target, device)
     found = mixers(lm)
-    if not found:
-        raise UsageError(f"model={model.name}: {shape.model_type} has no Mamba mixer; supported are {FAMILIES}")
 
     def backbone(ids: Tensor) -> Tensor:
         if chosen == "mamba_ssm" or isinstance(shape, stack.Stack):
@@ -145,9 +149,22 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
     return Model(model.name, lm, backbone, tuple(found), torch.device(device), chosen)
 
 
+def _require_mixers(name: str, shape: Any) -> None:
+    """Raises UsageError for a network without a Mamba layer, before its weights are read."""
+    if is_pure(shape) or not hf_loader.is_causal(shape) or mixers(assemble.skeleton(copy.deepcopy(shape), "cpu")):
+        return
+    if shape.model_type in FAMILIES:
+        layers = ", ".join(sorted(set(getattr(shape, "layer_types", None) or ["attention"])))
+        raise UsageError(
+            f"model={name}: this {shape.model_type} has no Mamba layer (all of its {shape.num_hidden_layers} are "
+            f"{layers}), so there is nothing to observe; give a member of the family that has some"
+        )
+    raise UsageError(f"model={name}: {shape.model_type} has no Mamba mixer; supported are {SUPPORTED}")
+
+
 def is_pure(shape: Any) -> bool:
     """Whether it is one of mamba_ssm's own, a plain sequence of blocks: then tensors are loaded one by one."""
-    return shape.model_type in ("mamba", "mamba2", stack.Stack.model_type)
+    return shape.model_type in (*checkpoint_dir.STACKS, stack.Stack.model_type)
 
 
 def weights(model: knobs.Model, shape: Any) -> assemble.Source:
@@ -159,11 +176,11 @@ def weights(model: knobs.Model, shape: Any) -> assemble.Source:
 
 def encoder(model: knobs.Model) -> tokenizer.Encode:
     """From text to token ids with the model's own tokenizer; bytes where the weights are random."""
-    vocabulary = _described(model).get("vocab_size")
     if model.weights == "random":
-        return tokenizer.byte_encoder(vocabulary or 256)
+        return tokenizer.byte_encoder(_described(model).get("vocab_size") or 256)
     encode = tokenizer.encoder(model.tokenizer or checkpoint(model).path)
-    return tokenizer.checked(encode, vocabulary, f"model={model.name}") if vocabulary else encode
+    # rows, not words: special tokens are often put into those that fill the table up to a multiple
+    return tokenizer.checked(encode, settings(model).vocab_size, f"model={model.name}")
 
 
 def byte_counter(model: knobs.Model) -> tokenizer.Count:

@@ -20,35 +20,37 @@ import torch
 from torch import Tensor
 
 from sweep.core.errors import UsageError, first_line
+from sweep.models import quantized, refusals
+from sweep.models.names import transformers_name
 
-_TO_TRANSFORMERS = (  # patterns of mamba_ssm's and Megatron's names
-    (r"^backbone\.embedding\.", "backbone.embeddings."),
-    (r"^embedding\.word_embeddings\.", "backbone.embeddings."),
-    (r"^decoder\.layers\.(\d+)\.mixer\.in_proj\.layer_norm_weight$", r"backbone.layers.\1.norm.weight"),
-    (r"^decoder\.layers\.", "backbone.layers."),
-    (r"^decoder\.final_norm\.", "backbone.norm_f."),
-    (r"^output_layer\.", "lm_head."),
-)
 _SAFETENSORS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # its words for dtypes
+# Where trainers put a network's tensors in what they save, and what besides tensors their files may hold: settings,
+# of which only husks are built.
+_NESTED = ("state_dict", "model", "model_state_dict", "module", "network", "weights")
+_SETTINGS = re.compile(r"(argparse|omegaconf|pathlib|lightning|pytorch_lightning|typing)\b")
 
 
 class Weights:
     """The tensors of files, memory-mapped and weights-only, under transformers' names.
 
-    key: where in a file the tensors lie, None if they are all it holds. Raises UsageError for a file that cannot be
-    read or is a pickle of more than tensors, and for a name that two files have."""
+    stack: whether they are a stack of Mamba blocks, or of another network. Raises UsageError for a file that cannot be
+    read, is a pickle of more than tensors and settings or holds codes in place of weights, and for a name that comes
+    twice."""
 
-    def __init__(self, files: tuple[Path, ...], key: str | None = None) -> None:
+    def __init__(self, files: tuple[Path, ...], stack: bool = True, trained_with: str | None = None) -> None:
         self._places: dict[str, tuple[Path, str]] = {}
         self._open: dict[Path, Any] = {}
         for file in files:
-            self._open[file] = _open(file, key)
-            for name in list(self._open[file].keys()):
-                if name.endswith("_extra_state"):  # Transformer Engine's, no weights
-                    continue
-                ours = _transformers_name(name)
+            source = self._open[file] = _open(file, trained_with)
+            names = [n for n in list(source.keys()) if not n.endswith("_extra_state")]  # Transformer Engine's
+            quantized.refuse_names(file, names)
+            for name in names:
+                quantized.refuse_dtype(file, name, _dtype(file, source, name))
+                ours = transformers_name(name, stack)
                 if ours in self._places:
-                    raise UsageError(f"{name} is in {self._places[ours][0]} and in {file}: remove the one not meant")
+                    there, other = self._places[ours]
+                    where = f"in {there} and in {file}" if there != file else f"in {file} twice, also as {other}"
+                    raise UsageError(f"{name} is {where}: remove the one not meant")
                 self._places[ours] = (file, name)
 
     def __iter__(self) -> Iterator[str]:
@@ -63,6 +65,7 @@ class Weights:
         file, key = self._places[name]
         source = self._open[file]
         held: Tensor = source[key] if isinstance(source, dict) else source.get_tensor(key)
+        quantized.refuse_codes(file, key, held)
         copy = torch.empty(held.shape, dtype=dtype or held.dtype, device=device).copy_(held)
         if _mappable(file):
             _release(held)
@@ -73,12 +76,9 @@ class Weights:
         sizes: Counter[str] = Counter()
         for file, name in self._places.values():
             source = self._open[file]
-            if isinstance(source, dict):
-                sizes[str(source[name].dtype).removeprefix("torch.")] += source[name].numel()
-            else:
-                part = source.get_slice(name)
-                stored = part.get_dtype()
-                sizes[_SAFETENSORS.get(stored, stored)] += math.prod(part.get_shape())
+            shape = source[name].shape if isinstance(source, dict) else source.get_slice(name).get_shape()
+            stored = str(_dtype(file, source, name)).removeprefix("torch.")
+            sizes[_SAFETENSORS.get(stored, stored)] += math.prod(shape)
         return max(sizes, key=lambda kind: sizes[kind])
 
     def later(self) -> dict[str, Later]:
@@ -97,17 +97,19 @@ class Later:
         return self.weights.read(self.name)
 
 
-def _open(file: Path, key: str | None) -> Any:
+def _open(file: Path, trained_with: str | None) -> Any:
+    """What reads a file's tensors by name: a dict, or safetensors' reader. What a file is, its content says."""
+    refusals.refuse_file(file)
     try:
-        if file.suffix == ".safetensors":
+        if _is_safetensors(file):
             from safetensors import safe_open
 
             return safe_open(file, framework="pt")
-        if key:
-            return megatron(file)[key]
-        with warnings.catch_warnings():  # of a pickle's protocol: what cannot be read is an error all the same
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=_mappable(file))
+        if trained_with == "megatron":
+            return megatron(file)["model"]
+        return _state(file, _load(file))
+    except UsageError:
+        raise
     except pickle.UnpicklingError as error:
         raise UsageError(_refused_pickle(file)) from error
     except Exception as error:  # torch, zip and safetensors all have their own
@@ -115,9 +117,57 @@ def _open(file: Path, key: str | None) -> Any:
         raise UsageError(f"{file} cannot be loaded: {first_line(error)}; {hint}") from error
 
 
+def _load(file: Path) -> Any:
+    with warnings.catch_warnings():  # of a pickle's protocol: what cannot be read is an error all the same
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        mmap = _mappable(file)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError:
+            if not mmap or not (names := torch.serialization.get_unsafe_globals_in_checkpoint(file)):
+                raise
+            if not all(map(_SETTINGS.match, names)):
+                raise
+            with torch.serialization.safe_globals(_husks(names)):
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _state(file: Path, loaded: Any, places: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors by name that a file holds by itself, or in one of the places where trainers put them."""
+    under = f" under {'.'.join(places)}" if places else ""
+    said = "not tensors by name; save the network's state_dict(), by itself or as state_dict"
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{file} holds a {type(loaded).__name__}{under}, {said}")
+    names = [name for name in loaded if isinstance(name, str) and not name.endswith("_extra_state")]
+    quantized.refuse_names(file, names)
+    strange = [name for name in names if not isinstance(loaded[name], Tensor)]
+    if names and not strange:
+        return loaded
+    if (key := next((key for key in _NESTED if key in strange), None)) and len(places) < len(_NESTED):
+        return _state(file, loaded[key], (*places, key))
+    held = f"a {type(loaded[strange[0]]).__name__} as {strange[0]}" if strange else "nothing under a name"
+    raise UsageError(f"{file} holds {held}{under}, {said}")
+
+
+def _dtype(file: Path, source: Any, name: str) -> torch.dtype | str:
+    """The type a tensor is stored in; in safetensors' words where its reader has the file."""
+    if not isinstance(source, dict):
+        return str(source.get_slice(name).get_dtype())
+    if not isinstance(source[name], Tensor):
+        raise UsageError(f"{file} holds a {type(source[name]).__name__} as {name}, not a tensor")
+    return source[name].dtype  # type: ignore[no-any-return]
+
+
+def _is_safetensors(file: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a header, and JSON."""
+    with file.open("rb") as stream:
+        begin = stream.read(9)
+    return len(begin) == 9 and begin[8:] == b"{" and int.from_bytes(begin[:8], "little") <= file.stat().st_size
+
+
 def _mappable(file: Path) -> bool:
     """Whether a file can be memory-mapped: all but what torch before 1.6 saved."""
-    return file.suffix == ".safetensors" or zipfile.is_zipfile(file)
+    return _is_safetensors(file) or zipfile.is_zipfile(file)
 
 
 def _refused_pickle(file: Path) -> str:
@@ -130,12 +180,18 @@ def _refused_pickle(file: Path) -> str:
 def megatron(file: Path) -> Any:
     """What a Megatron checkpoint holds (`args`, `model`, …), tensors memory-mapped and nothing executed: of classes
     beside the tensors only husks are built. Raises what torch.load does for a file that is none."""
+    refusals.refuse_file(file)
+    with torch.serialization.safe_globals(_husks(torch.serialization.get_unsafe_globals_in_checkpoint(file))):
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _husks(names: list[str]) -> list[Any]:
+    """Classes of these names that do nothing, for a pickle that asks for them."""
     husks: list[Any] = []
-    for name in torch.serialization.get_unsafe_globals_in_checkpoint(file):
+    for name in names:
         module, _, leaf = name.rpartition(".")
         husks.append((type(leaf, (_Husk,), {"__module__": module}), name))
-    with torch.serialization.safe_globals(husks):
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return husks
 
 
 class _Husk:
@@ -145,12 +201,6 @@ class _Husk:
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-
-def _transformers_name(name: str) -> str:
-    for pattern, replacement in _TO_TRANSFORMERS:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _release(mapped: Tensor) -> None:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from sweep.core import hub
 from sweep.core.errors import UsageError, first_line
+from sweep.models.refusals import refuse_file
 
 Ids = NDArray[np.integer[Any]]  # 32 bits wide where there are many
 Encode = Callable[[str], Ids]
 Count = Callable[[Ids], int]  # bytes of the text that token ids stand for
 
-FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model")
+FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
 _LARGEST_SPECIAL = 3  # ids that ByT5 puts before the bytes: padding, end, unknown
 
 
@@ -40,16 +41,23 @@ def _open(source: str | Path, revision: str) -> tuple[Encode, Count]:
     if not path.exists():
         if isinstance(source, Path) or source.count("/") != 1 or path.suffix in (".json", ".model"):
             raise UsageError(f"model.tokenizer={source} does not exist; give a directory, tokenizer.json or *.model")
-        path = hub.snapshot(source, revision, FILES, lambda p: _main_file(p) is not None, "model.tokenizer")
+        path = hub.snapshot(source, revision, FILES, is_in, "model.tokenizer")
     file = path if path.is_file() else _main_file(path)
     if file is None:
         raise UsageError(f"{path} holds no tokenizer; set model.tokenizer to a directory, tokenizer.json or *.model")
     try:
+        for part in _parts(file):
+            refuse_file(part)
         return _sentencepiece(file) if file.suffix == ".model" else _tokenizers(file)
     except (ImportError, UsageError):
         raise
     except Exception as error:  # transformers, tokenizers and sentencepiece have errors of their own
         raise UsageError(f"{file} is no usable tokenizer: {first_line(error)}") from error
+
+
+def is_in(path: Path) -> bool:
+    """Whether a directory holds a tokenizer."""
+    return _main_file(path) is not None
 
 
 def byte_encoder(vocabulary: int) -> Encode:
@@ -73,6 +81,13 @@ def checked(encode: Encode, vocabulary: int, what: str) -> Encode:
     return within
 
 
+def _parts(file: Path) -> list[Path]:
+    """The files that reading a tokenizer comes across."""
+    if file.name != "tokenizer_config.json":
+        return [file]
+    return sorted(p for pattern in FILES for p in file.parent.glob(pattern) if p.is_file() and p.stat().st_size)
+
+
 def _main_file(path: Path) -> Path | None:
     """The file a tokenizer is read from."""
     for name in ("tokenizer_config.json", "tokenizer.json"):
@@ -83,13 +98,22 @@ def _main_file(path: Path) -> Path | None:
 
 def _tokenizers(file: Path) -> tuple[Encode, Count]:
     if file.name == "tokenizer_config.json":
-        if json.loads(file.read_bytes()).get("tokenizer_class") == "ByT5Tokenizer":
+        said = json.loads(file.read_text(encoding="utf-8"))
+        if said.get("tokenizer_class") == "ByT5Tokenizer":
             # what transformers' ByT5Tokenizer does, a thousand times faster; a test holds them together
             return byte_encoder(1 << 62), len
         import transformers
 
         transformers.utils.logging.set_verbosity_error()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False)
+        except Exception as error:
+            if "auto_map" not in said and "custom code" not in str(error):
+                raise
+            raise UsageError(
+                f"{file}: {said.get('tokenizer_class', 'its class')} is code that comes with the checkpoint (remote "
+                "code), which is never run; set model.tokenizer to a tokenizer.json, a *.model or a repository"
+            ) from error
         return (
             lambda text: np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32),
             lambda ids: len(tokenizer.decode(ids, clean_up_tokenization_spaces=False).encode()),

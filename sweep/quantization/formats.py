@@ -6,8 +6,9 @@ nearest number, saturation, error and the entropy of the codes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +21,31 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Format:
-    """codes: float64, ascending, what the format represents at scale 1 (and zero point 0).
+    """codes: float64, ascending, what the format represents at scale 1 (and zero point 0); zero is among them.
 
-    symmetric: codes are c and -c, zero included, and the clip is one magnitude. Otherwise codes are integers
-    0 … codes[-1], and a zero point says which of them stands for 0.
+    symmetric: the clip is one magnitude, which the largest code stands for. Otherwise codes are integers
+    0 … codes[-1], and a zero point says which of them stands for 0. meaning: one line for `--help`.
     """
 
     name: str
     codes: Floats
     symmetric: bool = True
+    meaning: str = ""
 
     @property
     def largest(self) -> float:
         """The code that stands for the clip: scale = clip / largest."""
         return float(self.codes[-1])
+
+    @property
+    def bits(self) -> int:
+        """How many bits a code takes."""
+        return int(np.ceil(np.log2(len(self.codes))))
+
+    @cached_property
+    def mirrored(self) -> bool:
+        """Whether the codes are c and -c, so that only the magnitudes of values matter."""
+        return self.symmetric and np.array_equal(self.codes, -self.codes[::-1])
 
     @cached_property
     def magnitudes(self) -> Floats:
@@ -102,40 +114,51 @@ class Quantizer:
         return np.asarray(self.levels[self.encode(x)])
 
 
-def _integers(name: str, bits: int) -> Format:
+def _integers(name: str, bits: int, meaning: str = "") -> Format:
     """Symmetric integers. -2^(bits-1) stays unused, so that c and -c cost the same."""
     largest = 2.0 ** (bits - 1) - 1
-    return Format(name, np.arange(-largest, largest + 1))
+    return Format(name, np.arange(-largest, largest + 1), meaning=meaning)
 
 
-def _floats(name: str, exponent: int, mantissa: int, largest: float) -> Format:
+def _floats(name: str, exponent: int, mantissa: int, largest: float = np.inf, meaning: str = "") -> Format:
     """Numbers of a sign, `exponent` and `mantissa` bits up to `largest`, subnormals included.
 
     OCP 8-bit Floating Point Specification 1.0 (E4M3 without infinities, E5M2 with) and OCP Microscaling
-    Formats 1.0 (E2M1): bias 2^(exponent-1) - 1."""
+    Formats 1.0 (E2M1, E2M3, E3M2, without infinities and NaN): bias 2^(exponent-1) - 1."""
     bias = 2 ** (exponent - 1) - 1
     field, fraction = np.divmod(np.arange(2 ** (exponent + mantissa)), 2**mantissa)
     implicit = (field > 0).astype(np.float64)
     values = np.ldexp(implicit + fraction / 2**mantissa, np.maximum(field, 1) - bias)
     values = values[values <= largest]
-    return Format(name, np.concatenate([-values[:0:-1], values]))
+    return Format(name, np.concatenate([-values[:0:-1], values]), meaning=meaning)
 
 
 FORMATS = {
     f.name: f
     for f in (
-        _integers("int8", 8),
-        _integers("int4", 4),
-        Format("int8_asym", np.arange(256.0), symmetric=False),
-        _floats("fp8_e4m3", 4, 3, 448.0),
-        _floats("fp8_e5m2", 5, 2, 57344.0),
-        _floats("e2m1", 2, 1, 6.0),
+        _integers("int8", 8, "integers -127 … 127"),
+        _integers("int4", 4, "integers -7 … 7"),
+        Format("int8_asym", np.arange(256.0), symmetric=False, meaning="integers 0 … 255 with a zero point"),
+        _floats("fp8_e4m3", 4, 3, 448.0, "8-bit floats of 3 mantissa bits, up to 448 (OCP, torch.float8_e4m3fn)"),
+        _floats("fp8_e5m2", 5, 2, 57344.0, "8-bit floats of 2 mantissa bits, up to 57344 (OCP, torch.float8_e5m2)"),
+        _floats("e2m1", 2, 1, meaning="4-bit floats 0, ½, 1, 1½, 2, 3, 4, 6 and their negatives (OCP Microscaling)"),
     )
 }
+SMALL_FLOATS = "eXmY"  # stands for all of them in lists: e3m2, e2m3, …
+_SMALL_FLOAT = re.compile(r"e([2-5])m([1-4])")
 
 
 def named(name: str) -> Format:
-    """The format of that name. Raises UsageError with the names allowed."""
-    if name not in FORMATS:
-        raise allowed("format", name, FORMATS)
-    return FORMATS[name]
+    """The format of that name: one of FORMATS, or eXmY, a float of up to 7 bits without infinities and NaN.
+
+    Raises UsageError with the names allowed."""
+    if name in FORMATS:
+        return FORMATS[name]
+    if (match := _SMALL_FLOAT.fullmatch(name)) and 1 + int(match[1]) + int(match[2]) < 8:
+        return _small_float(int(match[1]), int(match[2]))
+    raise allowed("format", name, [*FORMATS, SMALL_FLOATS])
+
+
+@cache
+def _small_float(exponent: int, mantissa: int) -> Format:
+    return _floats(f"e{exponent}m{mantissa}", exponent, mantissa)

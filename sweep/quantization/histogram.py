@@ -63,7 +63,7 @@ class Histogram:
     def stack(cls, parts: list[Histogram]) -> Histogram:
         """K single histograms as one stack. Raises ValueError if their layouts differ."""
         _check_layouts(parts)
-        bins, places = _union([p.bins for p in parts])
+        bins, places = union([p.bins for p in parts])
         counts = np.zeros((len(parts), len(bins)), np.int64)
         for row, place, part in zip(counts, places, parts, strict=True):
             row[place] = part.counts
@@ -76,7 +76,7 @@ class Histogram:
         if self.counts.shape[:-1] != other.counts.shape[:-1]:
             raise ValueError(f"cannot merge stacks of {self.counts.shape[:-1]} and {other.counts.shape[:-1]}")
         _check_layouts([self, other])
-        bins, places = _union([self.bins, other.bins])
+        bins, places = union([self.bins, other.bins])
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
         counts[..., places[0]] += self.counts
         counts[..., places[1]] += other.counts
@@ -166,7 +166,7 @@ class Histogram:
         """The histogram of |x|: the two halves added."""
         split = int(np.searchsorted(self.bins, SIGN))
         positive, negative = self.bins[:split], self.bins[split:] - np.uint16(SIGN)
-        bins, places = _union([positive, negative])
+        bins, places = union([positive, negative])
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
         counts[..., places[0]] += self.counts[..., :split]
         counts[..., places[1]] += self.counts[..., split:]
@@ -337,7 +337,7 @@ def short(counts: Counts) -> Counts:
     return counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts
 
 
-def _union(parts: list[Bins]) -> tuple[Bins, list[NDArray[np.intp]]]:
+def union(parts: list[Bins]) -> tuple[Bins, list[NDArray[np.intp]]]:
     """All bins that occur in some part, ascending, and where each part's bins stand among them."""
     occupied = np.zeros(BINS, bool)
     for part in parts:

@@ -42,14 +42,14 @@ def measure(histogram: Histogram, quantizer: Quantizer) -> Metrics:
 def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[Metrics]:
     """The costs of many quantizers, in less time than one by one."""
     x, count = histogram.values[histogram.ascending], histogram.n
-    ends = [_ends(x, q) for q in quantizers]
+    begins = [ends(x, q) for q in quantizers]
     weights = np.empty((1 + len(quantizers), len(x)))
     weights[0] = x
-    for error, quantizer, places in zip(weights[1:], quantizers, ends, strict=True):
+    for error, quantizer, places in zip(weights[1:], quantizers, begins, strict=True):
         np.subtract(x, np.repeat(quantizer.levels, np.diff(places)), out=error)
     power, *lost = histogram.weigh(np.square(weights, out=weights))
     found = []
-    for quantizer, places, error in zip(quantizers, ends, lost, strict=True):
+    for quantizer, places, error in zip(quantizers, begins, lost, strict=True):
         inside = _inside(histogram, x, quantizer)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = histogram.between(places) / count[:, None]
@@ -61,13 +61,25 @@ def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[
 def _inside(histogram: Histogram, x: Floats, quantizer: Quantizer) -> Ints:
     """How many values of each member lie between the ends of the quantizer, given the ascending ones of the bins."""
     if not histogram.layout.exact:  # a bin that holds an end may hold a hundredth of all values
-        ends = np.array([quantizer.low, np.nextafter(quantizer.high, np.inf)])  # which is inside
-        return np.asarray(np.diff(histogram.under(ends))[:, 0])
+        limits = np.array([quantizer.low, np.nextafter(quantizer.high, np.inf)])  # which is inside
+        return np.asarray(np.diff(histogram.under(limits))[:, 0])
     low, high = np.searchsorted(x, quantizer.low), np.searchsorted(x, quantizer.high, side="right")
     return histogram.between(np.array([low, high]))[:, 0]
 
 
-def _ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:
+def sqnr_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> Floats:
+    """SQNR of each member of a stack of K with a quantizer of its own, dB, float64 [K]; see `Metrics`."""
+    x = histogram.values[histogram.ascending]
+    weights = np.empty((1 + len(quantizers), len(x)))
+    weights[0] = x
+    for error, quantizer in zip(weights[1:], quantizers, strict=True):
+        np.subtract(x, np.repeat(quantizer.levels, np.diff(ends(x, quantizer))), out=error)
+    power, *lost = histogram.weigh(np.square(weights, out=weights))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(10 * np.log10(power / np.diagonal(np.stack(lost))))
+
+
+def ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:
     """Where each code begins among the ascending values x, and where the last one ends, [codes + 1]."""
     if quantizer.scale == 0.0:  # everything becomes the code of zero
         zero = int(np.searchsorted(quantizer.format.codes, quantizer.zero_point))

@@ -42,6 +42,7 @@ class SiteStatistics:
     channel_absmax: float32 [K, C]. channel_abs_sum: float64 [K, C], the sum of |x| over texts and tokens.
     channel_text_mean_max: float32 [K, C], the largest over texts of the text's mean |x| (Quamba2's sort key).
     weight_absmax: max |w| of the conv1d slice that makes this site, None where no convolution does.
+    fisher: squared gradients of the first samples of every fold, None unless asked for, and where nothing quantizes.
     text_alphas: float64 [A], empty unless asked for. text_quantiles: for each fold float64 [samples, A, 3], of each
     text the alpha-quantile of |x|, the (1 - alpha)-quantile and the alpha-quantile of x (linear interpolation).
     """
@@ -74,11 +75,15 @@ class SiteStatistics:
         return self._subsets(np.tri(len(self.folds), dtype=bool))
 
     @cached_property
-    def growing_replicates(self) -> Subsets:
-        """The first k folds but one, for each of them in turn, k = 2 … K - 1, one below the other."""
+    def sections(self) -> Subsets:
+        """All folds, then each by itself, 1 + K sets."""
         folds = len(self.folds)
-        upto, each = np.tri(folds, dtype=bool), np.eye(folds, dtype=bool)
-        return self._subsets(np.concatenate([each[:0], *[upto[k - 1] & ~each[:k] for k in range(2, folds)]]))
+        return self._subsets(np.concatenate([np.ones((1, folds), bool), np.eye(folds, dtype=bool)]))
+
+    @cached_property
+    def left_out(self) -> Subsets:
+        """All but the first, all but the second, …, K sets."""
+        return self._subsets(leave_one_out(len(self.folds))[1:])
 
     @property
     def prepared_size(self) -> int:
@@ -117,6 +122,8 @@ class SiteStatistics:
             raise ValueError("cannot merge: the convolution weights differ")
         if not np.array_equal(self.text_alphas, other.text_alphas):
             raise ValueError("cannot merge: the quantiles taken of the texts differ")
+        if (self.fisher is None) != (other.fisher is None):
+            raise ValueError("cannot merge: one side has no squared gradients")
         order = np.argsort(np.concatenate([self.folds, other.folds]))
         merged = Histogram.stack([*_split(self.histogram), *_split(other.histogram)])
         if (self.pooled is None) != (other.pooled is None):
@@ -138,6 +145,9 @@ class SiteStatistics:
             if self.text_quantiles
             else (),
             pooled=self.pooled + other.pooled if self.pooled and other.pooled else None,
+            fisher=FisherHistogram.merge([self.fisher, other.fisher]).take(order)
+            if self.fisher and other.fisher
+            else None,
         )
 
 

@@ -22,10 +22,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sweep.quantization.bins import Floats, layout
+from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.histogram import Histogram, short
 from sweep.quantization.site_statistics import SiteStatistics
 
-SCHEMA = 3
+SCHEMA = 3  # what the columns mean; part of a calibration's identity
+WITH_FISHER = 4  # of a file with the columns of squared gradients; without them it stays what it was
 Key = tuple[int, str]  # layer, site
 
 _COLUMNS = pa.schema(
@@ -50,6 +52,14 @@ _COLUMNS = pa.schema(
         ("text_quantiles", pa.list_(pa.float64())),
     ]
 )
+_FISHER_COLUMNS = pa.schema(
+    [
+        ("fisher_layout", pa.string()),
+        ("fisher_bins", pa.list_(pa.int32())),
+        ("fisher_weights", pa.list_(pa.float64())),
+        ("fisher_tokens", pa.list_(pa.int64())),
+    ]
+)
 # a third smaller than plain encoding, and read four times as fast
 _ENCODINGS = {
     "bins.list.element": "DELTA_BINARY_PACKED",
@@ -59,6 +69,8 @@ _ENCODINGS = {
     "channel_absmax.list.element": "BYTE_STREAM_SPLIT",
     "channel_abs_sum.list.element": "BYTE_STREAM_SPLIT",
     "channel_text_mean_max.list.element": "BYTE_STREAM_SPLIT",
+    "fisher_bins.list.element": "DELTA_BINARY_PACKED",
+    "fisher_weights.list.element": "BYTE_STREAM_SPLIT",
 }
 
 
@@ -82,6 +94,10 @@ def _row(key: Key, site: SiteStatistics) -> dict[str, Any]:
         "weight_absmax": site.weight_absmax,
         "text_alphas": site.text_alphas,
         "text_quantiles": np.concatenate([q.ravel() for q in (*site.text_quantiles, np.zeros(0))]),
+        "fisher_layout": str(site.fisher.layout) if site.fisher else None,
+        "fisher_bins": site.fisher.bins.astype(np.int32) if site.fisher else (),
+        "fisher_weights": site.fisher.weights.ravel() if site.fisher else (),
+        "fisher_tokens": site.fisher.tokens if site.fisher else (),
     }
 
 
@@ -112,8 +128,14 @@ def _site(row: dict[str, Any]) -> tuple[Key, SiteStatistics]:
         text_alphas=row["text_alphas"],
         text_quantiles=_unravel(row["text_quantiles"], row["samples"], len(row["text_alphas"])),
         pooled=histogram("pooled_", 1, *ends) if row["pooled_layout"] else None,
+        fisher=_fisher(row) if row.get("fisher_layout") else None,
     )
     return (row["layer"], row["site"]), site
+
+
+def _fisher(row: dict[str, Any]) -> FisherHistogram:
+    bins, tokens = row["fisher_bins"].astype(np.uint16), row["fisher_tokens"]
+    return FisherHistogram(layout(row["fisher_layout"]), bins, row["fisher_weights"].reshape(len(tokens), -1), tokens)
 
 
 def _parts(sites: dict[Key, SiteStatistics]) -> Iterator[list[Key]]:
@@ -123,6 +145,7 @@ def _parts(sites: dict[Key, SiteStatistics]) -> Iterator[list[Key]]:
     for key, site in sites.items():
         part.append(key)
         held += site.histogram.counts.size + (site.pooled.counts.size if site.pooled else 0)
+        held += site.fisher.weights.size if site.fisher else 0
         if held >= 1 << 20:
             yield part
             part, held = [], 0
@@ -158,9 +181,11 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write one Parquet file, the same bytes for the same statistics."""
-        meta = json.dumps({"schema": SCHEMA, **self.meta}, sort_keys=True)
-        columns = _COLUMNS.with_metadata({"sweep": meta})
-        writer = pq.ParquetWriter(path, columns, compression="zstd", use_dictionary=False, column_encoding=_ENCODINGS)
+        differentiated = any(site.fisher for site in self.sites.values())
+        meta = json.dumps({"schema": WITH_FISHER if differentiated else SCHEMA, **self.meta}, sort_keys=True)
+        columns = pa.schema([*_COLUMNS, *(_FISHER_COLUMNS if differentiated else ())], {"sweep": meta})
+        encodings = {name: how for name, how in _ENCODINGS.items() if name.partition(".")[0] in columns.names}
+        writer = pq.ParquetWriter(path, columns, compression="zstd", use_dictionary=False, column_encoding=encodings)
         with writer:  # a few sites at a time, or all counts would be in memory three times
             for part in _parts(self.sites):
                 writer.write_table(pa.Table.from_pylist([_row(key, self.sites[key]) for key in part], columns))
@@ -170,8 +195,8 @@ class Statistics:
         """Read what `save` wrote. Raises ValueError for another schema, OSError for a damaged file."""
         file = pq.ParquetFile(path)
         meta = json.loads((file.schema_arrow.metadata or {}).get(b"sweep", b"{}"))
-        if (found := meta.pop("schema", None)) != SCHEMA:
-            raise ValueError(f"{path}: statistics of schema {found}, this version reads {SCHEMA}")
+        if (found := meta.pop("schema", None)) not in (SCHEMA, WITH_FISHER):
+            raise ValueError(f"{path}: statistics of schema {found}, this version reads {SCHEMA} and {WITH_FISHER}")
         sites: dict[Key, SiteStatistics] = {}
         for number in range(file.num_row_groups):  # in memory counts take half of what they take in a table
             sites.update(map(_site, _rows(file.read_row_group(number))))

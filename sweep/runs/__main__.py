@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
-from sweep.core.errors import UsageError
-from sweep.core.signals import exit_code
+from sweep.core import cli
 from sweep.runs.listing import Sweep, sweeps
 
 STATES = ("finished", "failed", "running", "waiting", "damaged")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see python -m sweep.runs --help")
 
 
 def table(found: list[Sweep], now: float) -> str:
@@ -51,19 +42,15 @@ def _bytes(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or 2 for bad input."""
-    parser = _Parser(prog="python -m sweep.runs", description=__doc__)
+    parser = cli.parser("runs", __doc__)
     parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="default: runs")
-    try:
-        found = sweeps(parser.parse_args(arguments).directories or [Path("runs")])
-        print(table(found, time.time()) if found else "no runs yet: python -m sweep")
-        return 0
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = sweeps(parser.parse_args(arguments).directories or [Path("runs")])
+    print(table(found, time.time()) if found else f"no runs yet: {cli.spelled('run')}")
+    return cli.OK
 
 
 if __name__ == "__main__":
-    with exit_code():
-        sys.exit(main())
+    cli.run(main)

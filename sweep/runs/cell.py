@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,15 +18,18 @@ from sweep.config.config import Config
 from sweep.core import provenance
 from sweep.core.errors import UsageError, out_of_memory
 from sweep.core.progress import progress
+from sweep.quantization import replicates
 from sweep.quantization.statistics import Statistics
 from sweep.runs import record as runs
 from sweep.runs import tables as table
 from sweep.runs import tracking
+from sweep.runs.cost import predicted
 from sweep.runs.tables import Tables
 
 if TYPE_CHECKING:
     from sweep.calibration.collect import Collect
     from sweep.calibration.spec import Question  # imports torch, which a cell asks for only when it runs
+    from sweep.calibration.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,25 +57,32 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     directory: the run's own. group: the sweep it belongs to. siblings: whether this process may have further cells of
     the same calibration to run; then it stays in memory, ready to be read. Raises UsageError for what a user can mend;
     the run's record then says `failed`, with the error."""
+    tracking.check(config.wandb.mode)
     record = runs.start(directory, runs.describe(config, group))
-    tracker = tracking.start(config.wandb, directory, config.label, config.wandb.group or group, config.to_dict())
+    name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
+    if recipe := config.chosen:
+        shutil.copyfile(recipe.path, directory / runs.RECIPE)
+    tracker = tracking.start(config.wandb, directory, name, config.wandb.group or group, config.to_dict())
     try:
         statistics, calibration = _calibration(config, tracker.progress)
         statistics = _rescaled(config, statistics, calibration, tracker.progress)
         grouped = _second_pass(config, statistics, calibration, tracker.progress)
         begin = time.perf_counter()
-        tables = table.build(statistics, config, grouped, keep=siblings)
+        factor = calibration["tokens"]["error_factor"]
+        tables = table.build(statistics, config, grouped, siblings, math.inf if factor is None else factor)
         calibration["timings"]["readout_s"] = time.perf_counter() - begin
         for field in fields(tables):
             if (found := getattr(tables, field.name)) is not None:
                 runs.write_table(directory / f"{field.name}.parquet", found)
+        cost = predicted(tables, config.evaluate.sites)
         evaluation = None
         if config.evaluate:
             from sweep.evaluation.evaluate import evaluate
 
             evaluation, texts = evaluate(config, statistics, tables.scales)
             runs.write_table(directory / "evaluation.parquet", texts)
-        record = runs.finish(directory, {**record, **calibration, "evaluation": evaluation, "wandb": tracker.record})
+        results = {"loss": cost, "evaluation": evaluation, "wandb": tracker.record}
+        record = runs.finish(directory, {**record, **calibration, **results})
     except BaseException as error:
         with suppress(OSError):  # else it would hide what went wrong
             runs.finish(directory, record, error=f"{type(error).__name__}: {error}")
@@ -130,7 +143,7 @@ def _calibration(
     from sweep.calibration import spec
 
     asked = spec.of(config, wanted)
-    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "store_s": 0.0}
+    timings = {"load_s": 0.0, "forward_s": 0.0, "observe_s": 0.0, "fisher_s": 0.0, "store_s": 0.0}
     statistics = _stored(asked, timings)
     cached = statistics is not None
     if statistics is None:
@@ -143,6 +156,9 @@ def _calibration(
                 asked.store.write(asked.key, statistics)
                 timings["store_s"] += time.perf_counter() - begin
     key, windows = asked.key, asked.tokens
+    factor = replicates.error_factor(windows.texts, config.calibration.folds)
+    if windows.distinct < len(windows.windows):
+        print(_repeated(windows, factor), file=sys.stderr, flush=True)
     return statistics, {
         "calibration": {
             "key": key.hash,
@@ -161,8 +177,10 @@ def _calibration(
             "sha256": windows.sha256,
             "data": windows.source,
             "samples": len(windows.windows),
+            "distinct": windows.distinct,
             "seqlen": config.calibration.seqlen,
             "count": windows.count,
+            "error_factor": factor if math.isfinite(factor) else None,  # JSON has no infinity
         },
         "device": provenance.device(config.device),
         "timings": timings,
@@ -171,6 +189,13 @@ def _calibration(
             "values": sum(int(site.histogram.counts.sum()) for site in statistics.sites.values()),
         },
     }
+
+
+def _repeated(windows: Tokens, factor: float) -> str:
+    what = f"warning: only {windows.distinct} of {len(windows.windows)} samples are distinct, the others are copies; "
+    if math.isfinite(factor):
+        return what + f"errors are multiplied by {factor:.3g} for it. Take other text, or fewer samples"
+    return what + "the folds hold the same text and no error can be told from them. Take other text, or fewer samples"
 
 
 def _stored(asked: Question, timings: dict[str, float], locked: bool = False) -> Statistics | None:

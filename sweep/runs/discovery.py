@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
+from sweep.quantization.methods.registry import METHODS
 
 RUNS = Path("runs")
 SKIPPED = {".hydra", "wandb", "calibrations", ".shards", ".submitit", "__pycache__"}
@@ -55,8 +57,14 @@ class Cell:
     sizes: str
     folds: int
     finished: str
+    distinct: int | None = None  # samples that are no copies of others; null where that is not known
     evaluation: dict[str, Any] | None = field(default=None, hash=False)
     geometry: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether some of its samples are copies of others; `sizes` says how many there are in all."""
+        return self.distinct is not None and self.distinct < int(self.sizes.split(" ")[0])
 
     @cached_property
     def calibration(self) -> tuple[str, ...]:
@@ -96,7 +104,7 @@ def _latest() -> Path:
     for path in sorted(sweeps, key=lambda p: p.stat().st_mtime, reverse=True):
         if next(_cells(str(path)), None):
             return path
-    raise UsageError(f"{RUNS}/ holds no cells yet: run `python -m sweep`, or name a directory")
+    raise UsageError(f"{RUNS}/ holds no cells yet: run `{spelled('run')}`, or name a directory")
 
 
 def _cells(root: str) -> Iterator[str]:
@@ -158,7 +166,7 @@ def _cell(path: Path, run: dict[str, Any]) -> Cell:
         sweep=run.get("sweep") or path.parent.name,
         model=model["name"],
         method=method,
-        alpha=asked if method.startswith("percentile") else None,
+        alpha=asked if method not in METHODS or METHODS[method].uses_alpha else None,
         asked_alpha=asked,
         format=config["format"],
         granularity=config["granularity"],
@@ -171,6 +179,7 @@ def _cell(path: Path, run: dict[str, Any]) -> Cell:
         sizes=f"{tokens['samples']} x {tokens['seqlen']}",
         folds=calibration["folds"],
         finished=run["finished"],
+        distinct=tokens.get("distinct"),
         evaluation=run.get("evaluation"),
         geometry={k: v for k, v in model.items() if k not in ("name", "identity", "weights")},
     )

@@ -1,13 +1,12 @@
 """`python -m sweep.reproduce RUN`: compute a finished cell again, from its run.json alone, and compare bit by bit.
 
-Nothing is read from the store: the forward pass is repeated. Exit code 0 if every table is bit-identical, 1 if not.
+Nothing is read from the store: the forward pass is repeated. Exit code 0 if every table is bit-identical, 1 if one
+differs, 70 if the computation crashed.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,28 +15,30 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from sweep.config.config import from_dict
 from sweep.config.knobs import Wandb
+from sweep.core import cli
+from sweep.core.console import Console
 from sweep.core.errors import UsageError
+from sweep.core.signals import Interrupted
 from sweep.runs import record as runs
 
 WORST = 5  # layers shown
 PLACE = ("layer", "site", "ssd_group", "head_group", "dim_group", "channel", "fold", "folds")
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sweep.reproduce", description=__doc__)
+    parser = cli.parser("reproduce", __doc__)
     parser.add_argument("run", type=Path, help="directory of a finished cell")
     chosen = parser.parse_args(arguments)
     try:
         return reproduce(chosen.run, Console())
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Interrupted as signal:  # which says that something is kept
+        raise KeyboardInterrupt from signal.__cause__
 
 
 def reproduce(directory: Path, console: Console) -> int:
@@ -53,7 +54,10 @@ def reproduce(directory: Path, console: Console) -> int:
         raise UsageError(f"{directory} is {record['status']}, not finished: there is nothing to compare with")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         torch.set_num_threads(record["device"]["threads"])  # sums of floats depend on how they are split
-        config = replace(from_dict(record["config"]), store=f"{scratch}/store", wandb=Wandb(mode="disabled"))
+        asked = dict(record["config"])
+        if asked.get("recipe"):
+            asked["recipe"] = str(directory / runs.RECIPE)
+        config = replace(from_dict(asked), store=f"{scratch}/store", wandb=Wandb(mode="disabled"))
         again = cell.run(config, Path(scratch) / "run", "reproduce")
         found = {path.name: compare(path, Path(scratch) / "run" / path.name) for path in tables(directory)}
     changes = list(circumstances(record, again.record))
@@ -72,7 +76,7 @@ def reproduce(directory: Path, console: Console) -> int:
             "nothing that is recorded changed: same versions, weights, tokens and device. Left are the device's "
             "own freedom (another CPU of the same name, non-deterministic kernels) and a changed program"
         )
-    return 0 if same else 1
+    return cli.OK if same else cli.NO
 
 
 def tables(directory: Path) -> list[Path]:

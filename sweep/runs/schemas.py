@@ -13,6 +13,7 @@ _PLACE = [
 ]
 _REALS = ["min", "max", "absmax", "clip", "scale", "scale_se", "clip_low"]
 _COSTS = ["clip_fraction", "mse", "sqnr_db", "code_entropy_bits", "weight_scale", "ratio", "silu_gain"]
+_LOSS = ["loss", "loss_se"]
 SCALES = pa.schema(
     [
         ("model", pa.string()),
@@ -24,14 +25,14 @@ SCALES = pa.schema(
         ("n", pa.int64()),
         *[(name, pa.float64()) for name in _REALS],
         ("zero_point", pa.int32()),
-        *[(name, pa.float64()) for name in _COSTS],
+        *[(name, pa.float64()) for name in [*_COSTS, *_LOSS]],
     ]
 )
 REPLICATES = pa.schema(
     [
         *_PLACE,
         ("fold", pa.int32()),
-        *[(name, pa.float64()) for name in ("scale", "sqnr_db", "silu_gain", "ratio")],
+        *[(name, pa.float64()) for name in ("scale", "sqnr_db", "silu_gain", "ratio", "loss")],
     ]
 )
 CONVERGENCE = pa.schema(

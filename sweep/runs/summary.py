@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
 from rich.table import Table
 
+from sweep.core.console import Console
 from sweep.runs.cell import Cell
 
 
@@ -18,6 +18,8 @@ def show(cell: Cell, console: Console) -> None:
     record = cell.record
     console.print(_layers(rows.filter(pc.equal(rows["site"], "x_conv_out")), record["name"]))
     console.print(_sites(rows))
+    if cost := record["loss"]:
+        console.print(_cost(cost), highlight=False, soft_wrap=True)
     console.print("SiLU gain = scale after / before SiLU: never above 1 at any quantile; SiLU shrinks.", style="dim")
     console.print("Ratio = activation scale / weight scale of the convolution: says nothing of SiLU.", style="dim")
     if record["evaluation"]:
@@ -29,7 +31,7 @@ def show(cell: Cell, console: Console) -> None:
                 f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True
             )
     calibration, timings = record["calibration"], record["timings"]
-    seconds = timings["forward_s"] + timings["observe_s"]
+    seconds = sum(timings[part] for part in ("forward_s", "observe_s", "fisher_s"))
     spent = f"{cell.how}, {seconds:.1f} s" if seconds else cell.how
     lines = {
         "calibration": f"{calibration['path']} ({spent}; {record['counts']['tokens']:,} tokens)",
@@ -43,6 +45,17 @@ def show(cell: Cell, console: Console) -> None:
     for name, text in lines.items():
         console.print(f"[bold]{name:>12}[/bold]  ", end="")
         console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    if cost["loss"] is None:
+        known = ", ".join(site for site, of in cost["sites"].items() if of["loss"] is not None)
+        return f"Predicted loss is known of {known} only: no gradients were collected of the channel groups of others."
+    worst = sorted(cost["sites"].items(), key=lambda item: -item[1]["loss"])[:3]
+    shares = ", ".join(f"{site} {of['loss'] / max(cost['loss'], 1e-300):.0%}" for site, of in worst)
+    error = f" ± {cost['loss_se']:.1g}" if cost["loss_se"] is not None else ""
+    bits = f"with all quantized sites rounded to {cost['bits']:.3g} bits a value"
+    return f"Predicted loss: {cost['loss']:.3g}{error} nats per token {bits}; of it {shares}"
 
 
 def _layers(rows: pa.Table, title: str) -> Table:
@@ -65,7 +78,8 @@ def _layers(rows: pa.Table, title: str) -> Table:
 
 def _sites(rows: pa.Table) -> Table:
     shown = Table(title="All sites, over the layers", title_justify="left")
-    for heading in ("site", "scale min", "mean", "max", "SQNR min", "mean", "worst at"):
+    loss = ("loss, nats",) if rows["loss"].null_count < len(rows) else ()
+    for heading in ("site", "scale min", "mean", "max", "SQNR min", "mean", "worst at", *loss):
         shown.add_column(heading, justify="left" if heading == "site" else "right", no_wrap=True)
     for site in pc.unique(rows["site"]).to_pylist():
         part = rows.filter(pc.equal(rows["site"], site))
@@ -80,6 +94,7 @@ def _sites(rows: pa.Table) -> Table:
             _number(pc.min(sqnr).as_py(), ".1f"),
             _number(pc.mean(sqnr).as_py(), ".1f"),
             f"layer {worst}",
+            *(_number(pc.sum(part["loss"], min_count=len(part)).as_py(), ".2e") for _ in loss),
         )
     return shown
 

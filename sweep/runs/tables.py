@@ -11,11 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweep.config.config import Config
+from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
 from sweep.quantization import formats, granularity, site_scales
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods.method import Method, Reads
+from sweep.quantization.methods.registry import Clips
 from sweep.quantization.site_scales import NOWHERE, WHOLE, Reading
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.sort_and_cluster import Grouping
@@ -33,10 +35,11 @@ WEIGHT_LEVELS = 127  # weights are int8 symmetric: weight_scale = max |w| / 127,
 class Tables:
     """What a cell writes, each one as `<field>.parquet`.
 
-    scales: a row per layer, site and part with a scale of its own. replicates: the same numbers with one fold left
-    out, a row per fold, for errors of differences between cells. convergence: a row per layer, site and number of
-    folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values before and after SiLU,
-    for pictures. grouping: a row per layer, the fields of `Grouping` flattened (granularity=group, else None)."""
+    scales: a row per layer, site and part with a scale of its own. replicates: the same numbers as without one fold
+    (see `quantization.replicates`), a row per fold, for errors of differences between cells. convergence: a row per
+    layer, site and number of folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values
+    before and after SiLU, for pictures. grouping: a row per layer, the fields of `Grouping` flattened
+    (granularity=group, else None)."""
 
     scales: pa.Table
     replicates: pa.Table
@@ -45,44 +48,48 @@ class Tables:
     grouping: pa.Table | None
 
 
-def build(statistics: Statistics, config: Config, grouped: Statistics | None = None, keep: bool = False) -> Tables:
+def build(
+    statistics: Statistics,
+    config: Config,
+    grouped: Statistics | None = None,
+    keep: bool = False,
+    factor: float = 1.0,
+) -> Tables:
     """All tables of one cell; grouped: statistics of its groups, where it takes them (see `collect`). keep: leave the
-    statistics prepared for further cells of this process, unless they are large.
+    statistics prepared for further cells of this process, unless they are large. factor: what errors are multiplied
+    by, since samples repeat (see `replicates.error_factor`).
 
-    Raises UsageError for a grouping that the model's geometry does not allow."""
-    method, alpha, format = Method(config.method), config.effective_alpha, formats.named(config.format)
+    Raises UsageError for a grouping that the model's geometry does not allow, and for gradients that are not there."""
+    _check(config, statistics, grouped)
     splits, groupings = granularity.split(statistics, config.granularity, config.grouping)
     found: dict[Key, Reading] = {}
     convergence = []
     # what is not kept is prepared site after site, so that it never is in memory together: see `prepared_size`
     sizes = (site.prepared_size for part in (statistics, grouped) if part for site in part.sites.values())
     once = (lambda site: site) if keep and sum(sizes) <= KEPT else SiteStatistics.unprepared
+    chosen = {key: config.choice(*key) for key in statistics.sites}
     for key, site in ((key, once(site)) for key, site in statistics.sites.items()):
+        alpha = chosen[key].alpha
+        method, format = scales.named(chosen[key].method), formats.named(chosen[key].format)
         split = splits.get(key)
         if split and not grouped:
-            found[key] = site_scales.of_maxima(site, split, format)
+            found[key] = site_scales.of_maxima(site, split, format, factor)
             continue
         observed = [(WHOLE, site)]
         if split and grouped:
             layer, name = key
             observed = [(place, once(grouped.sites[layer, granularity.name(name, place)])) for place, _ in split]
         try:
-            found[key] = site_scales.of_histograms(observed, method, alpha, format)
+            found[key] = site_scales.of_histograms(observed, method, alpha, format, factor)
         except UsageError as error:
             raise UsageError(f"layer {key[0]}, site {key[1]}: {error}") from error
         if config.granularity == "tensor":
-            convergence.append(_convergence(key, site, method, alpha, format, float(found[key].scale_se[0])))
-    cell = {
-        "model": config.model.name,
-        "method": config.method,
-        "alpha": config.effective_alpha,
-        "format": config.format,
-        "granularity": config.granularity,
-    }
+            convergence.append(_convergence(key, site, method, alpha, found[key].sections[0], factor))
+    cell = {"model": config.model.name, "granularity": config.granularity}
     rows, replicates = [], []
     for key, site in statistics.sites.items():
         relative = _relative(key, site, found)
-        rows.append(cell | _row(key, found[key], relative, format))
+        rows.append(cell | vars(chosen[key]) | _row(key, found[key], relative, formats.named(chosen[key].format)))
         replicates.append(_replicates(key, site, found[key], relative))
     return Tables(
         assemble(rows, SCALES),
@@ -91,6 +98,31 @@ def build(statistics: Statistics, config: Config, grouped: Statistics | None = N
         assemble(list(_coarse(statistics)), HISTOGRAMS),
         assemble([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
     )
+
+
+def _check(config: Config, *parts: Statistics | None) -> None:
+    """Raises UsageError where a recipe is of another model, and where a method needs gradients that are not there."""
+    for statistics in filter(None, parts):
+        for (layer, name), site in statistics.sites.items():
+            if (plain := name.partition("[")[0]) not in QUANTIZED:
+                continue
+            if config.chosen and (layer, plain) not in config.chosen.sites:
+                raise UsageError(
+                    f"recipe={config.recipe} says nothing of {plain} of layer {layer} of {config.model.name}; "
+                    f"it was made for {config.chosen.model}"
+                )
+            method = scales.named(config.choice(layer, plain).method)
+            if site.fisher is None and method.reads is Reads.FISHER:
+                raise UsageError(
+                    f"method={method}: no gradients were collected of {name} of layer {layer}; "
+                    f"choose granularity=tensor instead of {config.granularity}, or method=mse"
+                )
+    if config.chosen and parts[0] and (strange := sorted(config.chosen.sites.keys() - parts[0].sites.keys())):
+        layer, name = strange[0]
+        raise UsageError(
+            f"recipe={config.recipe} speaks of {name} of layer {layer}, which {config.model.name} does not have; "
+            f"it was made for {config.chosen.model}"
+        )
 
 
 def _relative(key: Key, site: SiteStatistics, found: dict[Key, Reading]) -> Columns:
@@ -118,6 +150,8 @@ def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
         **signed,
         "scale": read.scale[:, 0],
         "sqnr_db": read.sqnr_db[:, 0],
+        "loss": read.loss[:, 0],
+        "loss_se": read.loss_se,
         "weight_scale": relative["weight_scale"],
         "ratio": relative["ratio"][:, 0],
         "silu_gain": relative["silu_gain"][:, 0],
@@ -127,7 +161,8 @@ def _row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
 def _replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> Columns:
     """Columns of REPLICATES: all parts without the first fold, all without the second, …"""
     folds = len(site.folds)
-    numbers = {"scale": read.scale, "sqnr_db": read.sqnr_db, **{n: relative[n] for n in ("silu_gain", "ratio")}}
+    numbers = {name: getattr(read, name) for name in ("scale", "sqnr_db", "loss")}
+    numbers |= {name: relative[name] for name in ("silu_gain", "ratio")}
     return {
         **{name: np.tile(v, folds) if isinstance(v, np.ndarray) else v for name, v in _place(key, read).items()},
         "fold": np.repeat(site.folds, len(read.place)),
@@ -141,19 +176,18 @@ def _place(key: Key, read: Reading) -> Columns:
 
 
 def _convergence(
-    key: Key, site: SiteStatistics, method: Method, alpha: float | None, format: Format, final: float
+    key: Key, site: SiteStatistics, method: Method, alpha: float | None, sections: Clips, factor: float
 ) -> Columns:
-    """The scale from the first 1, 2, … K folds, its error from those folds alone; `final` is the one of all K.
-
-    Searched methods have no error for fewer than all folds: each would take as many searches as there are folds."""
+    """The scale from the first 1, 2, … K folds, and its error from those folds alone."""
     count = len(site.folds)
-    scale = site_scales.clips_of(site, site.growing, method, alpha, format).scale
+    growing = site_scales.clips_of(site, site.growing, method, alpha, sections.format)
     errors = np.full(count, np.nan)
-    if not method.searches and count > 2:
-        replicates = site_scales.clips_of(site, site.growing_replicates, method, alpha, format).scale
-        groups = np.split(replicates, np.cumsum(np.arange(2, count - 1)))
-        errors[1:-1] = [scales.jackknife_error(group) for group in groups]
-    errors[-1] = final
+    for k in range(1, count):
+        low, high = np.append(growing.low[k], sections.low[1:]), np.append(growing.high[k], sections.high[1:])
+        clips = Clips(sections.format, low, high)
+        moved = site_scales.replicated(site, clips, np.arange(count) <= k, method, alpha, factor)
+        errors[k] = scales.jackknife_error(moved.scale)
+    scale = growing.scale
     return {
         "layer": key[0],
         "site": key[1],

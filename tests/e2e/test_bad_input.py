@@ -42,6 +42,8 @@ def refused(done: subprocess.CompletedProcess[str], where: Path, *said: str) -> 
         ("alpha=null", ["percentile needs alpha"]),
         ("alpha=high", ["alpha", "high"]),
         ("method=percentil", ["method=percentil", "minmax, percentile", "did you mean percentile?"]),
+        ("method=loss", ["method=loss", "add calibration.fisher=4"]),
+        ("recipe=none.yaml", ["recipe=none.yaml: No such file", "python -m sweep.recipe"]),
         ("format=int9", ["format=int9", "int8"]),
         ("granularity=row", ["granularity=row", "tensor"]),
         ("dtype=float8", ["dtype=float8", "bfloat16"]),
@@ -58,6 +60,13 @@ def refused(done: subprocess.CompletedProcess[str], where: Path, *said: str) -> 
         ("device=tpu", ["device=tpu", "cpu"]),
         ("wandb.mode=on", ["wandb.mode=on", "offline"]),
         ("data=text", ["data.path=FILE_OR_FOLDER"]),
+        ("wandb.tags=debug", ["wandb.tags=debug is no list", "wandb.tags=[debug]"]),
+        ("wandb=online", ["is a group of knobs", "wandb.mode"]),
+        ("+foo=1", ["unknown key 'foo'"]),
+        ("alpha=0.9,0.99", ["add -m"]),
+        ("alpha=interval(0,1)", ["add -m"]),
+        ("hydra/launcher=basic", ["add -m"]),
+        ("hydra.sweeper.dry_run=true", ["add -m"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(

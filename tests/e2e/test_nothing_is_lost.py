@@ -85,7 +85,7 @@ def test_a_finished_run_is_replaced_by_another_only_if_that_is_asked_for(
     done = sweep(*cell, "hydra.run.dir=x", "alpha=0.9")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "x holds a finished run (tiny minmax int8 group)" in line
+    assert "x holds a finished run (tiny minmax int8 group" in line
     assert "overwrite=true" in line
     assert contents(tmp_path / "x") == before  # Hydra's files and the log included
     assert sweep(*cell, "hydra.run.dir=x", "granularity=group", "method=minmax").returncode == 0  # the same again

@@ -2,7 +2,8 @@
 
     python mamba_ssm_on_cpu.py FOLDER
 
-FOLDER/ids.npy holds tokens, FOLDER/*/ checkpoints; beside each it writes what the taps saw, seen.npz.
+FOLDER/ids.npy holds tokens, FOLDER/*/ checkpoints; beside each it writes what the taps saw, seen.npz, and the gradients
+at the sites of the first text, gradients.npz.
 
 The package is used as it is through `sweep.models.load`; only what assumes a GPU is replaced here: the compiled
 selective scan (by the package's own reference), flash_attn's compiled attention (by nothing: mamba_ssm calls torch's),
@@ -28,6 +29,7 @@ from triton.runtime import autotuner
 for compiled in ("selective_scan_cuda", "flash_attn_2_cuda"):
     sys.modules[compiled] = types.ModuleType(compiled)
 torch.cuda.device = lambda *_: contextlib.nullcontext()  # type: ignore[assignment, misc]
+torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(multi_processor_count=1)  # type: ignore[assignment]
 _init = autotuner.Autotuner.__init__
 
 
@@ -42,6 +44,7 @@ from mamba_ssm.ops.selective_scan_interface import selective_scan_ref  # noqa: E
 
 mamba_simple.selective_scan_fn = selective_scan_ref
 
+from sweep.calibration.differentiate import differentiate  # noqa: E402
 from sweep.calibration.taps import FUSED, taps  # noqa: E402
 from sweep.config import knobs  # noqa: E402
 from sweep.evaluation.channel_quantizer import Rounding  # noqa: E402
@@ -83,6 +86,20 @@ def observe(checkpoint: Path, tokens: torch.Tensor) -> dict[str, np.ndarray]:
     return seen
 
 
+def gradients(checkpoint: Path, tokens: torch.Tensor) -> dict[str, np.ndarray]:
+    """Of every quantized site, for the first text."""
+    model = load.load(knobs.Model("local", str(checkpoint), backend="mamba_ssm"), "cpu", "float32")
+    met: dict[str, np.ndarray] = {}
+
+    def meet(layer: int, site: str, x: torch.Tensor, g: torch.Tensor) -> None:
+        met[f"{layer} {site}"] = np.stack([x.numpy().copy(), g.numpy().copy()])
+
+    differentiate(model, tokens[0].numpy(), 0, 0, meet)
+    return met
+
+
 root = Path(sys.argv[1])
 for folder in sorted(path.parent for path in root.glob("*/config.json")):
-    np.savez(folder / "seen.npz", **observe(folder, torch.from_numpy(np.load(root / "ids.npy"))))
+    ids = torch.from_numpy(np.load(root / "ids.npy"))
+    np.savez(folder / "seen.npz", **observe(folder, ids))
+    np.savez(folder / "gradients.npz", **gradients(folder, ids))

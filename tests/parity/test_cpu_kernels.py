@@ -114,6 +114,52 @@ def test_selective_scan_is_the_recurrence(shape: tuple[int, ...], monkeypatch: p
         assert error <= 2 * allowed + 2e-7 * truth.abs().max()
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_gradients_of_the_scans_are_those_of_their_formulas(with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By finite differences in float64, over several blocks and chunks, the last one shorter."""
+    monkeypatch.setattr(selective_scan, "BLOCK", 1 << 8)
+    monkeypatch.setattr(ssd, "CHUNK", 4)
+    monkeypatch.setattr(ssd, "BLOCK", 2)
+    torch.manual_seed(0)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    batch, seq, channels, state, heads, groups = 2, 19, 6, 3, 4, 2
+    fixed = {"D": torch.randn(channels).double(), "delta_bias": torch.rand(channels).double()} if with_bias else {}
+    A = -torch.rand(channels, state).double()
+
+    def scan(x: Tensor, dt: Tensor, z: Tensor, B: Tensor, C: Tensor) -> Any:
+        return selective_scan.selective_scan(x, dt, A, B, C, z=z, delta_softplus=True, **fixed)
+
+    inputs = [leaf(batch, channels, seq) for _ in range(3)] + [leaf(batch, state, seq) for _ in range(2)]
+    assert torch.autograd.gradcheck(scan, inputs)
+
+    fixed2 = {"D": torch.randn(heads).double(), "dt_bias": torch.rand(heads).double()} if with_bias else {}
+
+    def chunks(x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> Any:
+        return ssd.chunk_scan(x, dt, -torch.arange(1.0, heads + 1).double() / 4, B, C, dt_softplus=True, **fixed2)
+
+    inputs = [leaf(batch, seq, heads, 3), leaf(batch, seq, heads), *(leaf(batch, seq, groups, state) for _ in range(2))]
+    assert torch.autograd.gradcheck(chunks, inputs)
+
+
+@pytest.mark.parametrize("shape", [(2, 512, 6, 16, 1, 32), (1, 200, 4, 24, 2, 32), (1, 1, 4, 8, 2, 16)])
+def test_gradients_of_the_chunk_scan_are_transformers_own(shape: tuple[int, ...]) -> None:
+    a = arguments(*shape)
+    names = ("hidden_states", "dt", "B", "C")
+    given = [a[name].detach().clone().requires_grad_() for name in names]
+    weights = torch.randn(shape[0], shape[1], shape[2], shape[3])
+    found, own = (
+        torch.autograd.grad((scan(**a | dict(zip(names, given, strict=True))) * weights).sum(), given)
+        for scan in (ssd.chunk_scan, modeling_mamba2.mamba2_chunk_scan)
+    )
+    exact = torch.autograd.grad((recurrence(a | dict(zip(names, given, strict=True)), None)[0] * weights).sum(), given)
+    for mine, other, truth in zip(found, own, exact, strict=True):
+        error, allowed = ((t - truth).abs().max() for t in (mine, other))
+        assert error <= 2 * allowed + 2e-6 * truth.abs().max()
+
+
 def model(dtype: torch.dtype, family: str = "mamba2") -> tuple[Any, list[Mixer]]:
     torch.manual_seed(0)
     if family == "mamba1":

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from sweep.calibration.differentiate import differentiate
 from sweep.calibration.taps import taps
 from sweep.config import knobs
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.evaluation.fake_quant import fake_quantized
 from sweep.models import load
+from sweep.models.kernels.patch import kernels
 from sweep.quantization.formats import FORMATS
 from tests.harness import ROOT, require
 
@@ -97,3 +99,25 @@ def test_both_back_ends_are_quantized_alike(folder: Path, name: str) -> None:
     assert moved > 0.01 * np.linalg.norm(plain)
     # rounding in float32 puts a few values on the other side of a border
     assert apart < 0.05 * moved, f"{apart / moved:.3f}"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_back_ends_have_the_same_gradients(folder: Path, name: str) -> None:
+    model = load.load(knobs.Model("local", str(folder / name)), "cpu", "float32")
+    mine: dict[str, np.ndarray] = {}
+
+    def meet(layer: int, site: str, x: torch.Tensor, g: torch.Tensor) -> None:
+        mine[f"{layer} {site}"] = np.stack([x.numpy().copy(), g.numpy().copy()])
+
+    with kernels(model.mixers, model.device):
+        differentiate(model, IDS[0], 0, 0, meet)
+    theirs = np.load(folder / name / "gradients.npz")
+    assert set(theirs) == set(mine)
+    assert len(mine) == 2 * (4 if name == "mamba1" else 8)
+    seen = np.load(folder / name / "seen.npz")
+    for site, (x, g) in mine.items():
+        its_x, its_g = theirs[site]
+        assert np.abs(its_x[0] - seen[site][0]).max() < 2e-6 * np.abs(its_x).max(), f"{site}: not what the taps saw"
+        assert np.abs(x - its_x).max() < 2e-6 * np.abs(x).max()
+        error = np.abs(g - its_g).max() / np.abs(g).max()
+        assert error < 2e-5, f"{site}: relative error {error:.1e}"

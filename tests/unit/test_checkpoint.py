@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from sweep.quantization.statistics import Statistics
 
 CALIBRATION = Calibration(samples=10, seqlen=16, batch_size=2, folds=3, checkpoint=0)
 
+DIFFERENTIATED = replace(CALIBRATION, fisher=5)
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> load.Model:
@@ -42,6 +45,11 @@ def tokens() -> Tokens:
 @pytest.fixture(scope="module")
 def whole(model: load.Model, tokens: Tokens) -> Statistics:
     return calibrate(model, tokens, CALIBRATION, lambda done, total: None)[0]
+
+
+@pytest.fixture(scope="module")
+def differentiated(model: load.Model, tokens: Tokens) -> Statistics:
+    return calibrate(model, tokens, DIFFERENTIATED, lambda done, total: None)[0]
 
 
 class Stop(Exception):
@@ -66,6 +74,35 @@ def test_going_on_after_any_batch_changes_nothing(
     resumed, _ = calibrate(model, tokens, CALIBRATION, lambda d, t: seen.append(d), Checkpoint(tmp_path, 0))
     assert same(resumed, whole)
     assert seen[-1] == 10
+
+
+@pytest.mark.parametrize("samples", range(1, 16))
+def test_squared_gradients_go_on_too(
+    model: load.Model, tokens: Tokens, differentiated: Statistics, whole: Statistics, tmp_path: Path, samples: int
+) -> None:
+    with pytest.raises(Stop):
+        calibrate(model, tokens, DIFFERENTIATED, stop_after(samples), Checkpoint(tmp_path, 0))
+    seen: list[int] = []
+    resumed, _ = calibrate(model, tokens, DIFFERENTIATED, lambda d, t: seen.append(d), Checkpoint(tmp_path, 0))
+    assert same(resumed, differentiated)
+    assert seen[-1] == 15
+    assert sum(site.fisher is not None for site in resumed.sites.values()) == 2 * 8
+    plain = {key: replace(site, fisher=None) for key, site in resumed.sites.items()}
+    assert same(Statistics(plain, resumed.meta), whole)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+def test_squared_gradients_are_the_same_whatever_a_batch_holds(
+    model: load.Model, tokens: Tokens, differentiated: Statistics, batch_size: int
+) -> None:
+    other, _ = calibrate(model, tokens, replace(DIFFERENTIATED, batch_size=batch_size), lambda d, t: None)
+    for key, site in differentiated.sites.items():
+        mine, its = site.fisher, other.sites[key].fisher
+        if mine and its:
+            assert np.array_equal(mine.bins, its.bins)
+            assert np.array_equal(mine.weights, its.weights)
+        else:
+            assert mine is its is None
 
 
 @pytest.mark.parametrize("samples", [1, 6, 9])
@@ -95,18 +132,25 @@ def test_a_finished_fold_is_not_computed_again(model: load.Model, tokens: Tokens
     assert Checkpoint(tmp_path, 0).running(2, torch.device("cpu"))[0] == 1
 
 
+@pytest.mark.parametrize("calibration", [CALIBRATION, DIFFERENTIATED], ids=["plain", "differentiated"])
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_shards_give_the_single_jobs_result(
-    model: load.Model, tokens: Tokens, whole: Statistics, tmp_path: Path, shards: int
+    model: load.Model,
+    tokens: Tokens,
+    whole: Statistics,
+    differentiated: Statistics,
+    tmp_path: Path,
+    shards: int,
+    calibration: Calibration,
 ) -> None:
     for shard in reversed(range(shards)):
-        part = Calibration(**{**vars(CALIBRATION), "shards": shards, "shard": shard, "checkpoint": 1e9})
+        part = replace(calibration, shards=shards, shard=shard, checkpoint=1e9)
         found, _ = calibrate(model, tokens, part, lambda done, total: None, Checkpoint(tmp_path, 1e9))
         site = next(iter(found.sites.values()))
         assert site.folds.tolist() == list(range(shard, 3, shards))
-    merged, spent = calibrate(model, tokens, CALIBRATION, stop_after(1), Checkpoint(tmp_path, 0))
-    assert same(merged, whole)
-    assert spent.observe_s == 0
+    merged, spent = calibrate(model, tokens, calibration, stop_after(1), Checkpoint(tmp_path, 0))
+    assert same(merged, differentiated if calibration.fisher else whole)
+    assert spent.observe_s == spent.fisher_s == 0
 
 
 @pytest.mark.parametrize("pattern", ["fold-*", "running-*"])

@@ -92,6 +92,29 @@ def test_at_scale_zero_everything_is_zero(name: str) -> None:
     np.testing.assert_array_equal(quantizer.quantize(np.array([-1.0, 0.0, 2.0])), 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "largest", "smallest", "count"),
+    [("e3m2", 28, 1 / 16, 63), ("e2m3", 7.5, 1 / 8, 63), ("e5m1", 98304, 2**-15, 127)],
+)
+def test_small_floats_are_parsed(name: str, largest: float, smallest: float, count: int) -> None:
+    """The first two: OCP Microscaling Formats 1.0, tables 3 and 4."""
+    format = formats.named(name)
+    assert (format.largest, format.magnitudes[1], len(format.codes)) == (largest, smallest, count)
+    assert format is formats.named(name)
+    assert formats.named("e2m1") is formats.FORMATS["e2m1"]
+
+
+@pytest.mark.parametrize("name", ["e4m3", "e1m2", "e3m0", "e33m2", "e3m2x", "e9m9"])
+def test_floats_of_8_bits_have_names_of_their_own(name: str) -> None:
+    with pytest.raises(UsageError, match=f"format={name} is unknown; allowed: int8, .*, eXmY"):
+        formats.named(name)
+
+
+def test_bits() -> None:
+    wanted = {"int8": 8, "int4": 4, "int8_asym": 8, "fp8_e4m3": 8, "fp8_e5m2": 8, "e2m1": 4, "e3m2": 6}
+    assert {name: formats.named(name).bits for name in wanted} == wanted
+
+
 def test_unknown_format() -> None:
     with pytest.raises(UsageError, match=r"format=int5 is unknown; allowed: int8, .*did you mean int"):
         formats.named("int5")

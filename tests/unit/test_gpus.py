@@ -95,8 +95,8 @@ def test_joblib_uses_all_gpus_of_a_machine(
     monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...], there: int, given: int | None, processes: int
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: there)
-    config = launcher("joblib", n_jobs=given)
-    line = gpus.share(config, plan(*devices))
+    config = launcher("joblib", **({"n_jobs": given} if given else {}))
+    line = gpus.share(config, plan(*devices), [f"hydra.launcher.n_jobs={given}"] if given else [])
     assert config.n_jobs == processes
     if line:
         assert line.startswith(f"{processes} processes (hydra.launcher.n_jobs), {there} GPUs")
@@ -175,12 +175,11 @@ def test_shards_of_one_calibration_are_jobs_of_their_own(sweep: Run, monkeypatch
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
     launched: list[list[list[str]]] = []
+    pools: list[tuple[Any, int]] = []
 
     def launch(self: Any, jobs: list[list[str]], initial_job_idx: int) -> list[Any]:
-        assert isinstance(self.task_function, gpus.OneEach)
-        assert self.task_function.devices == ("0", "1", "2", "3")
-        assert self.joblib["n_jobs"] == 4
         launched.append([list(job) for job in jobs])
+        pools.append((self.task_function, self.joblib["n_jobs"]))
         raise RuntimeError("counted")
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -189,6 +188,8 @@ def test_shards_of_one_calibration_are_jobs_of_their_own(sweep: Run, monkeypatch
     monkeypatch.setattr(JoblibLauncher, "launch", launch)
     done = sweep("-m", *RANDOM, "calibration.shards=4", "hydra/launcher=joblib")
     assert "4 processes (hydra.launcher.n_jobs), 4 GPUs, one for a job" in done.stdout, done.stderr
+    print(done.stdout, done.stderr)
+    assert [(type(task), task.devices, n) for task, n in pools] == [(gpus.OneEach, ("0", "1", "2", "3"), 4)] * 2
     shards, leader = launched
     assert [[o for o in job if o.startswith("calibration.shard=")] for job in shards] == [
         [f"calibration.shard={n}"] for n in range(4)

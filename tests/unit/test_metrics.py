@@ -95,7 +95,7 @@ def test_what_is_clipped_of_the_pile_that_silu_makes(width: float, alpha: float)
     drawn = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0)) * width
     x = torch.nn.functional.silu(drawn)
     stack, values = histogram(x), x.double().numpy()
-    clips = scales.clip(stack, scales.Method.PERCENTILE, alpha, formats.named("int8_asym"))
+    clips = scales.clip(stack, scales.METHODS["percentile"], alpha, formats.named("int8_asym"))
     quantizer = formats.named("int8_asym").place(float(clips.low[0]), float(clips.high[0]))
     found = measure(stack, quantizer).clip_fraction[0]
     assert found == pytest.approx(2 * (1 - alpha), rel=0.01)
@@ -107,6 +107,6 @@ def test_what_is_clipped_of_the_pile_that_silu_makes(width: float, alpha: float)
 def test_minmax_clips_nothing(format: str) -> None:
     for name in NAMES:
         x = tensor(name)
-        clips = scales.clip(histogram(x), scales.Method.MINMAX, None, formats.named(format))
+        clips = scales.clip(histogram(x), scales.METHODS["minmax"], None, formats.named(format))
         quantizer = formats.named(format).place(float(clips.low[0]), float(clips.high[0]))
         assert measure(histogram(x), quantizer).clip_fraction[0] == 0, name

@@ -12,12 +12,13 @@ from sweep.quantization.formats import Format, named
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import entropy, mse
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods.method import Method, Reads
+from sweep.quantization.methods.registry import METHODS
 from sweep.quantization.metrics import measure
 from sweep.quantization.prefix_sums import signed
 
 FORMATS = list(formats.FORMATS.values())
-POOLED = [m for m in Method if m is not Method.PERCENTILE_EMA]  # what a histogram tells; the other: test_ema.py
+POOLED = [m for m in METHODS.values() if m.reads is Reads.HISTOGRAM]  # what a histogram tells; the others: test_ema.py
 CANDIDATES = 20_000
 
 
@@ -31,8 +32,8 @@ def read(x: torch.Tensor, method: Method, format: str = "int8", alpha: float | N
 @pytest.mark.parametrize("name", NAMES)
 def test_minmax_is_exact(name: str) -> None:
     x = tensor(name)
-    assert read(x, Method.MINMAX).high[0] == float(x.abs().max())
-    asymmetric = read(x, Method.MINMAX, "int8_asym")
+    assert read(x, METHODS["minmax"]).high[0] == float(x.abs().max())
+    asymmetric = read(x, METHODS["minmax"], "int8_asym")
     assert (asymmetric.low[0], asymmetric.high[0]) == (float(x.min()), float(x.max()))
 
 
@@ -41,8 +42,8 @@ def test_minmax_is_exact(name: str) -> None:
 def test_percentile_of_16_bit_values_is_an_order_statistic(name: str, alpha: float) -> None:
     x = tensor(name, torch.bfloat16)
     values = x.double().numpy()
-    assert read(x, Method.PERCENTILE, alpha=alpha).high[0] == np.quantile(np.abs(values), alpha, method="higher")
-    both = read(x, Method.PERCENTILE, "int8_asym", alpha)
+    assert read(x, METHODS["percentile"], alpha=alpha).high[0] == np.quantile(np.abs(values), alpha, method="higher")
+    both = read(x, METHODS["percentile"], "int8_asym", alpha)
     ends = np.quantile(values, 1 - alpha, method="higher"), np.quantile(values, alpha, method="higher")
     assert (both.low[0], both.high[0]) == (min(ends), max(ends))
 
@@ -96,7 +97,7 @@ def test_mse_is_within_a_hundredth_of_a_decibel_of_brute_force(name: str, format
 def test_mse_costs_no_more_than_any_other_method(name: str, format: Format) -> None:
     observed = histogram(tensor(name, torch.bfloat16))
     low, high = mse.clip(observed, format)
-    for method in (Method.MINMAX, Method.ENTROPY, *[Method.PERCENTILE] * 5):
+    for method in (METHODS["minmax"], METHODS["entropy"], *[METHODS["percentile"]] * 5):
         for alpha in (0.9, 0.999, 0.9999):
             other = scales.clip(observed, method, alpha, format)
             cost = float(measure(observed, format.place(other.low[0], other.high[0])).mse[0] * observed.n[0])
@@ -206,8 +207,8 @@ def test_entropy_of_float32_is_that_of_its_values(name: str, format: str) -> Non
 
 def test_entropy_clips_outliers_and_keeps_a_uniform_range() -> None:
     uniform, spiky = tensor("uniform"), torch.cat([tensor("gaussian"), torch.full((3,), 60.0)])
-    assert read(uniform, Method.ENTROPY).high[0] > 0.95
-    assert read(spiky, Method.ENTROPY).high[0] < 10
+    assert read(uniform, METHODS["entropy"]).high[0] > 0.95
+    assert read(spiky, METHODS["entropy"]).high[0] < 10
 
 
 # --- all ------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def test_same_counts_same_clip(method: Method, format: Format) -> None:
 def test_scale_is_the_placed_quantizers() -> None:
     for format in FORMATS:
         for name in NAMES:
-            clips = read(tensor(name), Method.PERCENTILE, format.name)
+            clips = read(tensor(name), METHODS["percentile"], format.name)
             assert clips.scale[0] == format.place(clips.low[0], clips.high[0]).scale
 
 
@@ -244,7 +245,7 @@ def test_a_zero_point_pays_after_silu() -> None:
     observed = histogram(tensor("silu", torch.bfloat16))
     gain = {}
     for name in ("int8", "int8_asym"):
-        clips = scales.clip(observed, Method.MINMAX, None, formats.named(name))
+        clips = scales.clip(observed, METHODS["minmax"], None, formats.named(name))
         gain[name] = measure(observed, formats.named(name).place(clips.low[0], clips.high[0])).sqnr_db[0]
     assert 5.5 < gain["int8_asym"] - gain["int8"] < 7
 

@@ -41,18 +41,21 @@ def statistics(seed: int = 0, folds: tuple[int, ...] = (0, 1)) -> Statistics:
     return Statistics({(0, "x_conv_out"): site}, {"n_layer": 1})
 
 
+STACKS = ("histogram", "pooled", "fisher", "text_quantiles")
+
+
 def same(a: Statistics, b: Statistics) -> bool:
     if a.sites.keys() != b.sites.keys() or a.meta != b.meta:
         return False
     for key, x in a.sites.items():
         y = b.sites[key]
-        pairs = [(getattr(x, n), getattr(y, n)) for n in vars(x) if n not in ("histogram", "pooled", "text_quantiles")]
+        pairs = [(getattr(x, n), getattr(y, n)) for n in type(x).__dataclass_fields__ if n not in STACKS]
         pairs += list(zip(x.text_quantiles, y.text_quantiles, strict=True))
-        for p, q in ((x.histogram, y.histogram), (x.pooled, y.pooled)):
+        for p, q in ((x.histogram, y.histogram), (x.pooled, y.pooled), (x.fisher, y.fisher)):
             if p is None or q is None:
                 pairs.append((p is None, q is None))
             else:
-                pairs += [(getattr(p, n), getattr(q, n)) for n in ("layout", "bins", "counts", "min", "max")]
+                pairs += [(getattr(p, n), getattr(q, n)) for n in type(p).__dataclass_fields__]
         if not all(np.array_equal(p, q) for p, q in pairs):
             return False
     return True

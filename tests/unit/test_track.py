@@ -119,6 +119,23 @@ def test_evaluation_is_summed_up_and_its_layers_are_series(tmp_path: Path) -> No
     assert "evaluation" in shown.families
 
 
+def test_predicted_loss_is_summed_up_by_cell_site_and_layer(tmp_path: Path) -> None:
+    one = {"loss": 0.5, "loss_se": None}
+    cost = {"loss": 0.75, "loss_se": 0.1, "sites": {"x_conv_out": one}, "layers": [{"layer": 2, **one}]}
+    cell = finished(tmp_path / "0", groups=3)
+    (cell / "run.json").write_text(json.dumps(record(cell) | {"loss": cost}))
+    table = pq.read_table(cell / "scales.parquet")
+    losses = [i / 8 for i in range(len(table))]
+    column = table.schema.get_field_index("loss")
+    pq.write_table(table.set_column(column, "loss", [losses]), cell / "scales.parquet")
+    shown = view.read(cell)
+    predicted = {key: value for key, value in shown.summary.items() if key.startswith("loss")}
+    assert predicted == {"loss/loss": 0.75, "loss/loss_se": 0.1, "loss/sites/x_conv_out/loss": 0.5}
+    assert shown.layers[2]["predicted/loss"] == 0.5
+    of_groups = [row["loss"] for row in rows(cell) if row["layer"] == 2 and row["site"] == "x_conv_out"]
+    assert shown.layers[2]["x_conv_out/loss"] == sum(of_groups)
+
+
 def test_config_is_the_resolved_one_with_identity_and_calibration_key(tmp_path: Path) -> None:
     config = view.read(finished(tmp_path / "0")).config
     assert config.items() >= CONFIG.to_dict().items()

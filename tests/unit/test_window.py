@@ -13,7 +13,8 @@ from sweep.calibration.observer import Observer
 from sweep.core.errors import UsageError
 from sweep.quantization import bins, formats, site_scales, window
 from sweep.quantization.histogram import Histogram
-from sweep.quantization.methods.registry import Method
+from sweep.quantization.methods.method import Method
+from sweep.quantization.methods.registry import METHODS
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics
 
@@ -57,11 +58,11 @@ def read(s: SiteStatistics, method: Method, alpha: float | None, format: str) ->
 @pytest.mark.parametrize(
     ("method", "alpha", "format"),
     [
-        (Method.PERCENTILE, 0.999, "int8"),
-        (Method.PERCENTILE, 0.999, "int8_asym"),
-        (Method.MSE, None, "int8"),
-        (Method.MINMAX, None, "fp8_e4m3"),
-        (Method.ENTROPY, None, "int8"),
+        (METHODS["percentile"], 0.999, "int8"),
+        (METHODS["percentile"], 0.999, "int8_asym"),
+        (METHODS["mse"], None, "int8"),
+        (METHODS["minmax"], None, "fp8_e4m3"),
+        (METHODS["entropy"], None, "int8"),
     ],
 )
 def test_a_power_of_two_changes_nothing_but_the_magnitude(
@@ -92,7 +93,7 @@ def test_ordinary_values_are_observed_once() -> None:
 def test_one_large_value_among_ordinary_ones() -> None:
     x = tensor("gaussian").clone()
     x[7] = 1e6
-    found = read(site(x), Method.PERCENTILE, 0.999, "int8")
+    found = read(site(x), METHODS["percentile"], 0.999, "int8")
     assert found.clip[0] == pytest.approx(np.quantile(x.abs().double().numpy(), 0.999), rel=2**-10)
     values = x.double().numpy()
     step = found.clip[0] / 127
@@ -103,8 +104,8 @@ def test_one_large_value_among_ordinary_ones() -> None:
 @pytest.mark.parametrize(
     ("x", "method", "alpha"),
     [
-        (torch.cat([torch.ones(10), torch.full((390,), 1e-30)]), Method.PERCENTILE, 0.5),
-        (torch.cat([torch.full((1,), 1e30), torch.linspace(-1e-9, 1e-9, 399)]), Method.MINMAX, None),
+        (torch.cat([torch.ones(10), torch.full((390,), 1e-30)]), METHODS["percentile"], 0.5),
+        (torch.cat([torch.full((1,), 1e30), torch.linspace(-1e-9, 1e-9, 399)]), METHODS["minmax"], None),
     ],
 )
 def test_what_no_window_holds_is_refused(x: Tensor, method: Method, alpha: float | None) -> None:
@@ -115,7 +116,7 @@ def test_what_no_window_holds_is_refused(x: Tensor, method: Method, alpha: float
 def test_the_first_pass_alone_never_gives_a_number() -> None:
     for scale in (1e6, 1e-8):
         with pytest.raises(UsageError, match="dtype=bfloat16"):
-            read(observed(tensor("gaussian") * scale).sites[KEY], Method.MSE, None, "int8")
+            read(observed(tensor("gaussian") * scale).sites[KEY], METHODS["mse"], None, "int8")
 
 
 def test_shifted_layouts_have_names_edges_and_no_others_to_merge_with() -> None:

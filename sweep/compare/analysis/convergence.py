@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweep.compare.analysis.significance import quantile
+from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import CONVERGENCE
@@ -18,7 +18,7 @@ ENOUGH = 10 ** (NEGLIGIBLE_DB / 20) - 1
 
 @dataclass(frozen=True)
 class Convergence:
-    """How settled the scales of one cell are.
+    """How settled the scales of one cell are. samples: how many distinct ones there are.
 
     error: 95 % half-width of a scale relative to it, median over layers and sites, and the worst one with
     its place. drift: relative change from half of the samples to all, where it is largest.
@@ -68,12 +68,12 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
         folds = int(mine["k"][0])
         if folds < 2:
             continue
-        error = mine["error"] * quantile(0.95, folds - 1)
+        error = mine["error"] * quantile(0.95, freedom(folds))
         worst, far = int(error.argmax()), int(np.abs(mine["drift"]).argmax())
         found.append(
             Convergence(
                 int(cell),
-                int(mine["n"][0]),
+                int(mine["n"][0]) if (distinct := runs.listed[int(cell)].distinct) is None else distinct,
                 folds,
                 len(error),
                 int((error > ENOUGH).sum()),

@@ -1,11 +1,12 @@
 """The difference between two cells, layer by layer and site by site, with its error.
 
-Where two cells share a calibration, their delete-one-fold replicates are paired: fold k was left out of
-both, so what the text of a fold does to both cancels in the difference, and the error of the difference is
-the jackknife of the differences. Otherwise the errors are independent and add in quadrature.
+What is estimated is the effect of the setting on other text of the same source, calibrated anew: a replicate
+takes other text and the scale that this text gives (see `sweep.quantization.replicates`), and its error covers both.
 
-SQNR replicates hold the scale fixed and vary the text. So an SQNR difference alone would call the noise of
-two estimated scales an effect: it counts only where the scales themselves differ beyond their error.
+Where two cells share a calibration, their replicates are paired: fold k was left out of both, so what the text
+of a fold does to both cancels in the difference, and the error of the difference is the jackknife of the
+differences. Otherwise the errors are independent and add in quadrature; where the folds of either all say the
+same (16-bit values are coarse), they tell no error, and no effect is called one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.compare.analysis.per_site import Places, read
-from sweep.compare.analysis.significance import Floats, jackknife, p_values
+from sweep.compare.analysis.significance import Floats, freedom, jackknife, p_values
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import GROUPS
 
@@ -147,7 +148,9 @@ def _zero(difference: Floats) -> Floats:
 def _quadrature(replicates: list[Floats], like: Floats) -> Floats:
     if not replicates:
         return np.full(like.shape, np.nan)
-    return np.asarray(np.sqrt(sum(jackknife(r) ** 2 for r in replicates)))
+    errors = [jackknife(r) for r in replicates]
+    coarse = np.any([e == 0 for e in errors], axis=0)  # of two, one that tells nothing
+    return np.where(coarse, 0.0, np.sqrt(sum(e**2 for e in errors)))
 
 
 def _tests(
@@ -155,8 +158,8 @@ def _tests(
     scale_k: list[Floats], sqnr_k: list[Floats], folds: int, decide: bool,
 ) -> Differences:  # fmt: skip
     scale_se, sqnr_se = _quadrature(scale_k, scale), _quadrature(sqnr_k, sqnr)
-    df = max(folds - 1, 1)
-    scale_p, sqnr_p = p_values(scale, scale_se, df), p_values(sqnr, sqnr_se, df)
+    df, certain = freedom(folds), len(scale_k) == 1
+    scale_p, sqnr_p = p_values(scale, scale_se, df, certain), p_values(sqnr, sqnr_se, df, certain)
     p = np.maximum(scale_p, sqnr_p) if decide else sqnr_p
     return Differences(layer, site, scale, scale_se, scale_p, sqnr, sqnr_se, sqnr_p, p)
 

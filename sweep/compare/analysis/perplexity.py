@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sweep.compare.analysis.contrasts import Contrast
+from sweep.compare.analysis.significance import FAMILY, holm, p_values
 from sweep.compare.query.comparison import Comparison
+
+FEWEST = 8  # texts that an error is taken to be over where that is not known
 
 
 @dataclass(frozen=True)
 class Perplexity:
     """Perplexity of one value of a knob and its difference to the baseline's.
 
+    p: of the difference, corrected for all of the report; `se` and p are of these very scales on other text.
     texts: how many both cells read; `se` is then the error of the differences text by text. None where their
     scores are not at hand: `se` adds both errors as if they were independent, which is far too large."""
 
@@ -23,6 +30,26 @@ class Perplexity:
     se: float
     kl: float | None
     texts: int | None
+    p: float = float("nan")
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the difference is one beyond its error."""
+        return self.p <= FAMILY
+
+
+def perplexities(runs: Comparison, questions: Sequence[Contrast]) -> list[tuple[Perplexity, ...]]:
+    """`perplexity` of every question, p by Holm over all of them."""
+    found = [perplexity(runs, question) for question in questions]
+    flat = [p for rows in found for p in rows]
+    if not flat:
+        return found
+    raw = [
+        p_values(np.array([p.difference]), np.array([p.se]), (p.texts or FEWEST) - 1)[0] if p.difference else np.nan
+        for p in flat
+    ]
+    corrected = iter([replace(p, p=float(q)) for p, q in zip(flat, holm(np.array(raw)), strict=True)])
+    return [tuple(next(corrected) for _ in rows) for rows in found]
 
 
 def perplexity(runs: Comparison, question: Contrast) -> tuple[Perplexity, ...]:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.compare.analysis.differences import evidence
-from sweep.compare.analysis.significance import Floats, holm, p_values
-from sweep.compare.analysis.verdicts import LEVEL, NEGLIGIBLE_DB
+from sweep.compare.analysis.significance import FAMILY, Floats, freedom, holm, p_values
+from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
 from sweep.compare.query.comparison import Arrays, Comparison
 
 CONTEXTS = 12  # for which runners-up are tested; more would be no summary
@@ -25,7 +25,7 @@ RUNNERS_UP = 8
 class Runner:
     """A setting, its mean SQNR, and what it loses to the best one (dB, with its standard error or NaN).
 
-    tied: the loss is within its error, or below what matters."""
+    tied: the loss is within its error, unknown, or below what matters."""
 
     setting: str
     cell: int
@@ -95,7 +95,23 @@ def recommend(runs: Comparison, prints: dict[int, int] | None = None) -> list[Ad
     means = [m for m in means if len(m.layer)]
     pairs = [(m.ranked[0], n) for m in means for n in m.ranked[1 : 1 + RUNNERS_UP]]
     errors = {(e.baseline, e.other): e.overall[1] for e in evidence(runs, pairs, [True] * len(pairs), prints)}
-    return [_advise(runs, m, errors, without) for m, without in zip(means, names, strict=True)]
+    tested = _corrected(runs, means, errors)
+    return [_advise(runs, m, errors, tested, without) for m, without in zip(means, names, strict=True)]
+
+
+def _corrected(
+    runs: Comparison, means: list[_Means], errors: dict[tuple[int, int], float]
+) -> dict[tuple[int, int], float]:
+    """(best, other) → p of the loss, by Holm over all contexts. That the truly best setting is called worse than the
+    one chosen is the error; the chosen one being the largest of many is no further test (Hsu, Annals of Statistics
+    12, 1984)."""
+    losses = {(m.ranked[0], n): m.of_cell[m.ranked[0]] - m.of_cell[n] for m in means for n in m.ranked[1:]}
+    pairs = [pair for pair in losses if pair in errors]
+    found = [
+        p_values(np.array([losses[pair]]), np.array([errors[pair]]), freedom(min(runs.listed[n].folds for n in pair)))
+        for pair in pairs
+    ]
+    return dict(zip(pairs, holm(np.array(found).ravel()).tolist(), strict=True))
 
 
 def _ranked(numbers: list[int], unknown: dict[int, int]) -> list[int]:
@@ -145,12 +161,22 @@ class _Means:
         return np.asarray(np.average(self.table, axis=1, weights=self.weight))
 
     @property
+    def of_cell(self) -> dict[int, float]:
+        return dict(zip(self.cells, self.means.tolist(), strict=True))
+
+    @property
     def ranked(self) -> list[int]:
         """Numbers of the cells, best first."""
         return [self.cells[i] for i in np.argsort(-self.means, kind="stable")]
 
 
-def _advise(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float], unranked: tuple[str, ...]) -> Advice:
+def _advise(
+    runs: Comparison,
+    m: _Means,
+    errors: dict[tuple[int, int], float],
+    tested: dict[tuple[int, int], float],
+    unranked: tuple[str, ...],
+) -> Advice:
     best = m.cells.index(m.ranked[0])
     top = m.table.argmax(0)
     here = np.arange(len(m.layer))
@@ -162,7 +188,7 @@ def _advise(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float], u
     cell = runs.listed[m.cells[0]]
     return Advice(
         f"{cell.model} · {cell.format} · {cell.granularity}",
-        _runners(runs, m, errors),
+        _runners(runs, m, errors, tested),
         choices,
         float(np.average(loss, weights=m.weight)),
         float(np.average(m.best - m.table[best], weights=m.weight)),
@@ -171,16 +197,18 @@ def _advise(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float], u
     )
 
 
-def _runners(runs: Comparison, m: _Means, errors: dict[tuple[int, int], float]) -> tuple[Runner, ...]:
-    means = dict(zip(m.cells, m.means.tolist(), strict=True))
-    first, *others = m.ranked
-    losses = np.array([means[first] - means[n] for n in others])
-    error = np.array([errors.get((first, n), np.nan) for n in others])
-    p = holm(p_values(losses, error, max(runs.listed[first].folds - 1, 1)))
+def _runners(
+    runs: Comparison, m: _Means, errors: dict[tuple[int, int], float], tested: dict[tuple[int, int], float]
+) -> tuple[Runner, ...]:
+    means, (first, *others) = m.of_cell, m.ranked
     runners = [Runner(runs.listed[first].setting, first, means[first], 0.0, 0.0, False)]
-    for k, n in enumerate(others):
-        tied = bool(losses[k] < NEGLIGIBLE_DB or p[k] > LEVEL)
-        runners.append(Runner(runs.listed[n].setting, n, means[n], float(losses[k]), float(error[k]), tied))
+    within = True
+    for n in others:
+        loss, pair = means[first] - means[n], (first, n)
+        if pair in tested:  # who comes behind all that were tested is no better than the last of them
+            within = not tested[pair] <= FAMILY
+        tied = loss < NEGLIGIBLE_DB or within
+        runners.append(Runner(runs.listed[n].setting, n, means[n], loss, errors.get(pair, float("nan")), tied))
     return tuple(runners)
 
 

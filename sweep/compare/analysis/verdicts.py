@@ -1,9 +1,10 @@
 """Verdicts: what a knob does, said only as strongly as the evidence allows.
 
-The rule, in words that every report prints (sentences.rules): three families of tests per report – the SQNR
-of every site's mean over layers, of every single (layer, site), and the scale of every site's mean – each
-corrected by Holm to a third of 5 %: at most 5 % for any false alarm in the whole report, however many rows it
-has. An effect is one that the scales and the SQNR both show. It matters from 0.1 dB on.
+The rule, in words that every report prints (sentences.rules): five families of tests per report – the SQNR
+of every site's mean over layers, of every single (layer, site), the scale of every site's mean, what other
+settings lose to the recommended one, and perplexity – each corrected by Holm to a fifth of 5 %: at most 5 % for
+any false alarm in the whole report, however many rows it has. An effect is one that the scales and the SQNR both
+show. It matters from 0.1 dB on.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from sweep.compare.analysis.contrasts import Contrast, contrasts
 from sweep.compare.analysis.differences import Differences, Evidence, digests, evidence
-from sweep.compare.analysis.perplexity import Perplexity, perplexity
-from sweep.compare.analysis.significance import Floats, holm, quantile
+from sweep.compare.analysis.perplexity import Perplexity, perplexities
+from sweep.compare.analysis.significance import FAMILY, Floats, freedom, holm, quantile
 from sweep.compare.query.comparison import Comparison
 
 DEAD, NOISE, NEGLIGIBLE, MATTERS, UNRESOLVED, UNEXAMINED = (
@@ -28,8 +29,6 @@ DEAD, NOISE, NEGLIGIBLE, MATTERS, UNRESOLVED, UNEXAMINED = (
     "unresolved",
     "not examined",
 )
-LEVEL = 0.05
-FAMILY = LEVEL / 3
 NEGLIGIBLE_DB = 0.1
 PAIRS = 2000  # of cells up to which all are tested; beyond, the TOP ones whose mean SQNR differs most
 TOP, EACH = 100, 10  # of all, and of one question
@@ -100,11 +99,12 @@ def verdicts(runs: Comparison, baseline: str | None = None, prints: dict[int, in
     found = evidence(runs, [pair for _, pair in pairs], scales_decide, prints)
     rows, means, scales = _corrected(found)
     at, results = 0, []
-    for question, here in zip(questions, chosen, strict=True):
+    measured = perplexities(runs, questions)
+    for question, here, texts in zip(questions, chosen, measured, strict=True):
         part = slice(at, at + len(here))
         at = part.stop
         same = len({prints[c] for c in question.cells}) == 1
-        results.append(_judge(runs, question, same, found[part], rows[part], means[part], scales[part]))
+        results.append(_judge(question, same, found[part], rows[part], means[part], scales[part], texts))
     return results
 
 
@@ -128,31 +128,35 @@ def _corrected(found: Sequence[Evidence]) -> tuple[list[Floats], list[Floats], l
     sizes = np.cumsum([len(e.rows.p) for e in found])[:-1]
     counts = np.cumsum([len(e.means.p) for e in found])[:-1]
 
-    def family(parts: list[Floats], cuts: NDArray[np.int64]) -> list[Floats]:
-        return list(np.split(holm(np.concatenate(parts)), cuts)) if parts else []
+    def family(parts: list[tuple[Floats, Floats]], cuts: NDArray[np.int64]) -> list[Floats]:
+        if not parts:
+            return []
+        effect, p = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        corrected = holm(np.where(effect == 0, np.nan, p))  # what does not differ at all is no test
+        return list(np.split(np.where(effect == 0, p, corrected), cuts))
 
     return (
-        family([e.rows.p for e in found], sizes),
-        family([e.means.p for e in found], counts),
-        family([e.means.scale_p for e in found], counts),
+        family([(e.rows.sqnr, e.rows.p) for e in found], sizes),
+        family([(e.means.sqnr, e.means.p) for e in found], counts),
+        family([(e.means.scale, e.means.scale_p) for e in found], counts),
     )
 
 
 def _judge(
-    runs: Comparison,
     question: Contrast,
     same: bool,
     found: Sequence[Evidence],
     rows: Sequence[Floats],
     means: Sequence[Floats],
     scales: Sequence[Floats],
+    measured: tuple[Perplexity, ...],
 ) -> Verdict:
     mean, averages = _largest(question, [(e, e.means, p) for e, p in zip(found, means, strict=True)])
     row, counted = _largest(question, [(e, e.rows, p) for e, p in zip(found, rows, strict=True)])
     folds = min((e.folds for e in found), default=0)
     bound = float("nan")
     if folds > 1:
-        reach = [np.abs(e.means.sqnr) + quantile(0.95, e.folds - 1) * e.means.sqnr_se for e in found]
+        reach = [np.abs(e.means.sqnr) + quantile(0.95, freedom(e.folds)) * e.means.sqnr_se for e in found]
         bound = float(max((r.max() for r in reach if len(r)), default=float("nan")))
     if same:
         verdict = DEAD
@@ -180,7 +184,7 @@ def _judge(
         _silent(found),
         bool(found) and all(e.paired for e in found),
         folds,
-        perplexity(runs, question),
+        measured,
         tuple(found),
     )
 

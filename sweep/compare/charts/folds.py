@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweep.compare.analysis.significance import quantile
+from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.answer import Answer
 from sweep.compare.charts.base import AT_SITE, HEIGHT, SHOWN, ZOOM, Chart, cell_colour, rows
 from sweep.compare.query.database import CONVERGENCE, SCALES
@@ -27,7 +27,7 @@ def samples(a: Answer) -> Chart | None:
         ORDER BY ALL"""
     found = []
     for c, site, layer, count, change, error, folds in a.runs.sql(query):
-        half = quantile(0.95, folds - 1) * error if error is not None and folds > 2 else None
+        half = quantile(0.95, freedom(folds)) * error if error is not None and folds > 2 else None
         band = (change - half, change + half) if half is not None else (None, None)
         found.append((a.runs.labels[c], site, layer, count, change, *band))
     colour, dash = cell_colour(a)

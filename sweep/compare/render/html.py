@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html import escape
 
 from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
@@ -33,7 +33,7 @@ def title(a: Answer) -> str:
 
 def header(a: Answer) -> str:
     models = list(dict.fromkeys(c.model for c in a.runs.listed))
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts = [f"{len(a.runs.listed):,} cells", ", ".join(models[:6]) + (" …" if len(models) > 6 else ""), now]
     if a.runs.problems:
         facts.insert(1, f"{len(a.runs.problems)} not compared")

@@ -9,6 +9,7 @@ from typing import Any
 from sweep.compare.answer import Answer
 from sweep.compare.charts import Chart, charts, shared
 from sweep.compare.render.theme import CONFIG, light, variables
+from sweep.core.files import draft
 
 WIDTH = 720
 
@@ -42,8 +43,10 @@ def save(a: Answer, directory: Path) -> int:
     found = charts(a)
     for name, chart in found.items():
         svg = vl_convert.vegalite_to_svg(standalone(chart, a))
-        (directory / f"{name}.svg").write_text(svg, encoding="utf-8")
-        (directory / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        with draft(directory / f"{name}.svg") as file:
+            file.write_text(svg, encoding="utf-8")
+        with draft(directory / f"{name}.png") as file:
+            file.write_bytes(vl_convert.svg_to_png(svg, scale=2))
     return len(found)
 
 

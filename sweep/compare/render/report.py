@@ -17,6 +17,7 @@ from sweep.compare.render.html import answer, definitions, header, section, seed
 from sweep.compare.render.theme import CONFIG, variables
 from sweep.compare.tables.catalogue import tables as every
 from sweep.compare.tables.table import Table
+from sweep.core.files import draft
 
 HERE = Path(__file__).parent
 # Nothing but what is in the file may load: a report cannot phone home.
@@ -38,7 +39,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 def write(a: Answer, path: Path) -> None:
     """Write the report. Raises OSError if the file cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(a), encoding="utf-8")
+    with draft(path) as file:
+        file.write_text(page(a), encoding="utf-8")
 
 
 def page(a: Answer) -> str:

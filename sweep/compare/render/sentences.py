@@ -8,7 +8,6 @@ import numpy as np
 
 from sweep.compare.analysis.convergence import ENOUGH, Convergence
 from sweep.compare.analysis.recommend import Advice
-from sweep.compare.analysis.significance import quantile
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.analysis.verdicts import (  # fmt: skip
     DEAD,
@@ -100,8 +99,7 @@ def place(e: Effect) -> str:
 def _perplexity(v: Verdict, base: str) -> str:
     others = [p for p in v.perplexity if p.value != base]
     worst = max(others, key=lambda p: abs(p.difference))
-    t = quantile(0.95, max((worst.texts or v.folds) - 1, 1))
-    sure = "beyond" if abs(worst.difference) > t * worst.se else "within"
+    sure = "beyond" if worst.beyond else "within"
     digits = max(2, 1 - int(np.floor(np.log10(worst.se)))) if worst.se > 0 else 2  # two of the error
     known = "" if worst.texts else " (taken as independent: the scores text by text are not at hand)"
     size = plus(worst.difference, worst.se, digits)
@@ -189,20 +187,22 @@ def rules() -> list[tuple[str, str]]:
         *RULES.items(),
         (
             "errors",
-            "delete-one-fold jackknife, Student's t with folds − 1 degrees of freedom; paired (fold by fold) "
-            "between cells that share a calibration, else independent. The jackknife of a maximum (minmax) sees only "
-            "the fold that holds it and understates its error.",
+            "± is one standard error of the effect on other text of the same source, calibrated anew: of the scatter "
+            "between folds, each at its own scale; of a maximum (minmax) and a coarse argmin (entropy) all of it, of "
+            "what averages its K-th part. Student's t with 2 / (1.2 / K + 2 / (K − 1)) degrees of freedom for K folds "
+            "(4.6 for 8), since differences of extremes scatter so. Paired (fold by fold) between cells that share a "
+            "calibration, else independent. That of perplexity is over texts, for these very scales.",
         ),
         (
             "many tests",
-            "three families (SQNR of site means over layers, SQNR of single (layer, site) places, scales of site "
-            "means), each corrected by Holm to 1.7 % over the whole report: the chance that noise is called an effect "
-            "anywhere is at most 5 %.",
+            "five families (SQNR of site means over layers, SQNR of single (layer, site) places, scales of site "
+            "means, losses to the recommended setting, perplexity), each corrected by Holm to 1 % over the whole "
+            "report: the chance that noise is called an effect anywhere is at most 5 %.",
         ),
         (
             "SQNR",
-            "10 log10(mean x² / mean (x − q(x))²) of the activations at a site. Replicates hold the scale fixed, so a "
-            "difference counts only where the scales differ beyond their error too.",
+            "10 log10(mean x² / mean (x − q(x))²) of the activations at a site. A difference counts only where "
+            "the scales differ beyond their error too.",
         ),
         ("SiLU gain", "scale after SiLU / scale before it, same method and alpha; at most 1 for every quantile."),
         (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table as RichTable
@@ -15,6 +14,7 @@ from sweep.compare.render import sentences
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
 from sweep.compare.tables.catalogue import problem_table
 from sweep.compare.tables.table import Table
+from sweep.core.console import Console
 
 MARKS = {
     MATTERS: ("●", "bold green"), DEAD: ("○", "bold red"), NEGLIGIBLE: ("◐", "cyan"), NOISE: ("·", "dim"),

@@ -34,7 +34,7 @@ def log(a: Answer, directory: Path, mode: str = "auto") -> str:
     import wandb
 
     first = a.runs.listed[0]
-    wanted = json.loads((first.path / "run.json").read_text())["config"].get("wandb") or {}
+    wanted = json.loads((first.path / "run.json").read_text(encoding="utf-8"))["config"].get("wandb") or {}
     settings = Wandb(project=wanted.get("project") or "mamba-scales", entity=wanted.get("entity"))
     group = wanted.get("group") or first.sweep
     paths = "\n".join(str(c.path.resolve()) for c in a.runs.listed)

@@ -37,30 +37,83 @@ def selective_scan(
 
     hidden_states, dt, z [batch, channels, seq]; A [channels, state]; B, C [batch, state, seq]; D, delta_bias
     [channels]."""
-    batch, channels, length = hidden_states.shape
     if delta_bias is not None:
         dt = dt + delta_bias.to(dt.dtype)[..., None]
     if delta_softplus:
         dt = F.softplus(dt)
-    x, dt, B, C = (t.permute(2, 0, 1).float().contiguous() for t in (hidden_states, dt, B, C))  # [t, b, …]
-    entering, A = dt * x, A.float().mT.contiguous()  # [t, b, d], [n, d]
-
-    y = torch.empty_like(x)
-    state = x.new_zeros(batch, A.shape[0], channels)
-    steps = max(1, BLOCK // state.numel())
-    decays, states = x.new_empty(2, min(steps, length), *state.shape)
-    for start in range(0, length, steps):
-        part = slice(start, min(start + steps, length))
-        number = part.stop - part.start
-        torch.mul(dt[part, :, None], A, out=decays[:number]).exp_()
-        torch.mul(entering[part, :, None], B[part, :, :, None], out=states[:number])
-        for decay, after in zip(decays[:number].unbind(), states[:number].unbind(), strict=True):
-            state = torch.addcmul(after, decay, state, out=after)
-        state = state.clone()  # the block's memory is used again
-        y[part] = (C[part, :, None] @ states[:number])[:, :, 0]
+    wide = torch.promote_types(hidden_states.dtype, torch.float32)
+    x, dt, B, C = (t.permute(2, 0, 1).to(wide).contiguous() for t in (hidden_states, dt, B, C))  # [t, b, …]
+    y, state = _Scan.apply(x, dt, A.to(wide).mT.contiguous(), B, C)  # type: ignore[no-untyped-call]
     if D is not None:
-        y.addcmul_(x, D.float())
+        y = torch.addcmul(y, x, D.to(wide))
     if z is not None:
-        y.mul_(F.silu(z).permute(2, 0, 1))
+        y = y * F.silu(z).permute(2, 0, 1)
     y = y.permute(1, 2, 0)
     return (y, state.mT) if return_last_state else y
+
+
+class _Scan(torch.autograd.Function):
+    """y [t, b, d] and the last state [b, n, d] from x, dt [t, b, d]; A [n, d]; B, C [t, b, n]. A gets no gradient, nor
+    does the last state hand one on.
+
+    Backward runs the recurrence from the end: with s_t the gradient by h_t, s_t = C_t dy_t + exp(dt_{t+1} A) s_{t+1}.
+    The states of a block of tokens are computed again from the one before it, which is all that is kept of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+        y, before = torch.empty_like(x), []
+        state = x.new_zeros(x.shape[1], *A.shape)
+        steps = max(1, BLOCK // state.numel())
+        decays, states = x.new_empty(2, min(steps, len(x)), *state.shape)
+        for part in _blocks(len(x), steps):
+            before.append(state)
+            number = part.stop - part.start
+            state = _states(x[part], dt[part], A, B[part], state, decays[:number], states[:number])
+            state = state.clone()  # the block's memory is used again
+            y[part] = (C[part, :, None] @ states[:number])[:, :, 0]
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(x, dt, A, B, C, *before)
+        ctx.mark_non_differentiable(state)
+        return y, state
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        x, dt, A, B, C, *before = ctx.saved_tensors
+        dy = dy.contiguous()
+        dx, ddt, dB, dC = (torch.empty_like(t) for t in (x, dt, B, C))
+        steps = max(1, BLOCK // before[0].numel())
+        decays, states, along = x.new_empty(3, min(steps, len(x)), *before[0].shape)
+        later: Tensor | None = None  # exp(dt A) s of the first token of the block behind
+        for part, first in reversed(list(zip(_blocks(len(x), steps), before, strict=True))):
+            number = part.stop - part.start
+            decay, state, grad = decays[:number], states[:number], along[:number]
+            _states(x[part], dt[part], A, B[part], first, decay, state)
+            torch.matmul(state, dy[part, :, :, None], out=dC[part, ..., None])
+            torch.mul(dy[part, :, None], C[part, :, :, None], out=grad)  # s, token by token from the end
+            for t in range(number - 1, -1, -1):
+                if t < number - 1:
+                    torch.addcmul(grad[t], decay[t + 1], grad[t + 1], out=grad[t])
+                elif later is not None:
+                    grad[t] += later
+            later = decay[0] * grad[0]
+            torch.matmul(grad, (dt[part] * x[part])[..., None], out=dB[part, ..., None])
+            entering = (B[part, :, None] @ grad)[:, :, 0]  # the gradient by dt x
+            torch.mul(entering, dt[part], out=dx[part])
+            decay.mul_(grad).mul_(A)  # the gradient by dt through the decay, but for the state before
+            through = decay[0].mul(first).sum(-2)[None]
+            through = torch.cat([through, decay[1:].mul_(state[:-1]).sum(-2)])
+            torch.addcmul(through, entering, x[part], out=ddt[part])
+        return dx, ddt, None, dB, dC
+
+
+def _blocks(length: int, steps: int) -> list[slice]:
+    return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
+
+
+def _states(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, state: Tensor, decays: Tensor, states: Tensor) -> Tensor:
+    """Writes exp(dt A) and the states after each token of a block, [t, b, n, d]; returns the last of them."""
+    torch.mul(dt[:, :, None], A, out=decays).exp_()
+    torch.mul((dt * x)[:, :, None], B[..., None], out=states)
+    for decay, after in zip(decays.unbind(), states.unbind(), strict=True):
+        state = torch.addcmul(after, decay, state, out=after)
+    return state

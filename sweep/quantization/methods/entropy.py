@@ -32,8 +32,9 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization.formats import Format, named
+from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
+from sweep.quantization.methods.method import Method
 from sweep.quantization.prefix_sums import folded, signed
 
 Floats = NDArray[np.float64]
@@ -75,14 +76,15 @@ class Binned:
 def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
     ends = np.where(histogram.n > 0, 0.0, np.nan) * np.ones((2, 1))
-    for size, of, bins in _in_bins(histogram, format.symmetric):
+    for size, of, bins in _in_bins(histogram, format.mirrored):
         tops = candidates(format) / BINS * size
-        if format.symmetric:
-            low, high = np.broadcast_to([[-tops], [tops]], (2, len(of), len(tops)))
-            found = divergence(bins, _cells(format.name)).T
+        low, high = np.broadcast_to([[-tops], [tops]], (2, len(of), len(tops)))
+        if format.mirrored:
+            found = divergence(bins, _cells(format)).T
         else:
-            low = np.maximum(histogram.min[of, None], -tops)
-            high = np.minimum(histogram.max[of, None], tops)
+            if not format.symmetric:
+                low = np.maximum(histogram.min[of, None], low)
+                high = np.minimum(histogram.max[of, None], high)
             cells = [_signed_cells(format, a, b, size / BINS) for a, b in zip(low, high, strict=True)]
             found = np.stack([divergence(bins.member(k), c)[:, 0] for k, c in enumerate(cells)])
         good = found <= found.min(1, keepdims=True) + EQUAL
@@ -92,16 +94,16 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=2)
-def _in_bins(histogram: Histogram, symmetric: bool) -> list[tuple[float, Ints, Binned]]:
+def _in_bins(histogram: Histogram, mirrored: bool) -> list[tuple[float, Ints, Binned]]:
     """The largest |x|, the members that have it, and their bins, of magnitudes or of signed values. Those of the last
     few are kept: formats share them."""
-    values = histogram.magnitudes if symmetric else histogram
-    sums = folded(histogram) if symmetric else signed(histogram)
+    values = histogram.magnitudes if mirrored else histogram
+    sums = folded(histogram) if mirrored else signed(histogram)
     sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
     found = []
     for size in np.unique(sizes[sizes > 0]):  # most replicates have the same extreme, hence the same bins
         of = np.flatnonzero(sizes == size)
-        edges = np.arange(0 if symmetric else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
+        edges = np.arange(0 if mirrored else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
         if histogram.layout.exact:
             below = np.searchsorted(sums.x, edges)
             below[0] = 0
@@ -162,9 +164,8 @@ def _xlogx(x: Floats) -> Floats:
 
 
 @cache
-def _cells(name: str) -> Ints:
+def _cells(format: Format) -> Ints:
     """Cells of all candidates for bins of |x|; they do not depend on the values."""
-    format = named(name)
     codes = format.magnitudes
     kept = candidates(format)[:, None]
     borders = np.ceil((codes[1:] + codes[:-1]) / 2 * kept / format.largest - 0.5).astype(np.int64)
@@ -179,3 +180,11 @@ def _signed_cells(format: Format, low: Floats, high: Floats, width: float) -> In
     stop = np.ceil(high / width)[:, None].clip(0, BINS)
     borders = np.clip(np.ceil(middles / width - 0.5), start, stop)
     return np.concatenate([start, borders, stop], 1).astype(np.int64) + BINS
+
+
+METHOD = Method(
+    "entropy",
+    "the clip of least Kullback-Leibler divergence of the values' distribution in this format",
+    lambda observed, _, format: clip(observed.histogram, format),
+    searches=True,
+)

@@ -15,11 +15,14 @@ values and zero). Costs that agree to 1e-11 of the power (110 dB) are equal, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
+from sweep.quantization.methods.method import Ends, Method, argmin
 from sweep.quantization.prefix_sums import Sums, folded, signed
 
 Floats = NDArray[np.float64]
@@ -33,29 +36,36 @@ LLOYD_STEPS = 4
 EQUAL = 1e-11  # of the power
 
 
-def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
-    """(low, high), float64 [K] each, of the optimal clip of each member of a stack; NaN where one is empty."""
+def clip(histogram: Histogram, format: Format) -> Ends:
+    """The optimal clip of each member of a stack; NaN where one is empty."""
     occupied = histogram.n > 0
-    low = np.where(occupied, np.minimum(histogram.min, 0), 0.0)
-    high = np.where(occupied, np.maximum(histogram.max, 0), 0.0)
+    low, high = (np.where(occupied, end, np.nan) for end in (histogram.min, histogram.max))
+    return least(low, high, format, lambda: folded(histogram) if format.mirrored else signed(histogram))
+
+
+def least(low: Floats, high: Floats, format: Format, weighted: Callable[[], Sums]) -> Ends:
+    """The clips of least weighted squared error of R members between extremes [R], which are NaN where one is empty.
+
+    weighted: the running sums of the members' values, of their magnitudes if the format is mirrored."""
+    empty = np.where(np.isnan(low), np.nan, 0.0)
+    low, high = np.fmin(low, 0) + 0.0, np.fmax(high, 0) + 0.0
     if format.symmetric:
         high = np.maximum(-low, high)
-    empty = np.where(occupied, 0.0, np.nan)
     if not np.any(high - low > 0):
         return empty, empty
     if format.symmetric:
-        scale = _symmetric(folded(histogram), high, format)
+        scale = _symmetric(weighted(), high, format)
         return empty - scale * format.largest, empty + scale * format.largest
-    scale, zero = _shifted(signed(histogram), low, high, format)
+    scale, zero = _shifted(weighted(), low, high, format)
     return empty - zero * scale, empty + (format.largest - zero) * scale
 
 
 def _symmetric(sums: Sums, high: Floats, format: Format) -> Floats:
-    codes, top = format.magnitudes, float(high.max())
+    codes, top = format.magnitudes if format.mirrored else format.codes, float(high.max())
     bound = sums.cost(_coarse(top) / format.largest, codes).min(0)
     step = _step(format)
     limit = high / format.largest
-    scales = _spaced(_shortest(sums, bound, top), top, step) / format.largest
+    scales = _spaced(_shortest(sums, bound, top), top, step) / format.largest  # of the positive half, which suffices
     scales = _around(scales, _within(limit, scales, sums.cost(scales, codes)), step)
     start = scales[_minima(_within(limit, scales, sums.cost(scales, codes)))]  # [P, R]
     return _refine(sums, start, codes, limit, codes)[0]
@@ -148,3 +158,12 @@ def _refine(sums: Sums, start: Floats, codes: Floats, limit: Floats, whole: Floa
     good = costs <= costs.min(0) + EQUAL * sums.second
     chosen = np.argmax(np.where(good, scales, -np.inf), 0)
     return np.take_along_axis(scales, chosen[None], 0)[0], chosen
+
+
+METHOD = Method(
+    "mse",
+    "the clip of least squared error in this format",
+    lambda observed, _, format: clip(observed.histogram, format),
+    searches=True,
+    rate=argmin,
+)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from sweep.core import cli
+from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.runs.quamba import cell, checkpoint
 from sweep.runs.quamba.checkpoint import Saved
@@ -23,22 +23,17 @@ ratio        mean x_out_scale / wx_scale: an activation scale over a weight scal
 shape        (ssd_groups, head_groups, dim_groups) of x_out_scales; (1,) is one scale per tensor"""
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if arguments[:1] == ["export"]:
-            return _export(arguments[1:])
-        return _import(arguments)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    given = sys.argv[1:] if arguments is None else arguments
+    return _export(given[1:]) if given[:1] == ["export"] else _import(given)
 
 
 def _import(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m sweep.quamba",
-        description="Read scales saved by Quamba or Quamba2 into runs that stand beside calibrated ones. "
-        "`python -m sweep.quamba export RUN` goes the other way.",
+    parser = cli.parser(
+        "quamba",
+        "Read scales saved by Quamba or Quamba2 into runs that stand beside calibrated ones. "
+        f"`{cli.spelled('quamba')} export RUN` goes the other way.",
     )
     parser.add_argument(
         "checkpoint", nargs="+", help="a .safetensors or .bin file, a directory of them, or OWNER/NAME on the Hub"
@@ -84,9 +79,7 @@ def _table(saved: Saved) -> Table:
 
 
 def _export(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m sweep.quamba export", description="Write a run's scales under the key names of Quamba's checkpoints."
-    )
+    parser = cli.parser("quamba export", "Write a run's scales under the key names of Quamba's checkpoints.")
     parser.add_argument("run", type=Path, help="directory of a finished run")
     parser.add_argument("-o", "--output", type=Path, help=".safetensors or .bin (default RUN/quamba.safetensors)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file that OUTPUT names")

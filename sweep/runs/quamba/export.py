@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sweep.core.errors import UsageError
+from sweep.core.files import draft
 
 _PREFIX = "backbone.layers.{}.mixer.conv1d."
 FLOOR = 1e-6  # of a scale: `_get_minmax_quantization_params` of Quamba's observers clamps there
@@ -62,7 +64,7 @@ def _raise(state: dict[str, NDArray[Any]]) -> list[str]:
 
 def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
-        record = json.loads((run / "run.json").read_text())
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         if record["status"] != "finished":
             raise UsageError(f"{run}: the run is {record['status']}, only finished runs have scales")
         return record, pq.read_table(run / "scales.parquet").to_pylist()
@@ -105,13 +107,16 @@ def _save(state: dict[str, NDArray[Any]], target: Path) -> None:
         raise UsageError(f"{target}: allowed endings: .safetensors, .bin")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.suffix == ".bin":
-            import torch
+        with draft(target) as file:
+            if target.suffix == ".bin":
+                import torch
 
-            torch.save({k: torch.from_numpy(v) if v.ndim else float(v) for k, v in state.items()}, target)
-        else:
-            from safetensors.numpy import save_file
+                packed = io.BytesIO()
+                torch.save({k: torch.from_numpy(v) if v.ndim else float(v) for k, v in state.items()}, packed)
+                file.write_bytes(packed.getvalue())
+            else:
+                from safetensors.numpy import save
 
-            save_file(state, target, metadata={"format": "pt"})
+                file.write_bytes(save(state, metadata={"format": "pt"}))
     except OSError as error:
         raise UsageError(f"{target} cannot be written: {error.strerror}") from error

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from collections import Counter
 from pathlib import Path
-from typing import NoReturn
 
-from sweep.core.errors import UsageError
+from sweep.core import cli
 from sweep.runs.tracking.replay import Options, replay
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see python -m sweep.track --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m sweep.track", description=__doc__)
-    command = parser.add_subparsers(required=True, metavar="replay", parser_class=_Parser).add_parser(
+def _parser() -> cli.Parser:
+    parser = cli.parser("track", __doc__)
+    command = parser.add_subparsers(required=True, metavar="replay").add_parser(
         "replay", help="send finished cells to W&B, from their files alone", description=__doc__
     )
     command.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, a folder of them")
@@ -31,18 +23,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 where all finished cells are there, 1 where one failed, 2 for bad input."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        asked = _parser().parse_args(arguments)
-        options = Options(asked.mode, asked.project, asked.entity, asked.group)
-        states: Counter[str] = Counter()
-        for outcome in replay(asked.directories, options):
+    asked = _parser().parse_args(arguments)
+    options = Options(asked.mode, asked.project, asked.entity, asked.group)
+    states: Counter[str] = Counter()
+    for outcome in replay(asked.directories, options):
+        with cli.aside():
             print(f"{outcome.state:<8} {outcome.directory}  {outcome.seen}", flush=True)
-            states[outcome.state] += 1
-        print(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
-        return 1 if states["failed"] else 0
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        states[outcome.state] += 1
+    print(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+    return cli.NO if states["failed"] else cli.OK

@@ -28,7 +28,7 @@ class Destination:
 def attempt(directory: Path, config: dict[str, Any]) -> str:
     """The id for a cell: a new one, or that of the attempt at the same configuration that has not ended."""
     path = directory / "wandb" / "attempt.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if found.get("config") != config:
         found = {"id": secrets.token_hex(6), "config": config}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def deliver(directory: Path, destination: Destination, seen: str) -> None:
 def delivered(directory: Path, destination: Destination) -> str | None:
     """How the complete copy at that destination is seen; None if there is none."""
     path = directory / "wandb" / "delivered.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         entry = json.loads(line)
         seen = str(entry.pop("seen"))
         if entry == asdict(destination):

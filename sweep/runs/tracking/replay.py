@@ -72,7 +72,7 @@ def destination(mode: str, directory: Path) -> str:
 
 def _one(directory: Path, server: str, options: Options) -> Outcome:
     try:
-        record = json.loads((directory / "run.json").read_text())
+        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
         if record["status"] != "finished":
             return Outcome(directory, "skipped", record["status"])
         return _send(directory, record, server, options)
@@ -90,7 +90,7 @@ def _send(directory: Path, record: dict[str, Any], server: str, options: Options
     )
     group = options.group or saved["group"] or record["sweep"]
     identity = Identity(delivery.identify(record), record["name"], group, "calibrate")
-    target = Destination(server, settings.entity, settings.project, group, identity.id)
+    target = Destination(server, settings.entity, str(settings.project), group, identity.id)
     if seen := delivery.delivered(directory, target):
         return Outcome(directory, "there", seen)
     view.read(directory)  # damaged files are to be found before there is a run

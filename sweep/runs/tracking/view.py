@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-SERIES = ("scale", "clip", "scale_se", "sqnr_db", "clip_fraction", "silu_gain", "ratio")
+SERIES = ("scale", "clip", "scale_se", "sqnr_db", "clip_fraction", "silu_gain", "ratio", "loss")
 SUMMARY = ("scale", "sqnr_db", "silu_gain", "ratio")
 IDENTITY = ("model", "method", "alpha", "format", "granularity")
 
@@ -28,7 +28,7 @@ Bins = tuple[list[int], list[float]]  # counts [n], edges [n + 1]
 @dataclass(frozen=True, eq=False)
 class View:
     """config: what identifies and explains the run. families: prefixes of the series, `x_conv_out`, ….
-    layers: per layer `<site>/<column>` → value, the mean over the groups where a layer has several.
+    layers: per layer `<site>/<column>` → value, the mean over the groups where a layer has several (of loss: the sum).
     histograms: per layer `<site>/values` → bins. summary: what runs are sorted by, over all rows.
     rows: all of scales.parquet. files: what the artifact holds. notes: how to read the series."""
 
@@ -44,12 +44,14 @@ class View:
 
 def read(directory: Path) -> View:
     """The view of a finished cell. Raises OSError, ValueError or KeyError where its files are damaged."""
-    record = json.loads((directory / "run.json").read_text())
+    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     rows = pq.read_table(directory / "scales.parquet").to_pylist()
     layers = _layers(rows)
     for layer in (record.get("evaluation") or {}).get("layers") or []:
         for part in ("only", "all_but"):
             layers.setdefault(layer["layer"], {}).update(_flat(f"evaluation/{part}", layer[part]))
+    for layer in (record.get("loss") or {}).get("layers") or []:
+        layers.setdefault(layer["layer"], {}).update(_flat("predicted", {k: layer[k] for k in ("loss", "loss_se")}))
     groups = len(rows) / max(1, len({(row["layer"], row["site"]) for row in rows}))
     return View(
         config=_config(record, rows),
@@ -58,7 +60,7 @@ def read(directory: Path) -> View:
         histograms=_histograms(directory / "histograms.parquet"),
         summary={**_summary(rows), **_record_summary(record)},
         rows=[{key: _finite(value) for key, value in row.items()} for row in rows],
-        files=sorted([directory / "run.json", *directory.glob("*.parquet")]),
+        files=sorted([directory / "run.json", *directory.glob("*.parquet"), *directory.glob("recipe.yaml")]),
         notes="Series show the mean over the groups of a layer; the table has every group." if groups > 1 else None,
     )
 
@@ -68,19 +70,27 @@ def _config(record: Row, rows: list[Row]) -> Row:
     provenance = ("model", "tokens", "versions", "git", "device", "started", "finished")
     return {
         **record["config"],
-        "cell": {key: rows[0][key] for key in IDENTITY},
+        "cell": {key: rows[0][key] for key in IDENTITY} | _of_recipe(record["config"]),
         "calibration_key": record["calibration"]["key"],
         "provenance": {key: record.get(key) for key in provenance},
     }
+
+
+def _of_recipe(config: Row) -> Row:
+    """What tells a cell that follows a recipe: its rows have methods and formats of their own."""
+    return {key: config[key] for key in ("method", "alpha", "format")} if config.get("recipe") else {}
 
 
 def _layers(rows: list[Row]) -> dict[int, dict[str, float]]:
     values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         for column in SERIES:
-            if (value := _finite(row[column])) is not None:
+            if (value := _finite(row.get(column))) is not None:
                 values[row["layer"]][f"{row['site']}/{column}"].append(value)
-    return {layer: {key: fmean(found) for key, found in series.items()} for layer, series in values.items()}
+    return {
+        layer: {key: (sum if key.endswith("/loss") else fmean)(found) for key, found in series.items()}
+        for layer, series in values.items()
+    }
 
 
 def _histograms(path: Path) -> dict[int, dict[str, Bins]]:
@@ -117,7 +127,7 @@ def _worst(rows: Iterable[Row]) -> Row | None:
 
 
 def _record_summary(record: Row) -> Row:
-    parts = {"timings": record["timings"], "counts": record["counts"], "evaluation": record.get("evaluation") or {}}
+    parts = {name: record.get(name) or {} for name in ("timings", "counts", "evaluation", "loss")}
     return {key: value for prefix, values in parts.items() for key, value in _flat(prefix, values).items()}
 
 

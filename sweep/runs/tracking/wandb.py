@@ -4,6 +4,7 @@ sends them later. Everything that W&B writes stays inside the run directory."""
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from shlex import quote
 from typing import Any
 
 from sweep.config.knobs import Wandb
+from sweep.core.cli import spelled
+from sweep.core.errors import UsageError
 from sweep.runs.tracking import delivery, view, wandb_connection
 from sweep.runs.tracking.delivery import OFFLINE, Destination
-from sweep.runs.tracking.wandb_connection import Identity, Unreachable, first_line, inside
+from sweep.runs.tracking.wandb_connection import Identity, NoKey, Unreachable, first_line, inside
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,9 @@ class Tracker:
         self._broken = False
         self._reported = -EVERY
         if run is not None:
-            place = Path(run.settings.sync_dir).relative_to(directory.resolve())
+            place = Path(run.settings.sync_dir)
+            if place.is_relative_to(directory.resolve()):
+                place = place.relative_to(directory.resolve())
             url = None if run.offline else run.url
             self.record = {"mode": run.settings.mode, "id": run.id, "dir": str(place), "url": url}
             self.hint = url or f"wandb sync {quote(str(directory / place))}"
@@ -83,7 +88,7 @@ class Tracker:
             with inside(self.directory):
                 yield
         except Exception as error:
-            self.hint = f"python -m sweep.track replay {quote(str(self.directory))}"
+            self.hint = f"{spelled('track')} replay {quote(str(self.directory))}"
             if not self._broken:
                 log.warning("W&B: %s; nothing is lost, send it later with: %s", first_line(error), self.hint)
             self._broken, self.complete = True, False
@@ -92,7 +97,8 @@ class Tracker:
 def start(
     settings: Wandb, directory: Path, label: str, group: str, config: dict[str, Any], job_type: str = "calibrate"
 ) -> Tracker:
-    """The run of a cell: online if that is asked for and possible, else offline. Never raises because of W&B.
+    """The run of a cell: online if that is asked for and possible, else offline. Raises UsageError where `online` was
+    asked for without a key, and never because of W&B.
 
     A cell that was killed and is started again in the same directory goes on with its run."""
     mode = wandb_connection.mode(settings.mode)
@@ -104,12 +110,29 @@ def start(
             try:
                 if server := wandb_connection.server(mode, directory):
                     return open_run(server, settings, directory, identity, config)
+            except NoKey as error:
+                raise UsageError(f"wandb.mode={mode}: {error}") from error
             except Unreachable as error:
                 log.warning("W&B: %s; tracking offline", error)
         return open_run(OFFLINE, settings, directory, identity, config)
+    except UsageError:
+        raise
     except Exception as error:  # no W&B run is better than no cell
         log.warning("W&B: %s; not tracked", first_line(error))
         return Tracker(directory)
+
+
+def check(asked: str) -> None:
+    """Raises UsageError where `online` was asked for without a key: before a grid starts, not in each of its cells."""
+    if (mode := wandb_connection.mode(asked)) != "online":
+        return
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            wandb_connection.server(mode, Path(place))
+        except NoKey as error:
+            raise UsageError(f"wandb.mode={mode}: {error}") from error
+        except Unreachable:
+            pass  # a cell says so, and tracks offline
 
 
 def open_run(server: str, settings: Wandb, directory: Path, identity: Identity, config: dict[str, Any]) -> Tracker:
@@ -119,7 +142,9 @@ def open_run(server: str, settings: Wandb, directory: Path, identity: Identity, 
         if server
         else wandb_connection.offline(settings, directory, identity, config)
     )
-    return Tracker(directory, opened, Destination(server, settings.entity, settings.project, identity.group, opened.id))
+    return Tracker(
+        directory, opened, Destination(server, settings.entity, str(settings.project), identity.group, opened.id)
+    )
 
 
 def _log(run: Any, shown: view.View) -> None:

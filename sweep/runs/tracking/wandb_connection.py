@@ -27,6 +27,10 @@ class Unreachable(Exception):
     """No server takes the run."""
 
 
+class NoKey(Unreachable):
+    """Nothing can reach any server: no key is configured."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a run is called, and under which id: one id is one run, however often it is opened."""
@@ -38,8 +42,9 @@ class Identity:
 
 
 def mode(asked: str) -> str:
-    """`auto` leaves the choice to W&B's own variable, where it is set."""
-    wanted = os.environ.get("WANDB_MODE", "auto")
+    """`auto` leaves the choice to W&B's own variables, where they are set."""
+    disabled = os.environ.get("WANDB_DISABLED", "").casefold() in ("true", "1", "yes", "on")
+    wanted = "disabled" if disabled else os.environ.get("WANDB_MODE", "auto").casefold()
     return wanted if asked == "auto" and wanted in WANDB_MODES else asked
 
 
@@ -57,7 +62,7 @@ def server(asked: str, directory: Path) -> str | None:
         except wandb.Error as error:
             raise Unreachable(first_line(error)) from error
     if asked == "online":
-        raise Unreachable(f"no key for {url}: run `wandb login` or set WANDB_API_KEY")
+        raise NoKey(f"no key for {url}: run `wandb login`, set WANDB_API_KEY, or use wandb.mode=offline")
     return None
 
 
@@ -114,7 +119,7 @@ def _init(
             resume="allow" if mode == "online" else None,  # steps that have arrived are not sent again
             reinit="create_new",  # leave wandb.run alone, it may be somebody else's
             settings=_quiet(
-                root_dir=str(directory.resolve()),
+                root_dir=str(root(directory)),
                 init_timeout=CONNECT,
                 finish_timeout=DELIVER,
                 finish_timeout_raises=True,
@@ -135,14 +140,19 @@ def _quiet(**settings: Any) -> Any:
 
 def _places(directory: Path, identity: Identity) -> set[Path]:
     """Where W&B has opened this very run: others may use the same folder."""
-    return set((directory / "wandb").glob(f"run-*-{identity.id}"))
+    return set((root(directory) / "wandb").glob(f"run-*-{identity.id}"))
+
+
+def root(directory: Path) -> Path:
+    """Where W&B keeps a run's files: below WANDB_DIR where that is set, else in the run's own directory."""
+    return Path(os.environ.get("WANDB_DIR") or directory).resolve()
 
 
 @contextmanager
 def inside(directory: Path) -> Iterator[None]:
     """W&B stages artifacts and caches where two environment variables say: inside the run directory. They are
     put back at once, since the next cell of this process has another directory."""
-    place = directory.resolve() / "wandb"
+    place = root(directory) / "wandb"
     ours = {"WANDB_DATA_DIR": str(place / "data"), "WANDB_CACHE_DIR": str(place / "cache")}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)

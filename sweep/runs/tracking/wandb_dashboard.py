@@ -5,14 +5,13 @@ Built offline from the cells' files; saved only where a key is configured.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sweep.config.knobs import Wandb
+from sweep.core import cli
 from sweep.core.errors import UsageError
 from sweep.runs.tracking import view
 from sweep.runs.tracking.view import View
@@ -26,11 +25,6 @@ SERIES = (  # column, heading, whether its axis is logarithmic
 BARS = ("sqnr_db_mean", "sqnr_db_min", "scale_mean", "silu_gain_mean", "ratio_mean")
 WHOLE = ("worst/sqnr_db", "evaluation/perplexity", "evaluation/kl")  # bars that belong to no site
 RUNS = 24  # shown in a panel, at most
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see python -m sweep.dashboard --help")
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ def workspace(name: str, entity: str, project: str, group: str, found: dict[str,
 
 
 def run(arguments: list[str] | None) -> None:
-    parser = _Parser(prog="python -m sweep.dashboard", description=__doc__)
+    parser = cli.parser("dashboard", __doc__)
     parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="a sweep; default: the latest of runs/")
     parser.add_argument("--entity", help="user or team; default: the cells' own, else the account's")
     parser.add_argument("--project", help="default: the cells' own")
@@ -180,12 +174,9 @@ def _account(server: str) -> str:
     return str(entity)
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or 2 for bad input or a server that refuses."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        run(arguments)
-        return 0
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run(arguments)
+    return cli.OK

@@ -35,7 +35,7 @@ def compare(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    return mamba(layers=4, size=600)
+    return mamba(layers=4, size=4000)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweep.compare.analysis.significance import holm, jackknife, p_values, quantile, two_sided
+from sweep.compare.analysis.significance import FAMILY, freedom, holm, jackknife, p_values, quantile, two_sided
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 7, 8, 15, 64])
@@ -37,3 +37,26 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     x = np.random.default_rng(1).normal(size=8)
     left_out = (x.sum() - x) / 7
     assert jackknife(left_out) == pytest.approx(x.std(ddof=1) / np.sqrt(8))
+
+
+def test_a_coarse_error_is_no_certainty() -> None:
+    effect, error = np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.0, 1.0])
+    assert p_values(effect, error, 7, certain=False).tolist()[:2] == [1.0, 1.0]
+    assert p_values(effect, error, 7)[1] == 0.0
+
+
+def test_degrees_of_freedom_by_hand() -> None:
+    """Eight folds: 2 / (1.2 / 8 + 2 / 7) = 4.5902; the t of 95 % is 2.64 then, not 2.36."""
+    assert freedom(8) == pytest.approx(4.590164, rel=1e-6)
+    assert freedom(2) == pytest.approx(2 / 2.6)
+    assert freedom(1) == 0.0
+    assert np.isnan(quantile(0.95, freedom(1)))
+    assert quantile(0.95, freedom(8)) == pytest.approx(stats.t.ppf(0.975, 2 / (1.2 / 8 + 2 / 7)))
+    assert pytest.approx(0.01) == FAMILY
+
+
+def test_they_are_those_of_the_variance_of_differences_of_extremes() -> None:
+    """Var(s^2) / sigma^4 of eight differences of two values of Gumbel's law is 2 / df."""
+    rng = np.random.default_rng(0)
+    values = (rng.gumbel(size=(400_000, 8)) - rng.gumbel(size=(400_000, 8))).var(1, ddof=1) / (np.pi**2 / 3)
+    assert values.var() == pytest.approx(2 / freedom(8), rel=0.05)

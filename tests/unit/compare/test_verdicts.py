@@ -143,7 +143,11 @@ def test_pairing_sees_what_independent_errors_miss(tmp_path: Path) -> None:
     assert np.nanmedian(apart.rows.scale_se / paired.rows.scale_se) > 1.2
 
 
-def test_a_knob_that_acts_at_one_site_only(runs: Comparison) -> None:
+def test_a_knob_that_acts_at_one_site_only(tmp_path: Path) -> None:
+    world = mamba(layers=4, size=2000)
+    write(tmp_path / "tensor", world, alpha=0.95)
+    write(tmp_path / "grouped", world, alpha=0.95, grid=(2, 2))
+    runs = load(tmp_path)
     v = of(runs, "granularity")
     assert v.verdict == MATTERS
     assert set(v.silent) == set(runs.sites) - {"x_conv_out"}

@@ -230,8 +230,8 @@ def test_a_model_without_a_mamba_mixer_is_refused(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"ssm_cfg": {"layer": "Mamba3"}}, "Mamba1, Mamba2"),
-        ({"attn_layer_idx": [1]}, "attn_layer_idx=[1]"),
-        ({"ssm_cfg": {"layer": "Mamba2", "norm_before_gate": True}}, "ssm_cfg.norm_before_gate=True"),
+        ({"attn_layer_idx": [1], "attn_cfg": {"num_heads": 0}}, "attn_cfg.num_heads=0"),
+        ({"ssm_cfg": {"layer": "Mamba2", "norm_before_gate": 3}}, "ssm_cfg.norm_before_gate=3"),
         ({"ssm_cfg": {"layer": "Mamba2", "hedadim": 3}}, "hedadim"),
         ({"ssm_cfg": {"layer": "Mamba2", "headdim": 24}}, "inconsistent geometry"),
     ],

@@ -106,10 +106,10 @@ def test_bytes_as_byt5_has_them() -> None:
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    settings = layouts.MAMBA2 | {"vocab_size": 33}
+    settings = layouts.MAMBA2 | {"vocab_size": 17}  # in 32 rows
     layouts.mamba_ssm_bin(tmp_path, settings, {"backbone.embeddings.weight": torch.ones(1)})
     (tmp_path / "tokenizer.json").write_text(word_pieces().to_str())
-    with pytest.raises(UsageError, match="vocabulary of 33: they do not belong together; set model"):
+    with pytest.raises(UsageError, match="vocabulary of 32: they do not belong together; set model"):
         load.encoder(knobs.Model("local", str(tmp_path)))(TEXT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ DICE = np.random.default_rng(0)
 # ragged on purpose: a batch holds samples of one length only
 TOKENS = Tokens("random", tuple(DICE.integers(0, 90, length) for length in (24, 24, 24, 17, 24, 24, 24, 9, 24, 24)))
 CALIBRATION = knobs.Calibration(samples=10, seqlen=24, batch_size=2, folds=2)
+DIFFERENTIATED = replace(CALIBRATION, fisher=5)
 DEEP1, DEEP2 = layouts.MAMBA1 | {"n_layer": 4}, layouts.MAMBA2 | {"n_layer": 4}
 
 
@@ -31,13 +33,19 @@ def saved(statistics: Statistics, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def ordinary(model: knobs.Model, dtype: str, path: Path) -> bytes:
-    statistics, _ = calibrate(load.load(model, "cpu", dtype), TOKENS, CALIBRATION, lambda done, total: None)
+def ordinary(model: knobs.Model, dtype: str, path: Path, calibration: knobs.Calibration = CALIBRATION) -> bytes:
+    statistics, _ = calibrate(load.load(model, "cpu", dtype), TOKENS, calibration, lambda done, total: None)
     return saved(statistics, path / "ordinary.parquet")
 
 
-def stream(model: knobs.Model, dtype: str, path: Path, progress: Callable[[int, int], None]) -> bytes:
-    statistics, _ = layerwise.calibrate_streamed(model, "cpu", dtype, TOKENS, CALIBRATION, progress, path / "work")
+def stream(
+    model: knobs.Model,
+    dtype: str,
+    path: Path,
+    progress: Callable[[int, int], None],
+    calibration: knobs.Calibration = CALIBRATION,
+) -> bytes:
+    statistics, _ = layerwise.calibrate_streamed(model, "cpu", dtype, TOKENS, calibration, progress, path / "work")
     assert not (path / "work").exists()
     return saved(statistics, path / "streamed.parquet")
 
@@ -79,6 +87,43 @@ def test_a_stopped_run_goes_on_at_its_layer(tmp_path: Path, stop_at: int) -> Non
     seen: list[int] = []
     assert stream(given, "float32", tmp_path, lambda done, _: seen.append(done)) == ordinary(given, "float32", tmp_path)
     assert seen[0] > (stop_at - 1) // 10 * 10, "a finished layer was computed again"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("settings", "layout"),
+    [(DEEP1, layouts.mamba_ssm_bin), (DEEP2, layouts.mamba_ssm_bin), (layouts.UNTIED, layouts.megatron)],
+    ids=["mamba1", "mamba2", "untied"],
+)
+def test_squared_gradients_are_the_same_bytes(
+    tmp_path: Path, settings: dict[str, Any], layout: layouts.Write, dtype: str
+) -> None:
+    given, seen = model(tmp_path, settings, layout), []
+    streamed = stream(given, dtype, tmp_path, lambda *at: seen.append(at), DIFFERENTIATED)
+    assert streamed == ordinary(given, dtype, tmp_path, DIFFERENTIATED)
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1] == settings["n_layer"] * (10 + 5)
+    sites = Statistics.load(tmp_path / "streamed.parquet").sites
+    assert {key for key, site in sites.items() if site.fisher} == {key for key in sites if key[1] in knobs.QUANTIZED}
+    assert all(site.fisher.weights.sum(1).all() for site in sites.values() if site.fisher)
+    assert {tuple(site.fisher.tokens) for site in sites.values() if site.fisher} == {(24 + 24 + 24, 24 + 17)}
+
+
+@pytest.mark.parametrize("stop_at", [3, 39, 41, 45, 46, 52, 59, 60])
+def test_a_stopped_backward_pass_goes_on_at_its_layer(tmp_path: Path, stop_at: int) -> None:
+    given = model(tmp_path, DEEP2)
+
+    def stop(done: int, total: int) -> None:
+        if done >= stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream(given, "float32", tmp_path, stop, DIFFERENTIATED)
+    seen: list[int] = []
+    resumed = stream(given, "float32", tmp_path, lambda done, _: seen.append(done), DIFFERENTIATED)
+    assert resumed == ordinary(given, "float32", tmp_path, DIFFERENTIATED)
+    finished = (stop_at - 1) // 10 * 10 if stop_at <= 40 else 40 + (stop_at - 41) // 5 * 5
+    assert seen[0] > finished, "a finished layer was computed again"
 
 
 def test_a_hybrid_is_refused(tmp_path: Path) -> None:

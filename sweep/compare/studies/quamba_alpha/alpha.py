@@ -6,7 +6,7 @@ import math
 
 from sweep.compare.analysis.differences import Evidence
 from sweep.compare.analysis.recommend import Advice
-from sweep.compare.analysis.significance import quantile
+from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.query.database import SCALES
 from sweep.compare.render.sentences import plus
 from sweep.compare.studies.quamba_alpha.reply import (
@@ -159,7 +159,7 @@ def minmax(case: Case) -> Reply:
             larger = sorted(1 / (1 + c.value) for c in changes(e))
             db, se = decibels(e)
             known = not (math.isnan(db) or math.isnan(se))
-            reach = quantile(0.95, max(e.folds - 1, 1)) * se
+            reach = quantile(0.95, freedom(e.folds)) * se
             if not known:
                 text.append(
                     f"{s.name}, {name}: MinMax's scale of {SITE} is {larger[0]:.2f} to {larger[-1]:.2f} times that of "

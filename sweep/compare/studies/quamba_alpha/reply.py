@@ -9,7 +9,7 @@ import numpy as np
 
 from sweep.compare.analysis.differences import Evidence
 from sweep.compare.analysis.recommend import Advice
-from sweep.compare.analysis.significance import quantile
+from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.render.sentences import plus
@@ -118,7 +118,7 @@ class Change:
 
     def exceeds(self, least: float) -> bool:
         """Whether it is surely (95 %) more than `least`, in either direction."""
-        return bool(abs(self.value) - quantile(0.95, max(self.folds - 1, 1)) * self.se > least)
+        return bool(abs(self.value) - quantile(0.95, freedom(self.folds)) * self.se > least)
 
 
 def changes(e: Evidence) -> list[Change]:

@@ -1,0 +1,43 @@
+"""Tensors on disk, one after the other, read in the order they were written in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+Read = Callable[[], Tensor]  # the next one
+Write = Callable[[Tensor], None]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Write]:
+    """Of each tensor a line of JSON, then its values. The file appears under its name only when all is written."""
+    draft = path.with_suffix(".draft")
+    with draft.open("wb") as stream:
+
+        def write(values: Tensor) -> None:
+            head = {"dtype": str(values.dtype).removeprefix("torch."), "shape": list(values.shape)}
+            stream.write(json.dumps(head).encode() + b"\n")
+            stream.write(values.cpu().contiguous().view(torch.uint8).numpy().data)
+
+        yield write
+    draft.rename(path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Read]:
+    """What `writing` wrote."""
+    with path.open("rb") as stream:
+
+        def read() -> Tensor:
+            head = json.loads(stream.readline())
+            values = torch.empty(head["shape"], dtype=getattr(torch, head["dtype"]))
+            stream.readinto(values.view(torch.uint8).numpy().data)
+            return values
+
+        yield read

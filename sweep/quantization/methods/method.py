@@ -1,0 +1,78 @@
+"""What a method is: how it chooses, from what was observed, the interval that a format's codes are spread over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.quantization.formats import Format
+from sweep.quantization.histogram import Histogram
+from sweep.quantization.site_statistics import SiteStatistics
+
+Floats = NDArray[np.float64]
+Ends = tuple[Floats, Floats]  # low and high, float64 [S] each; for a symmetric format low is -high
+
+
+class Reads(Enum):
+    """What a method needs beyond the histogram, which is always there; a calibration collects it for its sake."""
+
+    HISTOGRAM = "histogram"
+    TEXT_QUANTILES = "text quantiles"
+    FISHER = "Fisher weights"
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """S sets of the folds of one site, as a method reads them.
+
+    histogram: what each set holds, a stack of S. members: bool [S, K], which folds are in each set; site: all that
+    was kept of the site. Both are None where there is a histogram and nothing else."""
+
+    histogram: Histogram
+    members: NDArray[np.bool_] | None = None
+    site: SiteStatistics | None = None
+
+
+Rate = Callable[[SiteStatistics, NDArray[np.bool_], float | None], float]
+
+
+def bound(site: SiteStatistics, members: NDArray[np.bool_], alpha: float | None) -> float:
+    """The rate of what scatters as much in all folds as in one: exactly so for maxima, at most for anything else."""
+    return 1.0
+
+
+def argmin(site: SiteStatistics, members: NDArray[np.bool_], alpha: float | None) -> float:
+    """The rate of the argmin of a rough loss, which converges with the cube root (Kim & Pollard, Annals of Statistics
+    18, 1990)."""
+    return float(np.count_nonzero(members) ** (-2 / 3))
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A way to choose a clip. Whatever the program has to know of it is said here.
+
+    meaning: one line for `--help`. clip: from what was observed, alpha (None unless `uses_alpha`) and the format to
+    the ends of the clip: NaN where nothing was observed, 0 where nothing but zeros was.
+    uses_alpha: whether alpha can change its answer; if not, alpha is null in every table, and cells that differ in
+    nothing else are one. searches: whether it tries hundreds of clips, where others look one up.
+    reads_maxima: whether channel maxima tell its clip of sets of channels, for symmetric formats.
+    rate: how much of the variance of one fold's clip is left in that of several, whose members are named, bool [K]
+    (see `quantization.replicates`). sections: the ends of all folds and of each by itself, [1 + K], where `clip` of
+    single folds does not tell them."""
+
+    name: str
+    meaning: str
+    clip: Callable[[Observed, float | None, Format], Ends]
+    uses_alpha: bool = False
+    searches: bool = False
+    reads: Reads = Reads.HISTOGRAM
+    reads_maxima: bool = False
+    rate: Rate = bound
+    sections: Callable[[SiteStatistics, float | None, Format], Ends] | None = None
+
+    def __str__(self) -> str:
+        return self.name
