@@ -172,23 +172,20 @@ def test_a_job_that_fails_gives_its_gpu_back(tmp_path: Path) -> None:
 
 def test_shards_of_one_calibration_are_jobs_of_their_own(sweep: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planner hands joblib a job for each shard, every one on `cuda`, and the pool of all GPUs with them."""
-    from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
-
     launched: list[list[list[str]]] = []
     pools: list[tuple[Any, int]] = []
 
-    def launch(self: Any, jobs: list[list[str]], initial_job_idx: int) -> list[Any]:
-        launched.append([list(job) for job in jobs])
-        pools.append((self.task_function, self.joblib["n_jobs"]))
+    def launch(launcher: Any, job_overrides: list[list[str]], initial_job_idx: int) -> list[Any]:
+        launched.append([list(job) for job in job_overrides])
+        pools.append((launcher.task_function, launcher.joblib["n_jobs"]))
         raise RuntimeError("counted")
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(JoblibLauncher, "launch", launch)
+    monkeypatch.setattr("hydra_plugins.hydra_joblib_launcher._core.launch", launch)
     done = sweep("-m", *RANDOM, "calibration.shards=4", "hydra/launcher=joblib")
     assert "4 processes (hydra.launcher.n_jobs), 4 GPUs, one for a job" in done.stdout, done.stderr
-    print(done.stdout, done.stderr)
     assert [(type(task), task.devices, n) for task, n in pools] == [(gpus.OneEach, ("0", "1", "2", "3"), 4)] * 2
     shards, leader = launched
     assert [[o for o in job if o.startswith("calibration.shard=")] for job in shards] == [
