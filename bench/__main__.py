@@ -1,4 +1,4 @@
-"""`python -m bench [NAME …]`: run benchmarks, each in a process of its own, and put their tables into RESULTS.md."""
+"""`python -m bench [NAME …] [--quick]`: run benchmarks, each in a process of its own, and put their tables into RESULTS.md."""
 
 from __future__ import annotations
 
@@ -55,13 +55,14 @@ def sections(text: str) -> dict[str, str]:
 
 def main() -> None:
     known = names()
-    if unknown := set(sys.argv[1:]) - set(known):
+    asked, options = ([a for a in sys.argv[1:] if a.startswith("--") is flag] for flag in (False, True))
+    if unknown := (set(asked) - set(known)) | (set(options) - {"--quick"}):
         sys.exit(f"error: no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     failed = []
-    for name in sys.argv[1:] or known:
+    for name in asked or known:
         head = f"{machine()}; {datetime.date.today()}"
         print(f"## {name}\n\n{head}\n", flush=True)
-        result = subprocess.run([sys.executable, "-m", f"bench.{name}"], stdout=subprocess.PIPE, text=True)
+        result = subprocess.run([sys.executable, "-m", f"bench.{name}", *options], stdout=subprocess.PIPE, text=True)
         print(result.stdout, flush=True)
         if result.returncode:
             failed.append(name)

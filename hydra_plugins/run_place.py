@@ -51,11 +51,14 @@ class RunPlace(Callback):
         from sweep.config.config import from_hydra
         from sweep.core.fresh import fresh
         from sweep.core.paths import expanded
+        from sweep.grid.computes import tell
+        from sweep.models.defaults import settled
         from sweep.runs import record as runs
         from sweep.runs.place import held, take, written
 
         single(launch.hydra_overrides(config))
-        asked = from_hydra(config)
+        asked = settled(from_hydra(config))
+        tell(str(config.device), asked)
         overwrite = launch.overwrite(config)
         launch.objectives(config)
         directory = Path(expanded("hydra.run.dir", str(config.hydra.run.dir)))

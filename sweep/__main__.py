@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import redirect_stdout
+from itertools import pairwise
 
 import hydra
 from hydra.errors import HydraException
@@ -14,6 +17,7 @@ from sweep.config.hydra_errors import CONF, GROUPS, options, refuse
 from sweep.core import cli
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted
+from sweep.grid.computes import printed
 from sweep.grid.job import job
 from sweep.quantization.formats import FORMATS, SMALL_FLOATS
 from sweep.quantization.methods.registry import METHODS
@@ -60,6 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
     if "--version" in sys.argv[1:]:
         print(cli.VERSION)
         return cli.OK
+    if any(a in ("--cfg", "-c") and b == "job" for a, b in pairwise(sys.argv)) or "--cfg=job" in sys.argv:
+        out = io.StringIO()
+        with redirect_stdout(out):
+            _hydra()
+        print(printed(out.getvalue()), end="")
+        return cli.OK
+    return _hydra()
+
+
+def _hydra() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to the one place that words them
     try:
         sys.argv[1:] = arranged(sys.argv[1:])

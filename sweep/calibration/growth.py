@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sweep.calibration.cache import Damaged, Store
 from sweep.calibration.checkpoint import Checkpoint
@@ -62,8 +63,10 @@ def steps(key: Key, outline: Outline, others: Iterable[Key]) -> list[Step]:
     return sorted(found, key=lambda step: -step.samples)
 
 
-def _cut(samples: int, outline: Outline, preimage: dict[str, int]) -> str:
-    """Why the batches of the first samples are none of all samples' batches."""
+def _cut(samples: int, outline: Outline, preimage: dict[str, Any]) -> str:
+    """Why the first samples' statistics are not what one pass over all samples holds of them."""
+    if "cuda" in str(preimage.get("backend", "")).split():
+        return "a CUDA device keeps its sums of |x| in parts, which add up in another order from where a fold ended"
     folds, size = preimage["folds"], preimage["batch_size"]
     for fold in range(folds):
         numbers = range(fold, len(outline.lengths), folds)

@@ -1,12 +1,11 @@
 """The torch side of a histogram: dense accumulators for one fold of all sites.
 
 One fold accumulates at a time (768 KiB a site, and some numbers of each channel); a finished one is kept sparse.
-Nothing here waits for the device: what has to be known on the host is asked for once a batch (`check`) and once a
-fold (`finish`).
 
 On a CPU the sites of one hook are shared out among threads, this one among them, each running
 `sweep.calibration.count_cpu` on one: counting is sequential within a tensor. On a CUDA device
-`sweep.calibration.count_cuda` loads every value once.
+`sweep.calibration.count_cuda` counts them all in one launch, and nothing waits for the device before the fold is done,
+or its state is saved: a NaN is told then.
 """
 
 from __future__ import annotations
@@ -73,22 +72,34 @@ def _upper(values: Tensor, alphas: Sequence[float]) -> Tensor:
 
 def require(device: str) -> None:
     """Raises UsageError where what counts on the device is not installed."""
-    if torch.device(device).type == "cuda" and find_spec("triton") is None:
+    if torch.device(device).type == "cuda" and find_spec("numba_cuda") is None:
+        version = (torch.version.cuda or "13").partition(".")[0]
         raise UsageError(
-            f"device={device}: triton, in which the observer counts there, is not installed; torch's CUDA builds for "
-            "Linux bring it, otherwise: pip install triton"
+            f"device={device}: numba-cuda, by which the observer counts there, is not installed: "
+            f"pip install 'numba-cuda[cu{version}]'"
         )
 
 
-def _tally(device: torch.device) -> Any:
-    """The module that counts on it; imported here, since one needs a compiler and the other Triton."""
-    if device.type == "cpu":
-        from sweep.calibration import count_cpu
+def _counts_in_one_launch(x: Tensor) -> bool:
+    """Whether the device counts all sites of a hook at once, and is not waited for."""
+    return x.device.type == "cuda"
 
-        return count_cpu
+
+def _parts(x: Tensor) -> int:
+    """In how many parts extremes and sums of a channel are kept; the modules need a compiler, or a CUDA toolkit."""
+    if _counts_in_one_launch(x):
+        from sweep.calibration import count_cuda
+
+        return count_cuda.PARTS
+    from sweep.calibration import count_cpu
+
+    return count_cpu.PARTS
+
+
+def _no_text(device: torch.device) -> Tensor:
     from sweep.calibration import count_cuda
 
-    return count_cuda
+    return count_cuda.none_strange(device)
 
 
 def scaled(x: Tensor, shift: int) -> Tensor:
@@ -97,7 +108,12 @@ def scaled(x: Tensor, shift: int) -> Tensor:
 
 
 class _Accumulator:
-    """What is observed of one site in one fold; all but quantiles is of the values times 2^shift."""
+    """What is observed of one site in one fold; all but quantiles is of the values times 2^shift.
+
+    texts: how many there were, and strange: the least number of one that is not finite, both on CUDA devices only."""
+
+    texts = 0
+    strange: Tensor | None = None
 
     def __init__(self, x: Tensor, alphas: tuple[float, ...], shift: int, abs_sum: Sums | None) -> None:
         self.alphas = alphas
@@ -106,9 +122,13 @@ class _Accumulator:
         channels = x.shape[-1]
         self.dtype = x.dtype
         self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
-        self.recent = torch.zeros(BINS, dtype=torch.int32, device=x.device)  # to be added to `counts`
+        at_once = _counts_in_one_launch(x)
+        # what a CPU counts first, to be added to `counts`
+        self.recent = torch.zeros(0 if at_once else BINS, dtype=torch.int32, device=x.device)
         self.held = 0  # values in `recent`
-        parts = _tally(x.device).PARTS
+        if at_once:
+            self.strange = _no_text(x.device)
+        parts = _parts(x)
         self.low = torch.full((parts, channels), torch.inf, device=x.device)
         self.high = torch.full((parts, channels), -torch.inf, device=x.device)
         self.abs_sum = torch.zeros(parts, channels, dtype=torch.float64, device=x.device)
@@ -118,12 +138,27 @@ class _Accumulator:
 
     def add(self, x: Tensor) -> Tensor:
         """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
-        if self.alphas:
-            self.quantiles.append(text_quantiles(x, self.alphas))
-        x = scaled(x, self.shift)
+        x = self._prepared(x)
         if x.shape[1] > STRETCH or x.numel() > MOST:
             return torch.cat([self._long(text) for text in torch.split(x, 1)])
         return self._count(x)
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        """The values to be counted, those of texts' quantiles taken."""
+        if self.alphas:
+            self.quantiles.append(text_quantiles(x, self.alphas))
+        return scaled(x, self.shift)
+
+    def row(self, x: Tensor) -> Any:
+        """What a launch of `sweep.calibration.count_cuda` needs in order to observe x [batch, seq, channels]."""
+        from sweep.calibration.count_cuda import Row
+
+        if self.strange is None:  # saved by an earlier version
+            self.strange = _no_text(x.device)
+        kept = self.counts, self.low, self.high, self.abs_sum, self.text_mean, self.strange
+        row = Row(self._prepared(x), *kept, self.texts)
+        self.texts += len(x)
+        return row
 
     def _long(self, text: Tensor) -> Tensor:
         """Observe a text [1, seq, channels] stretch by stretch, so that neither its counts nor its sums go astray."""
@@ -143,16 +178,16 @@ class _Accumulator:
             self._carry()
         self.held += x.numel()
         kept = self.recent, self.low, self.high, self.abs_sum, self.text_mean
-        finite: Tensor = _tally(x.device).tally(x, *kept)
-        if len(self.abs_sum) > 1:  # one running sum between batches: all that one who goes on has to know
-            self.abs_sum[0] = self.abs_sum.sum(0)
-            self.abs_sum[1:] = 0
+        from sweep.calibration import count_cpu
+
+        finite: Tensor = count_cpu.tally(x, *kept)
         return finite
 
     def _carry(self) -> None:
-        self.counts += self.recent
-        self.recent.zero_()
-        self.held = 0
+        if self.held:
+            self.counts += self.recent
+            self.recent.zero_()
+            self.held = 0
 
     def finish(self) -> SiteFold:
         self._carry()
@@ -184,6 +219,7 @@ class Observer:
         self._abs_sums: Mapping[Key, Sums] = {}
         self._waiting: dict[Key, list[Tensor]] = {}
         self._finite: list[tuple[Key, Tensor]] = []
+        self._texts: list[int] = []  # sample numbers of the texts that were handed over since the fold began
 
     def __call__(self, layer: int, site: str, x: Tensor) -> None:
         """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on a CPU or a CUDA device."""
@@ -196,6 +232,12 @@ class Observer:
         """Observe what was handed over since the last call."""
         waiting, self._waiting = self._waiting, {}
         if not waiting:
+            return
+        if at_once := [(key, x) for key, tensors in waiting.items() for x in tensors if _counts_in_one_launch(x)]:
+            from sweep.calibration import count_cuda
+
+            for launch in _one_of_each(at_once):
+                count_cuda.count([self._sites[key].row(x) for key, x in launch.items()])
             return
         # a site is one thread's, so that no two touch the same counts; the largest go first
         todo = deque(sorted(waiting, key=lambda key: -sum(x.numel() for x in waiting[key])))
@@ -210,8 +252,7 @@ class Observer:
                         return
                     found[key] = [self._sites[key].add(x) for x in waiting[key]]
 
-        on_cpu = all(x.device.type == "cpu" for tensors in waiting.values() for x in tensors)
-        others = min(torch.get_num_threads(), len(waiting)) - 1 if on_cpu else 0
+        others = min(torch.get_num_threads(), len(waiting)) - 1
         helpers = [_threads(torch.get_num_threads() - 1).submit(work) for _ in range(others)]
         work()
         for helper in helpers:
@@ -222,22 +263,33 @@ class Observer:
     def check(self, samples: Sequence[int]) -> None:
         """Raises UsageError naming layer, site and sample where a NaN or an infinity passed since the last call.
 
-        samples: the numbers of the texts of the batch, for the message."""
+        samples: the numbers of the texts of the batch, for the message. A CUDA device is not asked yet: `state` and
+        `finish` raise for it."""
         self.settle()
+        self._texts += samples
         seen, self._finite = self._finite, []
         if not seen or bool(torch.stack([finite for _, finite in seen]).all()):
             return
         (layer, site), finite = min(
             (item for item in seen if not bool(item[1].all())), key=lambda item: list(self._sites).index(item[0])
         )
-        sample = samples[int((~finite).nonzero()[0])]
-        raise UsageError(
-            f"NaN or infinity at layer {layer}, site {site}, in sample {sample}: statistics of it would be worthless. "
-            "Try dtype=float32 (float16 overflows at 65504), or check the weights"
+        raise _strange(layer, site, samples[int((~finite).nonzero()[0])])
+
+    def _ask(self) -> None:
+        """Raises UsageError as `check` does, for a fold on a CUDA device; waits for it."""
+        asked = [(key, site.strange) for key, site in self._sites.items() if site.strange is not None]
+        if not asked:
+            return
+        texts = torch.cat([strange for _, strange in asked]).cpu().tolist()
+        (layer, site), text = min(
+            ((key, text) for (key, _), text in zip(asked, texts, strict=True)), key=lambda item: item[1]
         )
+        if text < self._sites[layer, site].texts:
+            raise _strange(layer, site, self._texts[min(text, len(self._texts) - 1)])
 
     def state(self) -> dict[Key, dict[str, Any]]:
         """All that has been observed of this fold so far: tensors and plain values, for `restore`."""
+        self._ask()
         return {key: vars(site) for key, site in self._sites.items()}
 
     def begin(self, abs_sums: Mapping[Key, Sums]) -> None:
@@ -250,13 +302,34 @@ class Observer:
         for key, values in state.items():
             self._sites[key] = site = _Accumulator.__new__(_Accumulator)
             vars(site).update(values)
+            self._texts = [-1] * site.texts  # finite ones, else they would not have been saved
 
     def finish(self) -> dict[Key, SiteFold]:
         """The fold's statistics; the observer is empty again afterwards."""
         self.settle()
+        self._ask()
+        self._texts = []
         done = {key: site.finish() for key, site in self._sites.items()}
         self._sites.clear()
         return done
+
+
+def _one_of_each(waiting: Sequence[tuple[Key, Tensor]]) -> list[dict[Key, Tensor]]:
+    """Tensors of sites, dealt so that no launch has two of one site, whose sums would get in each other's way."""
+    launches: list[dict[Key, Tensor]] = []
+    for key, x in waiting:
+        launch = next((launch for launch in launches if key not in launch), None)
+        if launch is None:
+            launches.append(launch := {})
+        launch[key] = x
+    return launches
+
+
+def _strange(layer: int, site: str, sample: int) -> UsageError:
+    return UsageError(
+        f"NaN or infinity at layer {layer}, site {site}, in sample {sample}: statistics of it would be worthless. "
+        "Try dtype=float32 (float16 overflows at 65504), or check the weights"
+    )
 
 
 @cache

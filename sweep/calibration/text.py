@@ -61,9 +61,12 @@ def _hub_files(data: Data) -> list[Path]:
     def matching(root: Path) -> list[list[Path]]:
         return [sorted(root.glob(pattern)) for pattern in data.files]
 
-    root = hub.snapshot(
-        str(data.repo), data.revision, data.files, lambda p: all(matching(p)), "data.path", kind="dataset"
-    )
+    try:
+        root = hub.snapshot(
+            str(data.repo), data.revision, data.files, lambda p: all(matching(p)), "data.path", kind="dataset"
+        )
+    except UsageError as error:
+        raise UsageError(f"{error}, or take data=stdlib, which is on every machine") from error
     for pattern, files in zip(data.files, matching(root), strict=True):
         if not files:
             raise UsageError(f"data.files: {data.repo} at revision {data.revision} has no file {pattern}")

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.config import launch
+from sweep.config import data_of_model, launch
 from sweep.config.config import Config, from_dict, from_hydra, schema, typed
 
 
@@ -59,7 +59,8 @@ class Composer:
             override.type is OverrideType.CHANGE
             and override.package is None
             and key not in self._groups
-            and not key.startswith("hydra.")
+            and not key.startswith(("hydra.", "data."))  # of which data=auto may supply the rest
+            and key not in data_of_model.DEPENDS_ON
             and "$" not in text
             and not isinstance(override.value(), dict)
         )

@@ -14,8 +14,8 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sweep.config import data_of_model, launch
 from sweep.config import dtype as native
-from sweep.config import launch
 from sweep.config import recipe as recipes
 from sweep.config.hydra_errors import unknown_key
 from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of, tidy
@@ -26,13 +26,13 @@ from sweep.quantization import formats
 from sweep.quantization.methods import registry as methods
 from sweep.quantization.methods.method import Method, Reads
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("default", "auto", "float32", "bfloat16", "float16")
 GRANULARITIES = ("tensor", "channel", "group")
 
 
 @dataclass(frozen=True)
 class Config:
-    """One cell of a grid, resolved."""
+    """One cell of a grid, resolved, but for device=auto and what depends on it (`sweep.models.defaults.settled`)."""
 
     model: Model
     data: Data
@@ -66,9 +66,11 @@ class Config:
             self._check_method(methods.named(choice.method))
         if self.granularity == "channel":
             self._check_maxima()
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise UsageError(f"device={self.device} is unknown; allowed: cpu, cuda, cuda:N")
-        if self.dtype == "auto":  # what was chosen is what is recorded, and what a calibration is known by
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UsageError(f"device={self.device} is unknown; allowed: auto, cpu, cuda, cuda:N")
+        if self.dtype == native.DEFAULT and self.device == "cpu":
+            object.__setattr__(self, "dtype", "float32")
+        if self.dtype == "auto" and self.device != "auto":  # what is recorded, and what a calibration is known by
             object.__setattr__(self, "dtype", native.dtype(self.device))
         if self.model.stream and self.calibration.shards > 1:
             raise UsageError(
@@ -225,6 +227,7 @@ def typed(composed: DictConfig) -> dict[str, Any]:
             if key in groups and not OmegaConf.is_dict(composed[key]):
                 knobs = ", ".join(f"{key}.{f.name}" for f in fields(_hints(Config)[str(key)]))
                 raise UsageError(f"{key}={composed[key]}: {key} is a group of knobs: {knobs}")
+        plain |= data_of_model.chosen(composed)
         return OmegaConf.to_container(OmegaConf.merge(schema(), plain), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise UsageError(_reworded(error, composed)) from error

@@ -8,6 +8,9 @@ from pathlib import Path
 FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # Intel's tiles, Intel's and AMD's vectors, ARM's
 
 
+DEFAULT = "default"  # float32 on a CPU; on a CUDA device `sweep.models.defaults` knows
+
+
 def dtype(device: str) -> str:
     """bfloat16 on CUDA and on a CPU with instructions for it, else float32 (also where the CPU cannot be asked)."""
     return "bfloat16" if device.startswith("cuda") or FLAGS & _flags() else "float32"

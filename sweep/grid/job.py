@@ -21,6 +21,7 @@ from sweep.core.cli import aside
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted, shield_requeue
 from sweep.grid import objective
+from sweep.models.defaults import settled
 
 
 def job(composed: DictConfig) -> float | list[float] | None:
@@ -31,7 +32,7 @@ def job(composed: DictConfig) -> float | list[float] | None:
     streams.forgiving()  # a launcher's process has streams of its own
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    config, objectives = from_hydra(composed), launch.objectives(composed)
+    config, objectives = settled(from_hydra(composed)), launch.objectives(composed)
     if hydra.mode is not RunMode.MULTIRUN:
         alone(config, directory)
         return objective.answer(directory, objectives)

@@ -177,8 +177,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def show(plan: Plan, console: Console, every: bool = False) -> None:
-    """The plan on a terminal: what is dropped, a line per calibration, and the cells (`every` one, or if few)."""
+def show(plan: Plan, console: Console, every: bool = False, gpus: str | None = None) -> None:
+    """The plan on a terminal: what is dropped, a line per calibration, and the cells (`every` one, or if few).
+
+    gpus: what there is to say of them."""
     groups: dict[str, list[Cell]] = {}
     for cell in plan.cells:
         groups.setdefault(str(cell.key), []).append(cell)
@@ -195,7 +197,7 @@ def show(plan: Plan, console: Console, every: bool = False) -> None:
             style="yellow",
             highlight=False,
         )
-    shown = Table("calibration", "cells", "state")
+    shown = Table("calibration", "on", "cells", "state")
     leaders = plan.leaders()
     for name, cells in groups.items():
         leader = leaders.get(cells[0].key.hash)
@@ -213,8 +215,11 @@ def show(plan: Plan, console: Console, every: bool = False) -> None:
         again = [cell.number for cell in cells if cell.number in passes.values() and cell.number not in plan.done]
         if again:
             state += f"; groups take a second pass in cell {_ranges(again)}, unless it is stored"
-        shown.add_row(name, _ranges([cell.number for cell in cells]), state)
+        on = f"{cells[0].config.device} {cells[0].config.dtype}"  # both are of the calibration's identity
+        shown.add_row(name, on, _ranges([cell.number for cell in cells]), state)
     console.print(shown)
+    if gpus:
+        console.print(gpus, highlight=False, markup=False)
     if every or len(plan.cells) <= FEW:
         for cell in plan.cells:
             done = "  finished" if cell.number in plan.done else ""

@@ -16,8 +16,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -44,24 +46,50 @@ class GridSweeper(BasicSweeper):
         self.dry_run = dry_run
         self.resume = resume
 
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self._task = task_function
+
+    def _start_launcher(self, planned: Plan) -> None:
+        """The launcher anew, as the plan has filled in its configuration. Raises UsageError where jobs compute on CUDA,
+        on this machine, and it has none."""
+        from sweep.grid import gpus
+        from sweep.models import load
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        launcher, task = self.config.hydra.launcher, self._task
+        devices = {cell.config.device for cell in planned.waiting if cell.config.device.startswith("cuda")}
+        if gpus.local(launcher):
+            for device in sorted(devices):
+                load.check(device)
+        if "cuda" in devices and "n_jobs" in launcher:
+            task = gpus.OneEach(self._task, gpus.here())
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.hydra_context, task_function=task, config=self.config
+        )
+
     def sweep(self, arguments: list[str]) -> None:
         """Run a grid. Raises UsageError for a bad cell before anything starts; exits with 2, or with 1 after a
         crash, when all is done and cells have failed."""
         from sweep.config import launch
         from sweep.core.cli import aside, spelled
         from sweep.core.console import Console
-        from sweep.grid import plan, state
+        from sweep.grid import gpus, plan, state
 
         planned = self._plan(arguments)
         assert self.config is not None
+        with read_write(self.config), open_dict(self.config):
+            shared = gpus.share(self.config.hydra.launcher, planned, launch.hydra_overrides(self.config))
         if self.dry_run:
-            plan.show(planned, Console(), every=True)
+            plan.show(planned, Console(), every=True, gpus=shared)
             return
+        self._start_launcher(planned)
         wanted = Path(str(self.config.hydra.sweep.dir))
         chosen = any(o.startswith("hydra.sweep.dir=") for o in launch.hydra_overrides(self.config))
         with state.claimed(wanted, chosen, planned, self.resume, launch.overwrite(self.config)) as claimed:
             with aside():
-                plan.show(claimed.plan, Console())
+                plan.show(claimed.plan, Console(), gpus=shared)
             self._settle(claimed.directory)
             failed = self._run(claimed)
         for line in failed:
@@ -80,6 +108,8 @@ class GridSweeper(BasicSweeper):
         from sweep.config.hydra_errors import one_line
         from sweep.core.errors import UsageError
         from sweep.grid import plan
+        from sweep.grid.computes import tell
+        from sweep.models.defaults import settled
         from sweep.runs import tracking
 
         assert self.config is not None
@@ -95,10 +125,13 @@ class GridSweeper(BasicSweeper):
         cells: list[tuple[Sequence[str], Config]] = []
         for number, overrides in enumerate(jobs):
             try:
-                cells.append((overrides, config := compose(overrides)))
+                cells.append((overrides, config := settled(compose(overrides))))
                 key(config)
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 raise UsageError(f"cell {number} ({' '.join(overrides)}): {one_line(error)}") from error
+        if cells:
+            asked, first = cells[0]
+            tell(next((o[7:] for o in reversed(asked) if o.startswith("device=")), "auto"), first)
         for mode in {config.wandb.mode for _, config in cells}:
             tracking.check(mode)
         return plan.plan(cells, key, spec.stored, self._place, spec.continued)
@@ -199,5 +232,5 @@ class GridSweeper(BasicSweeper):
 
 
 def _asked(cell: Cell) -> list[str]:
-    """A cell's overrides with dtype as the plan has it: `auto` may mean another one where the job runs."""
-    return [*cell.overrides, f"dtype={cell.config.dtype}"]
+    """A cell's overrides with device and dtype as the plan has them: they may mean others where the job runs."""
+    return [*cell.overrides, f"device={cell.config.device}", f"dtype={cell.config.dtype}"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import pickle
 import re
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from sweep.core.errors import UsageError, first_line
 from sweep.models import quantized, refusals
 from sweep.models.names import transformers_name
 
+_SAFETENSORS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # its words for dtypes
 # Where trainers put a network's tensors in what they save, and what besides tensors their files may hold: settings,
 # of which only husks are built.
 _NESTED = ("state_dict", "model", "model_state_dict", "module", "network", "weights")
@@ -67,6 +70,16 @@ class Weights:
         if _mappable(file):
             _release(held)
         return copy
+
+    def dtype(self) -> str:
+        """What most of the values are stored as, such as `bfloat16`. Reads no tensor."""
+        sizes: Counter[str] = Counter()
+        for file, name in self._places.values():
+            source = self._open[file]
+            shape = source[name].shape if isinstance(source, dict) else source.get_slice(name).get_shape()
+            stored = str(_dtype(file, source, name)).removeprefix("torch.")
+            sizes[_SAFETENSORS.get(stored, stored)] += math.prod(shape)
+        return max(sizes, key=lambda kind: sizes[kind])
 
     def later(self) -> dict[str, Later]:
         """All tensors, in their own dtype, each read when it is asked for."""

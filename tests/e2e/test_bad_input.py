@@ -87,7 +87,7 @@ def test_a_device_that_is_not_there_or_cannot_count(
         refused(sweep(*arguments), tmp_path, "device=cuda asked for", "sees no CUDA device", "device=cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("sweep.calibration.observer.find_spec", lambda name: None)
-    refused(sweep(*arguments), tmp_path, "device=cuda: triton", "pip install triton")
+    refused(sweep(*arguments), tmp_path, "device=cuda: numba-cuda", "pip install 'numba-cuda[cu13]'")
 
 
 def test_the_real_command_says_the_same(tmp_path: Path) -> None:

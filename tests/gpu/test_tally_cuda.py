@@ -1,4 +1,4 @@
-"""The kernel for CUDA devices, compiled: `python -m pytest -m gpu`. In Triton's interpreter CI runs it, too."""
+"""The kernel for CUDA devices, compiled and run: `python -m pytest -m gpu`. In numba's simulator CI runs it, too."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import pytest
 import torch
 
 from sweep.calibration.observer import Observer
-from tests.tallies import CHANNELS, DTYPES, ORDERS, check_not_finite, check_values
+from tests import launches
+from tests.tallies import CHANNELS, DTYPES, ORDERS
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_one_kernel_finds_what_torch_finds(dtype: torch.dtype) -> None:
-    from sweep.calibration import count_cuda
-
     for channels in CHANNELS:
         for order in ORDERS:
-            check_values(count_cuda, dtype, channels, order, "cuda")
-    check_not_finite(count_cuda, dtype, "cuda")
-    assert not count_cuda._tables(torch.device("cuda", torch.cuda.current_device())).any()
+            launches.check_one_site(dtype, channels, order, "cuda")
+    launches.check_hook(dtype, "cuda")
+    launches.check_strange(dtype, "cuda")
+
+
+def test_every_code_and_long_texts() -> None:
+    launches.check_every_code("cuda")
+    launches.check_long_texts("cuda")
 
 
 def test_a_fold_observed_there_is_the_fold_observed_here() -> None:
