@@ -134,9 +134,10 @@ def test_a_full_disk_and_a_lost_predecessor(
     def full(self: Statistics, path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(UsageError, match="No space left on device"):
+    with monkeypatch.context() as patched:
         patched.setattr(Statistics, "save", full)
-        run(make(24), tmp_path / "failed")
+        with pytest.raises(UsageError, match="No space left on device"):
+            run(make(24), tmp_path / "failed")
     assert written(few) == before
     if pruned:
         shutil.rmtree(few["calibration"]["path"])
