@@ -1,4 +1,4 @@
-"""`python -m bench [NAME …] [--quick]`: run benchmarks, each in a process of its own, and put their tables into RESULTS.md."""
+"""`python -m bench [NAME …] [--quick]`: run benchmarks, each in a process of its own; their tables go to RESULTS.md."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def correctness() -> list[dict[str, Any]]:
                 lm.base_model(ids, use_cache=False)
                 there.check(range(len(ids)))
                 here.check(range(len(ids)))
-            own, reference = there.finish(), here.finish()
+                own, reference = there.finish(), here.finish()
             same = all(
                 np.array_equal(own[key].histogram.counts, site.histogram.counts)
                 and np.array_equal(own[key].histogram.bins, site.histogram.bins)
