@@ -39,8 +39,8 @@ def printed(text: str) -> str:
 
 
 def tell(asked: str, config: Config) -> None:
-    """One line where device=auto means the CPU, since a GPU is many times faster. On the
-    standard output, since an error has the other stream to itself.
+    """One line where device=auto means the CPU, since a GPU is many times faster. On the standard output,
+    since an error has the other stream to itself.
 
     asked: the device that was asked for."""
     if asked != "auto" or config.device != "cpu":
