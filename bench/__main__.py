@@ -1,5 +1,4 @@
-"""`python -m bench [NAME …] [--quick]`: run benchmarks, each in a process of its own;
-their tables go into RESULTS.md."""
+"""`python -m bench [NAME …] [--quick]`: run benchmarks, each in a process of its own; their tables go to RESULTS.md."""
 
 from __future__ import annotations
 
@@ -33,7 +32,6 @@ def names() -> list[str]:
 
 def machine() -> str:
     """Processor, cores and the versions that matter."""
-    cli.spin_briefly()  # competitors inherit it, but for those that are timed as they are usually run
     model = re.search(r"model name\s*: (.*)", _read("/proc/cpuinfo"))
     flags = {flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in _read("/proc/cpuinfo")}
     load = os.getloadavg()[0]
@@ -55,6 +53,7 @@ def sections(text: str) -> dict[str, str]:
 
 
 def main() -> None:
+    cli.spin_briefly()  # competitors inherit it, but for those that are timed as they are usually run
     known = names()
     asked, options = ([a for a in sys.argv[1:] if a.startswith("--") is flag] for flag in (False, True))
     if unknown := (set(asked) - set(known)) | (set(options) - {"--quick"}):

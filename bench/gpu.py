@@ -83,7 +83,7 @@ def correctness() -> list[dict[str, Any]]:
                 lm.base_model(ids, use_cache=False)
                 there.check(range(len(ids)))
                 here.check(range(len(ids)))
-            own, reference = there.finish(), here.finish()
+                own, reference = there.finish(), here.finish()
             same = all(
                 np.array_equal(own[key].histogram.counts, site.histogram.counts)
                 and np.array_equal(own[key].histogram.bins, site.histogram.bins)
@@ -215,7 +215,11 @@ def command(size: str, samples: int) -> tuple[float, float]:
 def main() -> list[dict[str, Any]]:
     begin = time.perf_counter()
     print(f"{where()}\n")
-    table("Observed on the device and on the CPU, the same activations: bins, counts and maxima equal", correctness())
+    title = "Observed on the device and on the CPU, the same activations: bins, counts and maxima equal"
+    table(
+        title if CUDA else "No CUDA device: the CPU's observer against itself, to show that the comparison runs",
+        correctness(),
+    )
     if not CUDA:
         simulated()
         print("The kernel finds in numba's simulator what torch finds.\n")

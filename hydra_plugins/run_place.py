@@ -58,7 +58,6 @@ class RunPlace(Callback):
 
         single(launch.hydra_overrides(config))
         asked = settled(from_hydra(config))
-        tell(str(config.device), asked)
         overwrite = launch.overwrite(config)
         launch.objectives(config)
         directory = Path(expanded("hydra.run.dir", str(config.hydra.run.dir)))
@@ -73,6 +72,7 @@ class RunPlace(Callback):
         take(directory, lambda: runs.repeated(directory, asked), overwrite)
         with read_write(config), open_dict(config):
             config.hydra.run.dir = str(directory)
+        tell(str(config.device), asked)
 
     def _multirun(self, config: DictConfig) -> None:
         from sweep.config import launch

@@ -27,7 +27,7 @@ import torch
 from numba import cuda
 from torch import Tensor
 
-from sweep.calibration.cuda_words import array_at, bits_of, code_of, value_of
+from sweep.calibration.cuda_words import REGISTERS, array_at, bits_of, code_of, value_of
 
 PARTS = 8
 CHANNELS, ROWS = 64, 4  # of a block's threads: so many channels side by side, so many tokens at once
@@ -102,7 +102,7 @@ def _empty(window, counts, floor, thread):  # type: ignore[no-untyped-def]
             window[slot] = 0
 
 
-@cuda.jit(max_registers=64)  # else half as many threads fit; what ptxas spills for it does not grow with AHEAD
+@cuda.jit(**REGISTERS)
 def _count(address, rows, mantissa, stretch, most, like):  # type: ignore[no-untyped-def]
     window = cuda.shared.array(_WINDOW, np.int32)
     peak = cuda.shared.array(1, np.int32)

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from numba import config
 
+# of a thread at most: else half as many threads fit. What ptxas spills for it does not grow with the values ahead.
+REGISTERS: dict[str, Any] = {} if config.ENABLE_CUDASIM else {"max_registers": 64}  # the simulator has none
+
 if config.ENABLE_CUDASIM:
 
     def array_at(address: Any, length: Any, like: Any) -> Any:

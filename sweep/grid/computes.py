@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from dataclasses import replace
 
@@ -40,7 +39,8 @@ def printed(text: str) -> str:
 
 
 def tell(asked: str, config: Config) -> None:
-    """One line where device=auto means the CPU, since a GPU is many times faster.
+    """One line where device=auto means the CPU, since a GPU is many times faster. On the standard output,
+    since an error has the other stream to itself.
 
     asked: the device that was asked for."""
     if asked != "auto" or config.device != "cpu":
@@ -50,6 +50,5 @@ def tell(asked: str, config: Config) -> None:
     print(
         f"torch {torch.__version__} sees no CUDA device here: computing on the CPU, in {config.dtype}; "
         "device=cpu says that it is meant",
-        file=sys.stderr,
         flush=True,
     )
