@@ -51,14 +51,15 @@ class Base:
 
 
 def steps(key: Key, outline: Outline, others: Iterable[Key]) -> list[Step]:
-    """Those of the others that hold the first samples of `key`, of the same network, most samples first."""
+    """Those of the others that hold the first samples of `key`, of the same network and observed for the same things,
+    most samples first."""
     known = {fingerprint: n for n, fingerprint in enumerate(outline.fingerprints[:-1])}
     found = []
     for other in others:
         there, here = dict(other.preimage), dict(key.preimage)
         samples = known.get(there.pop("tokens", ""), 0)
         del here["tokens"]
-        if samples and there.get("model") == here["model"]:
+        if samples and there.get("model") == here["model"] and there.keys() == here.keys():
             found.append(Step(other, samples, "; ".join(differences(there, here)) or _cut(samples, outline, here)))
     return sorted(found, key=lambda step: -step.samples)
 
@@ -80,19 +81,20 @@ def _cut(samples: int, outline: Outline, preimage: dict[str, Any]) -> str:
     return ""
 
 
-def base(store: Store, key: Key, outline: Outline, size: int) -> Base | None:
+def base(store: Store, key: Key, outline: Outline) -> Base | None:
     """What `key` is to go on from: the stored calibration that leaves the least to do, unless more was done before
-    without it. Says so on stderr, or why there is none. size: of a batch."""
-    samples, folds = len(outline.lengths), int(key.preimage["folds"])
+    without it. Says so on stderr, and why it is not one of more samples."""
+    samples, folds, size = len(outline.lengths), int(key.preimage["folds"]), int(key.preimage["batch_size"])
 
     def rank(work: Path, since: int) -> tuple[bool, int]:
         return any((work / "layers").glob("layer-*")), since + Checkpoint(work, 0).passed(since, samples, folds, size)
 
-    found, furthest = None, rank(store.work(key), 0)
+    found, furthest, why_not = None, rank(store.work(key), 0), ""
     for step in steps(key, outline, store.keys()):
         there = f"{step.key} holds {step.samples} of {samples} samples"
         if step.why_not:
-            print(f"{there} but cannot be gone on from: {step.why_not}", file=sys.stderr, flush=True)
+            if not found and not why_not:
+                why_not = f"{there} but cannot be gone on from: {step.why_not}"
             continue
         if (done := rank(_work(store.work(key), step.key), step.samples)) <= furthest:
             continue
@@ -103,6 +105,8 @@ def base(store: Store, key: Key, outline: Outline, size: int) -> Base | None:
             continue
         if statistics:  # else it was pruned this moment
             found, furthest = Base(step.key, step.samples, statistics), done
+    if why_not:
+        print(why_not, file=sys.stderr, flush=True)
     if found:
         there = f"{found.samples} of {samples} samples are there, in {found.key}"
         print(f"{key}: {there}; computing {samples - found.samples} more", file=sys.stderr, flush=True)

@@ -230,7 +230,7 @@ def _observe(
     load.check(config.device)
     require(config.device)
     tokens, before, work = asked.tokens, None, asked.store.work(asked.key)
-    base = growth.base(asked.store, asked.key, tokens.outline, config.calibration.batch_size)
+    base = growth.base(asked.store, asked.key, tokens.outline)
     if base:
         tokens, before, work = replace(tokens, since=base.samples), base.statistics, base.work(work)
     elif near := asked.store.nearest(asked.key):

@@ -64,7 +64,7 @@ GROUPED = ("granularity=group", "method=mse", "grouping.head_groups=2", "groupin
         ("method=minmax",),
         ("method=percentile_ema", "calibration.text_quantiles=[0.99]", "dtype=bfloat16"),
         ("method=entropy", "calibration.ssm_state=true", "dtype=float16"),
-        ("granularity=channel", "model.stream=true"),
+        ("granularity=channel", "method=minmax", "model.stream=true"),
         GROUPED,
     ],
     ids=lambda given: given[0],

@@ -14,7 +14,7 @@ import torch
 from test_checkpoint import Stop, stop_after
 from test_store import same
 
-from sweep.calibration import growth
+from sweep.calibration import count_cpu, growth, observer
 from sweep.calibration.cache import STATISTICS, Store
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
@@ -93,6 +93,29 @@ def test_grown_is_direct(models: dict[str, load.Model], tokens: Tokens, tmp_path
         assert (tmp_path / "grown").read_bytes() == (tmp_path / "direct").read_bytes()
 
 
+class InTurn:
+    """Counts as on a CUDA device, where some of a batch's texts have sums of their own."""
+
+    PARTS = 3
+
+    @staticmethod
+    def tally(x: torch.Tensor, counts: torch.Tensor, *kept: torch.Tensor) -> torch.Tensor:
+        parts = [slice(text % InTurn.PARTS, text % InTurn.PARTS + 1) for text in range(len(x))]
+        texts = zip(torch.split(x, 1), parts, strict=True)
+        return torch.cat([count_cpu.tally(text, counts, *(t[part] for t in kept)) for text, part in texts])
+
+
+def test_sums_in_parts_go_on_too(
+    models: dict[str, load.Model], tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observer, "_tally", lambda device: InTurn)
+    direct = observed(models["float32"], tokens)
+    few, settings = first(tokens, 6)
+    base = observed(models["float32"], few, settings=settings)
+    grown, _ = calibrate(models["float32"], replace(tokens, since=6), SETTINGS, quiet, base=base)
+    assert same(grown, direct)
+
+
 def test_squared_gradients_are_taken_over(models: dict[str, load.Model], tokens: Tokens) -> None:
     settings = replace(SETTINGS, fisher=6)
     direct = observed(models["float32"], tokens, settings=settings)
@@ -166,7 +189,7 @@ def stored(store: Store, models: dict[str, load.Model], tokens: Tokens, *numbers
 
 
 def base(store: Store, tokens: Tokens, **more: Any) -> growth.Base | None:
-    return growth.base(store, key(tokens, **more), tokens.outline, 2)
+    return growth.base(store, key(tokens, **more), tokens.outline)
 
 
 def test_the_largest_that_fits_is_gone_on_from_and_others_are_named(
@@ -184,9 +207,13 @@ def test_the_largest_that_fits_is_gone_on_from_and_others_are_named(
         "holds 14 of 20 samples but cannot be gone on from: its last batch in fold 0 would have been larger" in said[0]
     )
     assert "multiples of it" in said[0]
-    assert "holds 9 of 20 samples but cannot be gone on from: dtype: 'bfloat16' there, 'float32' here" in said[-2]
-    assert said[-1].endswith("12 of 20 samples are there, in " + str(chosen.key) + "; computing 8 more")
+    assert said[1].endswith("12 of 20 samples are there, in " + str(chosen.key) + "; computing 8 more")
+    assert len(said) == 2
+    assert base(store, tokens, dtype="float16") is None
+    assert "cannot be gone on from: dtype: 'float32' there, 'float16' here" in capsys.readouterr().err
+    assert base(store, tokens, ssm_state=True) is None  # another question
     assert base(store, tokens, model="another") is None
+    assert capsys.readouterr().err == ""
     others = Tokens("other", (*tokens.windows[:5], *tokens.windows[6:], tokens.windows[5]))
     assert base(store, others) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from rich.console import Console
 
+from sweep.calibration.growth import Step
 from sweep.config.compose import Composer
 from sweep.config.config import Config, from_dict, from_hydra
 from sweep.config.hydra_errors import CONF
@@ -67,6 +69,31 @@ def test_one_leader_per_calibration_goes_first() -> None:
 def test_shards_go_before_their_leader() -> None:
     found = planned(cell("a", shards=3), cell("a", alpha=0.9, shards=3), cell("b"), cell("c", shards=2), stored=("c",))
     assert [(leader.number, shard) for leader, shard in found.shards()] == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_fewer_samples_go_before_more() -> None:
+    """Each calibration goes on from the one before it; shards wait for what they go on from."""
+    configs = [cell(name, alpha=a, shards=2 if name == "c" else 1) for name in "cabd" for a in (0.9, 0.99)]
+
+    def continued(asked: Iterable[tuple[Config, Key]]) -> dict[str, Step]:
+        keys = {key.prefix: key for _, key in asked}
+        assert sorted(keys) == ["a", "b", "c"]
+        stored = Key("d", {"model": "d"})
+        return {
+            keys[more].hash: Step(source, samples, "")
+            for more, source, samples in (("a", stored, 8), ("b", keys["a"], 64), ("c", keys["b"], 128))
+        }
+
+    jobs = [([f"cell={i}"], config) for i, config in enumerate(configs)]
+    found = plan(jobs, key, lambda config, key: key.prefix == "d", continued=continued)
+    assert numbers(found.waves()) == [[2, 6, 7], [3, 4], [0, 5], [1]]
+    assert [found.shards(wave) for wave in found.waves()[:2]] == [[], []]
+    assert [(leader.number, shard) for leader, shard in found.shards(found.waves()[2])] == [(0, 0), (0, 1)]
+    out = StringIO()
+    show(found, Console(file=out, width=160))
+    assert "to compute in cell 2; 8 of 512 samples are there" in out.getvalue()
+    assert "to compute in cell 4; 64 of 512 samples come from cell 2" in out.getvalue()
+    assert "merged by cell 0; 128 of 512 samples come from cell 4" in out.getvalue()
 
 
 def test_an_interrupted_sweep_keeps_its_numbers(tmp_path: Path) -> None:
