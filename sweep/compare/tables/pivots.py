@@ -43,8 +43,8 @@ def alpha_table(runs: Comparison, contrast: Contrast, site: str) -> Table:
         rows.append((layer, *scales, *changes))
     return Table(
         f"{contrast.knob}",
-        f"Scale by layer and {contrast.knob}: {site}",
-        f"{contrast.context}. Δ: relative difference to {contrast.knob} {contrast.values[contrast.baseline]}. "
+        f"Scale by layer and {contrast.knob}: {site}, {contrast.context}",
+        f"Δ: relative difference to {contrast.knob} {contrast.values[contrast.baseline]}. "
         "Whether a difference is more than noise, and whether it matters, is in the verdicts.",
         (
             Column("layer", "count"),
@@ -87,7 +87,8 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
     query = "SELECT cell, layer, avg(scale), avg(sqnr_db), avg(clip_fraction) FROM {} WHERE site = ? GROUP BY ALL"
     source = runs.source(SCALES, [minmax, percentile])
     at = {(cell, layer): rest for cell, layer, *rest in runs.sql(query.format(source), [site])}
-    name = runs.listed[percentile].setting
+    cell = runs.listed[percentile]
+    name, where = cell.setting, f"{cell.model} · {cell.format} · {cell.granularity}"
     rows = []
     for layer in sorted({layer for cell, layer in at if cell == minmax and (percentile, layer) in at}):
         (s0, q0, _), (s1, q1, clipped) = at[minmax, layer], at[percentile, layer]
@@ -96,7 +97,7 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
         )
     return Table(
         "minmax",
-        f"MinMax against {name}: {site}",
+        f"MinMax against {name}: {site}, {where}",
         f"Larger: by how much MinMax's scale exceeds {name}'s. Gain: SQNR of {name} less that of MinMax. "
         "MinMax never clips; what it loses is resolution for everything that is not extreme.",
         columns(
