@@ -16,6 +16,7 @@ imported, and pandas only when a DataFrame is asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,9 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
     database = duckdb.connect()
     # prefetching pays for files far away; here it costs a tenth of the time
     database.execute("SET disable_parquet_prefetching = true; SET preserve_insertion_order = false")
-    database.execute("SET enable_progress_bar = false; SET memory_limit = '1500MB'")
+    database.execute("SET memory_limit = '1500MB'")
+    with suppress(Exception):  # in Jupyter, DuckDB asks for ipywidgets before it will do without its bar
+        database.execute("SET enable_progress_bar = false")
     listed, damaged = open_cells(database, ordered(listed), chosen)
     chosen.check(database, scan(listed, SCALES))
     names = labels(listed)
