@@ -84,7 +84,7 @@ class Comparison:
         have = [i for i in numbers if (self.listed[i].path / name).exists()]
         if not have:
             return None
-        table = scan([self.listed[i] for i in have], name, have, union=True)
+        table = scan([self.listed[i] for i in have], name, have, whole=True)
         return f"(SELECT * FROM {table} WHERE {self.filters.rows})"
 
 

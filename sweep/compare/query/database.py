@@ -61,7 +61,7 @@ def open_cells(
         try:
             _store(database, cells, filters)
             # a macro looks into no file before it is asked
-            every = f"SELECT * FROM {scan(cells, SCALES, union=len(cells) <= FEW)} WHERE {filters.rows}"
+            every = f"SELECT * FROM {scan(cells, SCALES, whole=len(cells) <= FEW)} WHERE {filters.rows}"
             database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {every}")
             return cells, problems
         except duckdb.Error:
@@ -103,18 +103,18 @@ def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tup
         return _damaged(database, cells[:half]) + _damaged(database, cells[half:])
 
 
-def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None, union: bool = False) -> str:
+def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None, whole: bool = False) -> str:
     """SQL for the rows of a file of every cell, with the cell's number (its position unless given).
 
-    union: a column that only some files have is null for the others; every file is looked into for that first."""
+    whole: with every column that some file has, null in those of older versions that lack it; else the first one's."""
+    union = ", union_by_name = true" if whole else ""
     files = ", ".join(_quoted(f"{cell.path}/{name}") for cell in cells)
     if numbers is None or list(numbers) == list(range(len(cells))):
         number = "file_index::INT"
     else:
         number = f"list_extract({list(numbers)}, file_index::INT + 1)"
     # hive_partitioning would take a directory called alpha=0.9995 for a column
-    options = f"hive_partitioning = false{', union_by_name = true' if union else ''}"
-    return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], {options}))"
+    return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], hive_partitioning = false{union}))"
 
 
 def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters) -> None:

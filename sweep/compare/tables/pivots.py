@@ -88,7 +88,7 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
     source = runs.source(SCALES, [minmax, percentile])
     at = {(cell, layer): rest for cell, layer, *rest in runs.sql(query.format(source), [site])}
     cell = runs.listed[percentile]
-    name, where = cell.setting, f"{cell.model} · {cell.format} · {cell.granularity}"
+    name, context = cell.setting, f"{cell.model} · {cell.format} · {cell.granularity}"
     rows = []
     for layer in sorted({layer for cell, layer in at if cell == minmax and (percentile, layer) in at}):
         (s0, q0, _), (s1, q1, clipped) = at[minmax, layer], at[percentile, layer]
@@ -97,7 +97,7 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
         )
     return Table(
         "minmax",
-        f"MinMax against {name}: {site}, {where}",
+        f"MinMax against {name}: {site}, {context}",
         f"Larger: by how much MinMax's scale exceeds {name}'s. Gain: SQNR of {name} less that of MinMax. "
         "MinMax never clips; what it loses is resolution for everything that is not extreme.",
         columns(

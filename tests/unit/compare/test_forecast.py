@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweep.compare.analysis.convergence import Convergence
 from sweep.compare.analysis.forecast import forecast, needed
 from sweep.compare.render import sentences
 
@@ -40,8 +39,7 @@ def test_the_command_computes_the_rest(tmp_path: Path) -> None:
     assert (found.more, found.seconds) == (1536, 384.0)
     assert found.command is not None
     assert shlex.split(found.command)[3:] == ["model.path=/a b/c", "alpha=0.999", "calibration.samples=2048"]
-    c = Convergence(0, 512, 8, 10, 5, 0.01, 0.5, 0, "x", 0.1, 0, "x", found)
-    assert f"`{found.command}` computes 1,536 more, about 6 min here." in sentences.data(c, "cell")
+    assert sentences.forecast(found).endswith(": 1,536 more, about 6 min here")
 
 
 def test_time_is_that_of_the_samples_that_passed(tmp_path: Path) -> None:
