@@ -42,9 +42,13 @@ def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale",
     copies = {f"{c.distinct} of the samples {c.sizes}" for c in runs.listed if c.repeats}
     notes += [f"only {text} are distinct, the others are copies: errors count distinct ones" for text in sorted(copies)]
     prints = digests(runs)
-    for group in repeats(runs.listed):
-        same = "agree bit for bit" if len({prints[n] for n in group}) == 1 else "do not agree bit for bit"
-        notes.append(f"{len(group)} runs of {runs.listed[group[0]].name} {same}; the latest counts")
+    again = repeats(runs.listed)
+    differing = [group for group in again if len({prints[n] for n in group}) > 1]
+    notes += [f"{len(g)} runs of {runs.listed[g[0]].name} do not agree bit for bit" for g in differing]
+    if same := len(again) - len(differing):
+        notes.append(
+            f"{same} cell{'s were' if same > 1 else ' was'} run more than once and agree{'s' * (same == 1)} bit for bit"
+        )
     costs = Costs.of(runs)
     advice, gains = recommend(runs, prints, costs), silu(runs, few)
     notes += [text for text in sentences.silu(gains) if "inconsistent" in text]

@@ -71,6 +71,11 @@ class Cell:
         """What has to agree before two cells may be compared."""
         return (self.identity, self.tokens, self.dtype, self.sizes)
 
+    @property
+    def rank(self) -> tuple[bool, bool, str]:
+        """Of runs of one cell the highest counts: one whose cost is known, then the latest."""
+        return (self.evaluation is not None, self.loss is not None, self.finished)
+
     @cached_property
     def setting(self) -> str:
         """How the clip is chosen: `percentile 0.9995`, `minmax`."""

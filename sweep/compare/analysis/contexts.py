@@ -21,7 +21,7 @@ def contexts(runs: Comparison) -> list[Context]:
     """Per model and calibration: the cells of each format and granularity. Where nothing else varies within these, the
     formats of each granularity are ranked together, and where these do not vary either, the granularities.
 
-    Of cells that repeat one another the latest counts."""
+    Of cells that repeat one another one with a known cost counts, else the latest."""
     listed = runs.listed
     calibrations: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, cell in enumerate(listed):
@@ -32,7 +32,7 @@ def contexts(runs: Comparison) -> list[Context]:
         for keys in (("format", "granularity"), ("granularity",), ()):
             groups: dict[tuple[str, ...], dict[tuple[str, ...], int]] = defaultdict(dict)
             free = [key for key in ("format", "granularity") if key not in keys]
-            for n in sorted(numbers, key=lambda n: listed[n].finished):
+            for n in sorted(numbers, key=lambda n: listed[n].rank):
                 name = (listed[n].setting, *(getattr(listed[n], key) for key in free))
                 groups[tuple(getattr(listed[n], key) for key in keys)][name] = n
             if any(len(group) > 1 for group in groups.values()):

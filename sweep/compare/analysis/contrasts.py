@@ -45,7 +45,9 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
 
     baseline: `alpha=0.9995`, `method=minmax,format=int8`, or part of a cell's name or path; by default
     alpha 0.9995 (the nearest there is), minmax, int8, one scale per tensor. Of cells that repeat one another
-    the latest counts; whether they agree is what `repeats` says. Raises UsageError for a baseline that no cell is.
+    one with a known cost counts, else the latest; whether they agree is what `repeats` says.
+
+    Raises UsageError for a baseline that no cell is.
     """
     chosen = _baseline(cells, baseline)
     several = len({(c.tokens, c.sizes) for c in cells}) > 1
@@ -83,14 +85,14 @@ def repeats(cells: Sequence[Cell]) -> list[list[int]]:
 
 
 def _newest(cells: Sequence[Cell], group: Sequence[int], knob: str) -> dict[Any, int]:
-    """Value of the knob → the latest cell that has it."""
+    """Value of the knob → the cell that has it; of several one whose cost is known, else the latest."""
     newest: dict[Any, int] = {}
     for number in group:
         cell = cells[number]
         value = _value(cell, knob)
         if knob == "alpha" and value is None:
             continue
-        if value not in newest or cell.finished > cells[newest[value]].finished:
+        if value not in newest or cell.rank > cells[newest[value]].rank:
             newest[value] = number
     return newest
 

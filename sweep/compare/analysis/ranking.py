@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,10 +47,11 @@ class Group:
 
 
 def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Group]:
-    """A group per context: those with advice first, in its order, then cells that stand alone."""
-    means = known_sqnr(runs)
+    """A group per context, those with advice first; others, cells that stand alone among them, are in the order of
+    their costs, of which no error is asked for."""
     by_context = {one.context: one for one in advice}
     every = contexts(runs)
+    means = known_sqnr(runs) if len(by_context) < len(every) else {}
     clipped = _clipped(runs, [n for context in every for n in context.cells])
 
     def row(name: str, n: int, verdict: str, sqnr: float | None, more: Estimate | None, lost: Estimate | None) -> Row:
@@ -72,8 +74,12 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     for context in every:
         if (one := by_context.get(context.text)) is None:
             kind = costs.kind(context.cells)
+            cost = {n: e.value for n, e in costs.values(kind).items()} or {n: -mean for n, mean in means.items()}
+            order = sorted(zip(context.cells, context.names, strict=True), key=lambda c: cost.get(c[0], math.inf))
+            several = len(order) > 1
             rows = [
-                row(name, n, "", means.get(n), None, None) for n, name in zip(context.cells, context.names, strict=True)
+                row(name, n, BEST if several and place == 0 else "", means.get(n), None, None)
+                for place, (n, name) in enumerate(order)
             ]
             alone.append(Group(context.text, kind, tuple(rows)))
             continue

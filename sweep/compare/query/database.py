@@ -17,6 +17,7 @@ from sweep.runs.discovery import Cell, Problem
 SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS = (
     f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms")
 )
+FEW = 500  # files that are all looked into for the columns of `scales()`; of more the first one's count
 GROUPS = ("ssd_group", "head_group", "dim_group")
 TEXTS = (
     "name", "sweep", "model", "method", "format", "granularity", "data", "key", "tokens", "identity", "weights",
@@ -60,7 +61,7 @@ def open_cells(
         try:
             _store(database, cells, filters)
             # a macro looks into no file before it is asked
-            every = f"SELECT * FROM {scan(cells, SCALES, union=True)} WHERE {filters.rows}"
+            every = f"SELECT * FROM {scan(cells, SCALES, union=len(cells) <= FEW)} WHERE {filters.rows}"
             database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {every}")
             return cells, problems
         except duckdb.Error:

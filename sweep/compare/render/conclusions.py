@@ -48,25 +48,31 @@ def conclusions(a: Answer) -> list[Line]:
 
 
 def _take(ranked: Sequence[Group], a: Answer) -> list[Line]:
-    sure = all(group.kind != SQNR for group in ranked)
+    """What to take of the groups whose cost is known, what is best by SQNR of the others; a command for the first."""
     names = short([group.context for group in ranked])
+    lines = []
+    for sure in (True, False):
+        chosen = [(group, name) for group, name in zip(ranked, names, strict=True) if (group.kind != SQNR) == sure]
+        if chosen:
+            text = _one(chosen[0][0]) if len(ranked) == 1 else _best(chosen, len(ranked))
+            lines.append(("take", text) if sure else ("best by SQNR", f"{text}; effect on the model unknown"))
+    first = min(ranked, key=lambda group: group.kind == SQNR)
+    cell = a.runs.listed[first.rows[0].cell]
+    measure = first.kind == SQNR and not cell.evaluation
+    return [*lines, (MEASURE if measure else RUN, command(cell, measure))]
+
+
+def _best(chosen: Sequence[tuple[Group, str]], groups: int) -> str:
+    """`mse (int8, int4), entropy (e2m1)`, or how many groups each is the best of."""
     best: dict[str, list[str]] = defaultdict(list)
-    for group, name in zip(ranked, names, strict=True):
+    for group, name in chosen:
         best[group.rows[0].setting].append(name)
-    if len(ranked) == 1:
-        text = _one(ranked[0])
-    elif len(best) == 1:
-        text = f"{next(iter(best))} in all {len(ranked)} groups"
-    else:
-        most = sorted(best.items(), key=lambda item: -len(item[1]))
-        where = [", ".join(names) if len(ranked) <= CONTEXTS else f"{len(names)} of {len(ranked)}" for _, names in most]
-        text = ", ".join(f"{s} ({w})" for (s, _), w in list(zip(most, where, strict=True))[:CONTEXTS])
-        text += " …" if len(most) > CONTEXTS else ""
-    if not sure:
-        text += "; effect on the model unknown"
-    first = a.runs.listed[ranked[0].rows[0].cell]
-    measure = not sure and not first.evaluation
-    return [("take" if sure else "best by SQNR", text), (MEASURE if measure else RUN, command(first, measure))]
+    if len(best) == 1 and len(chosen) == groups:
+        return f"{next(iter(best))} in all {groups} groups"
+    most = sorted(best.items(), key=lambda item: -len(item[1]))[:CONTEXTS]
+    few = len(chosen) <= CONTEXTS
+    text = ", ".join(f"{s} ({', '.join(names) if few else f'{len(names)} of {groups}'})" for s, names in most)
+    return f"{text} …" if len(best) > CONTEXTS else text
 
 
 def short(contexts: Sequence[str]) -> list[str]:
@@ -148,8 +154,10 @@ def _where(knob: str, same: Sequence[Verdict], a: Answer) -> str:
 
 
 def _agreement(a: Answer) -> list[Line]:
-    parts = [agreement(a, one.perplexity, "KL") for one in a.advice if one.perplexity][:1]
-    parts += [agreement(a, one.agreement, "SQNR") for one in a.advice if one.agreement][:1]
+    names = dict(zip([g.context for g in a.ranking], short([g.context for g in a.ranking]), strict=True))
+    where = {c: f"{name}: " if len(names) > 1 else "" for c, name in names.items()}
+    parts = [where[one.context] + agreement(a, one.perplexity, "KL") for one in a.advice if one.perplexity][:1]
+    parts += [where[one.context] + agreement(a, one.agreement, "SQNR") for one in a.advice if one.agreement][:1]
     if c := a.calibration:
         rank = "" if np.isnan(c.rank) else f"; rank correlation {c.rank:.2f}, {c.cells} cells"
         parts.append(f"measured KL is {c.factor:.1f} times predicted loss ({c.low:.1f} to {c.high:.1f}{rank})")

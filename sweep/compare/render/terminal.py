@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from sweep.compare.analysis.cost import SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group, Row
 from sweep.compare.answer import Answer
 from sweep.compare.render import sentences
@@ -28,7 +29,11 @@ NARROW = 20  # of it, where lines are shorter than 80 columns
 HEADINGS = {
     "measured": "KL, nats", "predicted": "predicted, nats", "sqnr": "SQNR dB", "lost": "against best", "verdict": "",
 }  # fmt: skip
-LEFT_OUT = ("", "clipped", "rise ±", "predicted ±", "perplexity", "lost ±", "measured ±", "rise", "lost", "sqnr")
+LEFT_OUT = ("", "clipped", "rise ±", "predicted ±", "perplexity", "measured ±", "rise", "predicted", "sqnr")
+LEFT_OUT_OF_SQNR = (
+    *("", "clipped", "rise ±", "predicted ±", "perplexity", "measured ±", "lost ±", "rise", "predicted", "measured"),
+    "lost",
+)
 GAP = "  "
 WIDEST = 40  # characters of a column of any other table; beyond, its text wraps
 
@@ -69,25 +74,29 @@ def ranked(groups: Sequence[Group], width: int, most: int) -> list[Text]:
     headed = len(groups) > 1
     room = most - 1 - (len(shown) if headed else 0) - (len(shown) < len(groups))
     lengths = _dealt([len(group.rows) for group in shown], room)
+    cut = 0 if headed else 1  # a heading says how many there are; one group alone has a line for it
     parts = [
-        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - 1)]
+        group.rows[:n] if n >= len(group.rows) else group.rows[: max(1, n - cut)]
         for group, n in zip(shown, lengths, strict=True)
     ]
-    columns = _fitting([row for part in parts for row in part], width)
+    costs = all(group.kind != SQNR for group in shown)
+    kinds = len({group.kind for group in groups}) > 1
+    columns = _fitting([row for part in parts for row in part], width, costs)
     sizes = [max(map(len, column)) for column in columns]
     lines = [_line([column[0] for column in columns], sizes, "bold")]
     at = 1
     names = short([group.context for group in groups])
-    for group, name, part, n in zip(shown, names, parts, lengths, strict=False):
+    for group, name, part in zip(shown, names, parts, strict=False):
         rest = len(group.rows) - len(part)
-        more = f" (best of {len(group.rows):,})" if rest and n < 2 else ""
+        name += f" by {group.kind}" if kinds else ""
+        more = f" ({len(part)} of {len(group.rows):,})" if rest else ""
         if headed:
             lines.append(Text(f"{name}{more}"[:width], "bold cyan"))
         for row in part:
             style = {BEST: "bold green", AS_GOOD: "green", UNRANKED: "dim"}.get(row.verdict, "")
             lines.append(_line([column[at] for column in columns], sizes, style))
             at += 1
-        if rest and n >= 2:
+        if rest and not headed:
             lines.append(Text(f"… {rest:,} more: --table settings", "dim"))
     if len(shown) < len(groups):
         lines.append(Text(f"… {counted(len(groups) - len(shown), 'more group')}: --table settings", "dim"))
@@ -104,13 +113,13 @@ def _dealt(wanted: Sequence[int], room: int) -> list[int]:
     return dealt
 
 
-def _fitting(rows: Sequence[Row], width: int) -> list[list[str]]:
+def _fitting(rows: Sequence[Row], width: int, ranked_by_cost: bool) -> list[list[str]]:
     """Columns with their headings that fit: errors and what says least are left out first."""
     costs = [key for key in ("measured", "predicted") if any(getattr(r, key) for r in rows)]
     text = [key for key in ("perplexity", "rise") if any(getattr(r, key) for r in rows)]
-    names = ["setting", *costs, *text, "sqnr", *([] if costs else ["lost"]), "clipped", "verdict"]
+    names = ["setting", *costs, *text, "sqnr", *([] if ranked_by_cost else ["lost"]), "clipped", "verdict"]
     bare = {"perplexity"}  # without their errors; that of perplexity itself is the texts'
-    for step in LEFT_OUT:
+    for step in LEFT_OUT if ranked_by_cost else LEFT_OUT_OF_SQNR:
         if step.endswith("±"):
             bare.add(step[:-2])
         else:

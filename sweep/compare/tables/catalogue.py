@@ -225,7 +225,8 @@ def convergence_table(a: Answer) -> Table:
         "data",
         "How well the scales are known",
         "Half-width of 95 % confidence of a scale, relative to it. Open: places where it exceeds 1.2 %, worth about "
-        "0.1 dB where rounding dominates. Drift: largest change from half of the samples to all.",
+        "0.1 dB where rounding dominates. Drift: largest change from half of the samples to all. Quantized "
+        "sites only. Of a maximum (minmax), which does not average, the error is all that the folds scatter.",
         columns(
             "cell | samples:count | median:error | worst:error | where | open:count | places:count | drift:change | at"
         ),

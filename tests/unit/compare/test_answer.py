@@ -286,3 +286,16 @@ def test_nats_to_the_digit_of_their_error(value: float, error: float, text: str)
 
     assert nats(Estimate(value, error)) == text
     assert nats(None) == "–"
+
+
+def test_groups_beyond_those_that_are_tested_are_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.compare.analysis.recommend.CONTEXTS", 1)
+    for format in ("int8", "int4"):
+        for alpha in (0.9, 0.95, 0.9995):
+            write(tmp_path / f"{format}{alpha}", WORLD, alpha=alpha, format=format)
+    a = answer(load(tmp_path))
+    assert len(a.advice) == 1
+    for group in a.ranking:
+        means = [row.sqnr for row in group.rows if row.sqnr is not None]
+        assert means == sorted(means, reverse=True)
+        assert next(row.verdict for row in group.rows) == "best"

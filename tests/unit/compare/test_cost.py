@@ -209,3 +209,26 @@ def test_two_measures_agree_are_tied_or_disagree(error: float, verdict: str) -> 
     same = compare(first, first, "b", lambda pairs: {})
     assert same is not None
     assert same.verdict == AGREE
+
+
+def test_of_repeated_cells_the_one_with_a_known_cost_counts(tmp_path: Path) -> None:
+    for i, alpha in enumerate((0.9, 0.9995)):
+        evaluated(tmp_path / "first" / str(alpha), 0.1 * (i + 1), 7.0, i, alpha=alpha)
+        path = write(tmp_path / "again" / str(alpha), WORLD, alpha=alpha)
+        run = json.loads((path / "run.json").read_text())
+        (path / "run.json").write_text(json.dumps(run | {"finished": "2027-01-01T00:00:00+00:00"}))
+    a = answer(load(tmp_path))
+    assert a.advice[0].kind == MEASURED
+    assert a.verdicts[0].kind == MEASURED
+    assert a.notes == ["2 cells were run more than once and agree bit for bit"]
+
+
+def test_groups_of_different_measures_are_told_apart(tmp_path: Path) -> None:
+    for i, alpha in enumerate((0.9, 0.9995)):
+        evaluated(tmp_path / f"int8-{alpha}", 0.1 * (i + 1), 7.0, i, alpha=alpha)
+        write(tmp_path / f"int4-{alpha}", WORLD, alpha=alpha, format="int4")
+    lines = headlines(answer(load(tmp_path)))
+    assert lines[0] == "Take: percentile 0.9 (int8)."
+    assert lines[1].startswith("Best by SQNR: percentile 0.9")
+    assert lines[1].endswith("(int4); effect on the model unknown.")
+    assert lines[2].startswith("Run: ")

@@ -161,7 +161,7 @@ def test_repeated_cells(tmp_path: Path) -> None:
     write(tmp_path / "a", world)
     write(tmp_path / "b", world)
     a = answer(load(tmp_path))
-    assert a.notes == ["2 runs of tiny percentile a=0.9995 int8 tensor agree bit for bit; the latest counts"]
+    assert a.notes == ["1 cell was run more than once and agrees bit for bit"]
     assert not a.verdicts  # reproducibility is no knob, and no dead one
     write(tmp_path / "c", mamba(layers=1, size=100, seed=1))
     assert "3 runs" in answer(load(tmp_path)).notes[0]

@@ -1,0 +1,55 @@
+"""What a finished cell says on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from cells import RECORD, finished
+
+from sweep.core.console import Console
+from sweep.evaluation.scores import Scores
+from sweep.runs import summary
+
+
+def said(directory: Path, capsys: pytest.CaptureFixture[str], **record: Any) -> str:
+    tables = SimpleNamespace(scales=pq.read_table(directory / "scales.parquet"))
+    cell = SimpleNamespace(
+        tables=tables, record=RECORD | {"loss": None} | record, directory=directory, how="computed", wandb_hint=None
+    )
+    summary.show(cell, Console(width=120))  # type: ignore[arg-type]
+    return capsys.readouterr().out
+
+
+def test_groups_are_summed_up_by_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line per layer, with how many scales there are and how far apart, not one line per group without its number."""
+    directory = finished(tmp_path / "g", layers=3, groups=32)
+    text = said(directory, capsys)
+    rows = pq.read_table(directory / "scales.parquet").to_pandas().query("site == 'x_conv_out'")
+    lines = [line.split("│") for line in text.splitlines() if line.count("│") == 9]
+    assert len(lines) == 3
+    for line, (layer, mine) in zip(lines, rows.groupby("layer"), strict=True):
+        cells = [part.strip() for part in line[1:-1]]
+        spread = mine.scale.max() / mine.scale.min()
+        assert cells[:2] == [str(layer), "32"]
+        assert cells[2] == f"{mine.scale.min():.5f}"
+        assert cells[4:6] == [f"{mine.scale.max():.5f}", f"{spread:.2f}"]
+
+
+def test_one_scale_a_layer_is_shown_as_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "± se" in said(finished(tmp_path / "t"), capsys)
+
+
+def test_agreement_is_called_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    ones = np.full(8, 100)
+    s = Scores(ones, ones, 200.0 + np.arange(8), 199.0 + np.arange(8), np.ones(8), ones)
+    text = {"samples": 8, "seqlen": 100, "data": "stdlib"}
+    evaluation = {**s.summary(), "baseline": s.baseline(), "tokens": text}
+    shown = said(finished(tmp_path / "t"), capsys, evaluation=evaluation)
+    assert "top-1 agreement" in shown
+    assert "first choice" not in shown
