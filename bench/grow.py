@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from bench.grid import command
+from bench.grid import calibrating, command
 from bench.race import table
 
 REPEATS = 3
@@ -32,16 +32,18 @@ def _run(name: str, samples: int | str, store: str, *more: str) -> float:
 
 def growing() -> list[dict[str, Any]]:
     _run("warm", 8, "warm")
-    grown, swept = [], []
+    grown, swept, calibrated = [], [], []
     for i in range(REPEATS):
         anew = _run(f"anew{i}", WHOLE, f"anew{i}")
         _run(f"half{i}", HALF, f"grown{i}")
         grown.append(_run(f"grown{i}", WHOLE, f"grown{i}") / anew)
         swept.append(_run(f"all{i}", ",".join(map(str, SIZES)), f"all{i}") / anew)
+        calibrated.append(calibrating(Path(f"runs/all{i}")) / calibrating(Path(f"runs/anew{i}")))
     sizes = ", ".join(map(str, SIZES))
     return [
         {"what": f"{WHOLE} samples after {HALF} / {WHOLE} from nothing", "value": median(grown), "at most": 0.55},
         {"what": f"a sweep over {sizes} samples / one cell of {WHOLE}", "value": median(swept), "at most": 1.10},
+        {"what": "the same, time of calibrations alone", "value": median(calibrated), "at most": 1.10},
     ]
 
 

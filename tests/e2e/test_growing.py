@@ -52,7 +52,7 @@ def written(record: dict[str, Any]) -> bytes:
 
 def base(record: dict[str, Any]) -> int | None:
     grown = record["calibration"]["grown_from"]
-    return grown and grown["samples"]
+    return int(grown["samples"]) if grown else None
 
 
 GROUPED = ("granularity=group", "method=mse", "grouping.head_groups=2", "grouping.dim_groups=2")

@@ -67,14 +67,14 @@ def observed(model: load.Model, tokens: Tokens, collect: Collect | None = None, 
     return calibrate(model, tokens, settings, quiet, collect=collect)[0]
 
 
-CASES = [(dtype, kind) for dtype in ("float32", "bfloat16", "float16") for kind in COLLECTED]
+CASES = [("float32", kind) for kind in COLLECTED] + [("bfloat16", kind) for kind in COLLECTED if kind != "shifts"]
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [case for case in CASES if case[1] != "shifts" or case[0] == "float32"])
+@pytest.mark.parametrize(("dtype", "kind"), [*CASES, ("float16", "plain")])  # float16 is slow on a CPU
 def test_grown_is_direct(models: dict[str, load.Model], tokens: Tokens, tmp_path: Path, dtype: str, kind: str) -> None:
     model, collect = models[dtype], COLLECTED[kind]
     direct = observed(model, tokens, collect)
-    for number in (6, 12, 18):  # of the last, one fold is whole already
+    for number in (6, 18) if dtype != "float16" else (6,):  # of 18, one fold is whole already
         few, settings = first(tokens, number)
         calibrate(model, few, settings, quiet, collect=collect)[0].save(tmp_path / "few")
         passed: list[int] = []
