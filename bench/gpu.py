@@ -216,7 +216,10 @@ def main() -> list[dict[str, Any]]:
     begin = time.perf_counter()
     print(f"{where()}\n")
     title = "Observed on the device and on the CPU, the same activations: bins, counts and maxima equal"
-    table(title if CUDA else "No CUDA device: the CPU's observer against itself, to show that the comparison runs", correctness())
+    table(
+        title if CUDA else "No CUDA device: the CPU's observer against itself, to show that the comparison runs",
+        correctness(),
+    )
     if not CUDA:
         simulated()
         print("The kernel finds in numba's simulator what torch finds.\n")
