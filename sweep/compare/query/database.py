@@ -133,7 +133,7 @@ def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list
     if not grouped:
         database.execute("CREATE VIEW points AS SELECT cell, layer, site, scale, sqnr_db FROM rows")
     else:
-        table = scan([cells[i] for i in grouped], SCALES, grouped, union=True)
+        table = scan([cells[i] for i in grouped], SCALES, grouped, whole=True)
         database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
         database.execute(POOLED)
     database.execute(f"CREATE VIEW deployed AS SELECT * FROM points WHERE {DEPLOYED}")
