@@ -158,9 +158,9 @@ def plan(
         dropped[why] += len(others)
         kept[why] += 1
     lines = (f"{why}: {dropped[why] + kept[why]} cells are {kept[why]}" for why in kept)
-    found = Plan(tuple(cells.values()), tuple(lines))
-    asked = [(leader.config, leader.key) for leader in found.leaders().values()]
-    return replace(found, continued=continued(asked))
+    planned = Plan(tuple(cells.values()), tuple(lines))
+    asked = [(leader.config, leader.key) for leader in planned.leaders().values()]
+    return replace(planned, continued=continued(asked))
 
 
 def _why(cell: Config, others: Iterable[Config]) -> str:
