@@ -17,7 +17,6 @@ from sweep.config.hydra_errors import CONF, GROUPS, options, refuse
 from sweep.core import cli
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted
-from sweep.grid.computes import printed
 from sweep.grid.job import job
 from sweep.quantization.formats import FORMATS, SMALL_FLOATS
 from sweep.quantization.methods.registry import METHODS
@@ -65,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(cli.VERSION)
         return cli.OK
     if any(a in ("--cfg", "-c") and b == "job" for a, b in pairwise(sys.argv)) or "--cfg=job" in sys.argv:
+        from sweep.grid.computes import printed  # which imports torch
+
         out = io.StringIO()
         with redirect_stdout(out):
             _hydra()

@@ -21,7 +21,6 @@ from sweep.core.cli import aside
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted, shield_requeue
 from sweep.grid import objective
-from sweep.models.defaults import settled
 
 
 def job(composed: DictConfig) -> float | list[float] | None:
@@ -30,6 +29,8 @@ def job(composed: DictConfig) -> float | list[float] | None:
     Relative paths are the launch directory's, also where hydra.job.chdir=true has just left it."""
     os.chdir(HydraConfig.get().runtime.cwd)
     streams.forgiving()  # a launcher's process has streams of its own
+    from sweep.models.defaults import settled  # torch is imported by what needs it, not by every command
+
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     config, objectives = settled(from_hydra(composed)), launch.objectives(composed)

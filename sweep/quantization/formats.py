@@ -148,10 +148,11 @@ _SMALL_FLOAT = re.compile(r"e([2-5])m([1-4])")
 def named(name: str) -> Format:
     """The format of that name: one of FORMATS, or eXmY, a float of up to 7 bits without infinities and NaN.
 
-    Raises UsageError with the names allowed."""
-    if name in FORMATS:
-        return FORMATS[name]
-    if (match := _SMALL_FLOAT.fullmatch(name)) and 1 + int(match[1]) + int(match[2]) < 8:
+    Case does not matter. Raises UsageError with the names allowed."""
+    for known, format in FORMATS.items():
+        if known.casefold() == name.casefold():
+            return format
+    if (match := _SMALL_FLOAT.fullmatch(name.casefold())) and 1 + int(match[1]) + int(match[2]) < 8:
         return _small_float(int(match[1]), int(match[2]))
     raise allowed("format", name, [*FORMATS, SMALL_FLOATS])
 

@@ -20,6 +20,7 @@ from sweep.calibration.cache import STATISTICS, Store
 from sweep.config.config import Config, from_hydra
 from sweep.config.hydra_errors import CONF
 from sweep.core.errors import UsageError
+from sweep.models.defaults import settled
 from sweep.quantization.statistics import Statistics
 from sweep.runs import cell as cells
 from tests.harness import Run, command
@@ -37,13 +38,13 @@ def make(files: Path, tmp_path: Path) -> Make:
     def config(samples: int, *overrides: str, store: str = "store") -> Config:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             given = [*small.overrides(files), f"calibration.samples={samples}", f"store={tmp_path / store}"]
-            return from_hydra(compose("config", [*given, *overrides]))
+            return settled(from_hydra(compose("config", [*given, *overrides])))
 
     return config
 
 
 def run(config: Config, directory: Path) -> dict[str, Any]:
-    return cells.run(config, directory, "g").record
+    return cells.run(config, directory, "g").record.to_dict()
 
 
 def written(record: dict[str, Any]) -> bytes:

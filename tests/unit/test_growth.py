@@ -14,13 +14,13 @@ import torch
 from test_checkpoint import Stop, stop_after
 from test_store import same
 
-from sweep.calibration import count_cpu, growth, observer
+from sweep.calibration import growth
 from sweep.calibration.cache import STATISTICS, Store
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
 from sweep.calibration.layerwise import calibrate_streamed
 from sweep.calibration.loop import calibrate
-from sweep.calibration.tokens import Tokens
+from sweep.calibration.tokens import Outline, Tokens
 from sweep.config import knobs
 from sweep.config.knobs import Calibration
 from sweep.core.store_key import Key
@@ -93,27 +93,10 @@ def test_grown_is_direct(models: dict[str, load.Model], tokens: Tokens, tmp_path
         assert (tmp_path / "grown").read_bytes() == (tmp_path / "direct").read_bytes()
 
 
-class InTurn:
-    """Counts as on a CUDA device, where some of a batch's texts have sums of their own."""
-
-    PARTS = 3
-
-    @staticmethod
-    def tally(x: torch.Tensor, counts: torch.Tensor, *kept: torch.Tensor) -> torch.Tensor:
-        parts = [slice(text % InTurn.PARTS, text % InTurn.PARTS + 1) for text in range(len(x))]
-        texts = zip(torch.split(x, 1), parts, strict=True)
-        return torch.cat([count_cpu.tally(text, counts, *(t[part] for t in kept)) for text, part in texts])
-
-
-def test_sums_in_parts_go_on_too(
-    models: dict[str, load.Model], tokens: Tokens, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(observer, "_tally", lambda device: InTurn)
-    direct = observed(models["float32"], tokens)
-    few, settings = first(tokens, 6)
-    base = observed(models["float32"], few, settings=settings)
-    grown, _ = calibrate(models["float32"], replace(tokens, since=6), SETTINGS, quiet, base=base)
-    assert same(grown, direct)
+def test_a_cuda_device_computes_anew() -> None:
+    preimage = {"folds": 2, "batch_size": 1, "backend": "transformers 5.23 torch 2.13 cuda sums 2"}
+    assert "another order" in growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage)
+    assert growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage | {"backend": "transformers 5.23 cpu"}) == ""
 
 
 def test_squared_gradients_are_taken_over(models: dict[str, load.Model], tokens: Tokens) -> None:

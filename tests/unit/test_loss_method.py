@@ -129,7 +129,7 @@ def test_without_gradients_one_line_says_what_to_add() -> None:
     with pytest.raises(UsageError, match=r"add calibration.fisher=8,"):
         Config(*named, Calibration(samples=8), method="loss")
     config = Config(*named, Calibration(samples=8, fisher=8), method="loss")
-    assert config.label == "tiny loss int8 tensor"
+    assert config.label == "tiny loss int8 tensor samples=8 fisher=8"
     _, _, site = observed("student")
     sites = {(0, "in_proj_in"): site, (0, "x_conv_out"): replace(site, fisher=None)}
     with pytest.raises(UsageError, match="method=loss: no gradients were collected of x_conv_out of layer 0; choose"):
