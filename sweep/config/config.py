@@ -54,10 +54,11 @@ class Config:
         if self.recipe is not None:
             object.__setattr__(self, "recipe", expanded("recipe", self.recipe))
             self._follow(recipes.read(self.recipe))
-        enumerations = {"method": methods.METHODS, "granularity": GRANULARITIES, "dtype": DTYPES}
-        for key, choices in enumerations.items():
+        else:
+            object.__setattr__(self, "method", one_of("method", self.method, methods.METHODS))
+            object.__setattr__(self, "format", formats.named(self.format).name)
+        for key, choices in {"granularity": GRANULARITIES, "dtype": DTYPES}.items():
             object.__setattr__(self, key, one_of(key, getattr(self, key), choices))
-        object.__setattr__(self, "format", formats.named(self.format).name)
         object.__setattr__(self, "device", self.device.lower())
         if self.alpha is not None:
             object.__setattr__(self, "alpha", tidy(self.alpha))

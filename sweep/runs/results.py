@@ -40,7 +40,7 @@ class CalibrationRecord:
     def to_dict(self) -> Json:
         later = {"rescaled": self.rescaled, "grouped": self.grouped}
         known = {"key": self.key, "preimage": self.preimage, "path": self.path, "cached": self.cached}
-        known |= {"grown_from": self.grown_from, **self.more}
+        known |= {**({"grown_from": self.grown_from} if self.grown_from else {}), **self.more}
         return known | {name: one.to_dict() for name, one in later.items() if one}
 
 

@@ -34,7 +34,7 @@ def show(cell: Cell, console: Console) -> None:
                 f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True
             )
     calibration, timings = results.calibration, results.timings
-    seconds = sum(timings[part] for part in ("forward_s", "observe_s", "fisher_s"))
+    seconds = sum(timings.get(part, 0.0) for part in ("forward_s", "observe_s", "fisher_s"))
     spent = f"{cell.how}, {seconds:.1f} s" if seconds else cell.how
     lines = {
         "calibration": f"{calibration.path} ({spent}; {results.counts['tokens']:,} tokens)",

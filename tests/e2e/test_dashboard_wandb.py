@@ -186,7 +186,7 @@ def test_without_a_key_it_is_built_and_not_saved(grid: Path, tmp_path: Path) -> 
     assert done.stdout.splitlines()[-1].startswith("not saved: no W&B key is configured")
     done = command(tmp_path, "sweep.dashboard", "runs/grid", WANDB_MODE="online")
     assert done.returncode == 2
-    assert re.fullmatch(r"error: W&B: no key for \S+: run `wandb login`, set WANDB_API_KEY, or .*\n", done.stderr)
+    assert re.fullmatch(r"error: W&B: no key for \S+: run `wandb login` or set WANDB_API_KEY\n", done.stderr)
 
 
 @pytest.mark.parametrize(

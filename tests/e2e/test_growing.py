@@ -52,7 +52,7 @@ def written(record: dict[str, Any]) -> bytes:
 
 
 def base(record: dict[str, Any]) -> int | None:
-    grown = record["calibration"]["grown_from"]
+    grown = record["calibration"].get("grown_from")
     return int(grown["samples"]) if grown else None
 
 

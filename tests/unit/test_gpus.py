@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from dataclasses import replace
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def test_shards_of_one_calibration_are_jobs_of_their_own(sweep: Run, monkeypatch
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("hydra_plugins.hydra_joblib_launcher._core.launch", launch)
+    monkeypatch.setattr(import_module("hydra_plugins.hydra_joblib_launcher._core"), "launch", launch)
     done = sweep("-m", *RANDOM, "calibration.shards=4", "hydra/launcher=joblib")
     assert "4 processes (hydra.launcher.n_jobs), 4 GPUs, one for a job" in done.stdout, done.stderr
     assert [(type(task), task.devices, n) for task, n in pools] == [(gpus.OneEach, ("0", "1", "2", "3"), 4)] * 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +24,8 @@ from sweep.quantization.statistics import Statistics
 from sweep.runs import summary, tables
 from sweep.runs.cell import Cell
 from sweep.runs.cost import predicted
+from sweep.runs.record import RunRecord
+from tests.cells import RECORD
 from tests.gradients import differentiated
 
 FOLDS, TOKENS = 4, [70, 70, 60, 10]
@@ -156,15 +157,15 @@ def test_a_sum_with_an_unknown_term_is_unknown() -> None:
 
 def test_a_single_cell_says_it_on_the_terminal() -> None:
     _, built = cell(format="int4")
-    record: dict[str, Any] = {"name": "a cell", "loss": predicted(built, QUANTIZED), "evaluation": None, "wandb": None}
-    record["calibration"] = {"path": "store", "cached": True}
-    record["timings"], record["counts"] = {}, {"tokens": 1}
+    cost = predicted(built, QUANTIZED)
+    assert cost is not None
+    run = RunRecord.from_dict(RECORD | {"loss": cost})
+    assert run.results is not None
     out = StringIO()
-    summary.show(Cell(Path("runs/0"), record, built, None), Console(file=out, width=120))
-    cost = record["loss"]
+    summary.show(Cell(Path("runs/0"), run, run.results, built, []), Console(file=out, width=120))
     assert f"Predicted loss: {cost['loss']:.3g} ± {cost['loss_se']:.1g} nats per token" in out.getvalue()
     assert "loss, nats" in out.getvalue()
     assert f"{cost['sites']['x_conv_out']['loss']:.2e}" in out.getvalue()
-    record["loss"] = None
-    summary.show(Cell(Path("runs/0"), record, cell(method="minmax", granularity="channel")[1], None), Console(file=out))
+    without, tables = replace(run.results, loss=None), cell(method="minmax", granularity="channel")[1]
+    summary.show(Cell(Path("runs/0"), run, without, tables, []), Console(file=out))
     assert out.getvalue().count("Predicted loss") == 1

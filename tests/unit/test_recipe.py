@@ -19,12 +19,14 @@ from sweep.config.config import Config, from_dict
 from sweep.config.knobs import QUANTIZED, Calibration, Data, Model
 from sweep.config.recipe import Choice
 from sweep.core.errors import UsageError
+from sweep.core.files import write_json
 from sweep.evaluation import channel_quantizer
 from sweep.quantization.statistics import Statistics
 from sweep.runs import record as runs
 from sweep.runs import tables
 from sweep.runs.cost import predicted
 from sweep.runs.quamba.export import export
+from sweep.runs.schemas import write_table
 from sweep.runs.tracking import view
 from tests import cells
 
@@ -54,10 +56,10 @@ def cell(directory: Path, statistics: Statistics, **chosen: Any) -> tuple[Config
     built = tables.build(statistics, config)
     directory.mkdir(parents=True)
     for name in ("scales", "replicates", "convergence", "histograms"):
-        runs.write_table(directory / f"{name}.parquet", getattr(built, name))
+        write_table(directory / f"{name}.parquet", getattr(built, name))
     cost = predicted(built, QUANTIZED)
     described = {"name": config.label, "config": config.to_dict(), "loss": cost, "recipe": runs._recipe(config)}
-    runs.write_json(directory / "run.json", cells.RECORD | described | {"sweep": directory.parent.name})
+    write_json(directory / "run.json", cells.RECORD | described | {"sweep": directory.parent.name})
     return config, built
 
 
@@ -104,7 +106,7 @@ def test_a_budget_of_bits_is_kept_and_no_single_cell_within_it_costs_less(
     written = write(sweep_directory, tmp_path / "r.yaml", "--bits", str(bits))
     assert written["bits"] <= bits
     allowed = {"int4": 4, "e3m2": 6, "int8": 8}
-    within = [loss for name, loss in losses(sweep_directory).items() if allowed[name.split()[-2]] <= bits]
+    within = [loss for name, loss in losses(sweep_directory).items() if allowed[name.split()[-3]] <= bits]
     assert written["loss"] <= min(within)
     assert written["bound"] == written["loss"]
     shown = capsys.readouterr().out
@@ -149,7 +151,7 @@ def test_it_runs_as_a_cell(sweep_directory: Path, statistics: Statistics, tmp_pa
     file = tmp_path / "recipe-bits6.yaml"
     written = write(sweep_directory, file, "--bits", "6")
     config, built = cell(tmp_path / "sweep/0", statistics, recipe=str(file))
-    assert config.label == f"tiny recipe bits6 {config.format} tensor"
+    assert config.label == f"tiny recipe bits6 {config.format} tensor samples=4"
     assert set(config.format.split("+")) <= set(FORMATS)
     assert "+" in config.format
     cost = predicted(built, QUANTIZED)
@@ -200,7 +202,7 @@ def test_quamba_takes_only_what_it_can_hold(sweep_directory: Path, statistics: S
         export(tmp_path / "sweep/mixed", tmp_path / "q.safetensors")
     write(sweep_directory, tmp_path / "recipe-int8.yaml")
     cell(tmp_path / "sweep/int8", statistics, recipe=str(tmp_path / "recipe-int8.yaml"))
-    assert export(tmp_path / "sweep/int8", tmp_path / "q.safetensors") == 9
+    assert export(tmp_path / "sweep/int8", tmp_path / "q.safetensors") == (9, [])
 
 
 def test_cells_without_losses_are_named_and_left_out(
@@ -216,7 +218,7 @@ def test_cells_without_losses_are_named_and_left_out(
     cell(tmp_path / "grid/2", statistics, method="mse")
     run = json.loads((tmp_path / "grid/2/run.json").read_text())
     run["tokens"]["sha256"] = "other"
-    runs.write_json(tmp_path / "grid/2/run.json", run)
+    write_json(tmp_path / "grid/2/run.json", run)
     assert main([str(tmp_path / "grid"), "--out", str(tmp_path / "r.yaml")]) == 2
     assert "observed something else" in capsys.readouterr().err
 

@@ -13,12 +13,14 @@ from cells import RECORD, finished
 from sweep.core.console import Console
 from sweep.evaluation.scores import Scores
 from sweep.runs import summary
+from sweep.runs.record import RunRecord
 
 
 def said(directory: Path, capsys: pytest.CaptureFixture[str], **record: Any) -> str:
     tables = SimpleNamespace(scales=pq.read_table(directory / "scales.parquet"))
+    run = RunRecord.from_dict(RECORD | {"loss": None} | record)
     cell = SimpleNamespace(
-        tables=tables, record=RECORD | {"loss": None} | record, directory=directory, how="computed", wandb_hint=None
+        tables=tables, record=run, results=run.results, directory=directory, how="computed", hints=[]
     )
     summary.show(cell, Console(width=120))  # type: ignore[arg-type]
     return capsys.readouterr().out
