@@ -56,7 +56,8 @@ def _compiled(function: Any) -> Any:
         if "no locator" not in str(error):
             raise
         why = "no writable place for numba's cache: compiling anew in every process; NUMBA_CACHE_DIR can name one"
-        print(why, file=sys.stderr, flush=True)
+        if function.__name__ == "_run":  # the first of them: once is enough
+            print(why, file=sys.stderr, flush=True)
         return njit(nogil=True, error_model="numpy")(function)
 
 
@@ -111,7 +112,7 @@ def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor,
     return finite
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@_compiled
 def _weigh(x, g, shape, strides, g_strides, shift, sums):  # type: ignore[no-untyped-def]
     texts, tokens, channels = shape
     codes = np.empty(min(WIDTH, channels), np.uint16)

@@ -122,10 +122,11 @@ class Calibration:
                 f"calibration.folds={self.folds} exceeds calibration.samples={self.samples}: "
                 "every fold needs a sample; lower folds or raise samples"
             )
-        if self.fisher and not self.folds <= self.fisher <= self.samples:
+        object.__setattr__(self, "fisher", min(self.fisher, self.samples))  # of fewer samples, all
+        if self.fisher and self.fisher < self.folds:
             raise UsageError(
                 f"calibration.fisher={self.fisher} is the number of samples that are differentiated: 0 for none, else "
-                f"from calibration.folds={self.folds}, one a fold, to calibration.samples={self.samples}"
+                f"at least calibration.folds={self.folds}, one a fold"
             )
 
 

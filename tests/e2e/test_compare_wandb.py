@@ -30,7 +30,7 @@ from tests.harness import command
 
 
 def two_cells(grid: Path, factor: float = 1.0) -> None:
-    world = mamba(layers=2, size=200)
+    world = mamba(layers=2, size=4000)
     write(grid / "0", world, alpha=0.9995)
     write(grid / "1", world, alpha=0.99999, factor=factor)
 
