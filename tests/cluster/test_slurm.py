@@ -160,7 +160,7 @@ def test_a_cancelled_job_fails_its_own_followers_only(cluster: dict[str, str], f
     assert states in (["failed"] * 2 + ["finished"] * 2, ["finished"] * 2 + ["failed"] * 2)
     (line,) = (line for line in err.splitlines() if line.startswith("error"))
     assert "ended without a result" in line
-    assert "(1 cells that need its calibration failed with it)" in line
+    assert "(1 cell that needs its calibration failed with it)" in line
 
 
 def test_two_grids_at_once_share_one_calibration(

@@ -38,4 +38,4 @@ def test_a_failing_cell_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr + done.stdout
     assert len(lines) == 1
     assert "cannot be loaded" in lines[0]
-    assert "(1 cells that need its calibration failed with it)" in lines[0]
+    assert "(1 cell that needs its calibration failed with it)" in lines[0]
