@@ -13,8 +13,7 @@ Romano & Wolf, Subsampling, 1999, chapters 2 and 8). The rate is how much of the
 * 1 for `minmax`. Maxima are max-stable: the largest of K of them scatters as each of them does, exactly so in
   logarithms for tails that are powers, less for lighter ones (Coles, An Introduction to Statistical Modeling of
   Extreme Values, 2001, chapter 3);
-* 1 for `entropy`, a coarse argmin over a grid that hangs on the maximum: a bound, since no estimator scatters more with
-  more text;
+* 2 for `entropy`, a coarse argmin over a grid that hangs on the maximum: twice the bound, see there;
 * between them for quantiles near the end, of which r values lie beyond: var ln X_(r) of a tail that is a power goes as
   the trigamma function of 1 + r (Rényi's representation), here 1 / (r + 6 / pi^2), right at both ends. Values far out
   come in clusters, one token has many: r counts clusters of CLUSTER values;

@@ -57,7 +57,7 @@ SMOOTH = ("gaussian", "laplace", "student", "cauchy", "lognormal", "uniform", "s
         (METHODS["percentile"], (0.99, 0.999, 0.9995), "int8_asym", 40_000, 0.1),
         (METHODS["minmax"], (None,), "int8", 40_000, 1e-12),
         (METHODS["mse"], (None,), "int4", 40_000, 0.1),
-        (METHODS["entropy"], (None,), "int8", 800_000, 0.15),  # with fewer values to fill 2048 bins it is all noise
+        (METHODS["entropy"], (None,), "int8", 1_600_000, 0.15),  # with fewer values to fill 2048 bins it is all noise
     ],
     ids=str,
 )
