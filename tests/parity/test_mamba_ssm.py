@@ -24,6 +24,7 @@ from sweep.models.kernels.patch import kernels
 from sweep.quantization.formats import FORMATS
 from tests.harness import ROOT, require
 
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for all networks, kernel by kernel in an interpreter
 IDS = np.random.default_rng(0).integers(0, 90, (2, 32))
 GROUPS1 = layouts.MAMBA2 | {"ssm_cfg": layouts.MAMBA2["ssm_cfg"] | {"ngroups": 1}}
 NETWORKS: dict[str, dict[str, Any]] = {
