@@ -16,6 +16,7 @@ import small
 import yaml
 
 from sweep import __main__ as command
+from sweep.config.knobs import tidy
 from sweep.runs.tracking import view
 from tests.harness import ROOT, Run, require
 
@@ -104,7 +105,7 @@ def test_optuna_maximizes_a_column(tmp_path: Path, cell: list[str]) -> None:
         if p.is_dir()
     }
     assert len(values) == 3
-    assert results["best_value"] == max(values.values()) == values[results["best_params"]["alpha"]]
+    assert results["best_value"] == max(values.values()) == values[tidy(results["best_params"]["alpha"])]
     again = optuna(tmp_path, *cell, *search, f"objective={METRIC}", "hydra.sweep.dir=search")
     assert again.returncode == 2
     assert "of another sweep" in again.stderr
