@@ -70,7 +70,8 @@ def network(config: Any, source: Source, dtype: torch.dtype, device: str) -> Any
         if hasattr(module, "inv_freq"):  # a buffer of flash_attn's rotary embedding, computed and not saved
             module.inv_freq = module._compute_inv_freq(device=device)
     lm.tie_weights()
+    known = config.common if isinstance(config, Stack) else config
     for module in lm.modules():
         if hasattr(module, "eps"):  # of the norms, which mamba_ssm's configuration does not know
-            module.eps = config.layer_norm_epsilon
+            module.eps = known.layer_norm_epsilon
     return lm.eval()

@@ -14,6 +14,7 @@ from sweep.models.mamba_ssm_config import to_mamba_ssm, to_transformers
 
 VERSION = 1  # of what `blocks` computes; to be raised with any change of rounding
 
+EPSILON = 1e-5  # of all norms of `blocks`, as in mamba_ssm
 # Settings beyond transformers, with the value that its own models stand for.
 _NETWORK: dict[str, Any] = {"attn_layer_idx": [], "d_intermediate": 0, "rms_norm": True}
 _MAMBA2: dict[str, Any] = {"d_ssm": None, "D_has_hdim": False, "rmsnorm": True, "norm_before_gate": False}
@@ -77,6 +78,11 @@ def shape(settings: dict[str, Any]) -> Any:
         ssm["headdim"] = rest["ssm_cfg"].pop("headdim", 64)
         rest["ssm_cfg"]["headdim"] = 1
     common = to_transformers(rest)
+    if common.layer_norm_epsilon != EPSILON:
+        raise UsageError(
+            f"config.json: norm_epsilon={common.layer_norm_epsilon:g} is not supported beside "
+            f"{', '.join(sorted({**network, **ssm}))}; allowed: {EPSILON:g}"
+        )
     words = to_mamba_ssm(common) | _NETWORK | network
     words["ssm_cfg"] |= (_MAMBA2 if words["ssm_cfg"]["layer"] == "Mamba2" else {}) | ssm
     if "d_ssm" in ssm:

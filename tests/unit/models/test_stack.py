@@ -152,3 +152,9 @@ def test_what_cannot_be_built_is_refused_by_name(settings: dict[str, Any], words
         stack.shape(settings)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_another_epsilon_is_refused_and_not_ignored() -> None:
+    settings = layouts.MAMBA1 | {"rms_norm": False, "norm_epsilon": 1e-6}
+    with pytest.raises(UsageError, match=r"norm_epsilon=1e-06 is not supported beside rms_norm; allowed: 1e-05"):
+        stack.shape(settings)
