@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from sweep.quantization.bins import BINS, Layout
 from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.site_statistics import SiteStatistics
+from tests.distributions import tensor
+from tests.observed_sites import SITE, statistics
 from tests.tallies import bin_codes
 
 Floats = NDArray[np.float64]
+FOLDS, TOKENS = 4, [70, 70, 60, 10]
 
 
 def fisher(x: torch.Tensor, g: Floats, tokens: list[int], layout: Layout) -> FisherHistogram:
@@ -33,3 +36,14 @@ def differentiated(site: SiteStatistics, x: torch.Tensor, g: Floats, tokens: lis
     """The site with gradients of its values, in the bins of its folds."""
     folds = len(tokens)
     return replace(site, fisher=fisher(x.reshape(folds, -1), g.reshape(folds, -1), tokens, site.histogram.layout))
+
+
+def observed(
+    name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0
+) -> tuple[torch.Tensor, np.ndarray, SiteStatistics]:
+    """Values [K, n], their gradients, and the site that holds them."""
+    x = tensor(name, dtype)[: 4 * 3000].view(FOLDS, 1, -1, 1)
+    site = replace(statistics(x, list(range(FOLDS))).sites[SITE], weight_absmax=None)
+    rng = np.random.default_rng(seed)
+    g = rng.standard_normal(x.shape) * np.exp(rng.standard_normal(x.shape)) * 1e-3
+    return x.reshape(FOLDS, -1), g.reshape(FOLDS, -1), differentiated(site, x, g, TOKENS)

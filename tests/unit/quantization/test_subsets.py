@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributions import NAMES, histogram, tensor
-from test_statistics import SITE, statistics
 
 from sweep.config import config, knobs
 from sweep.quantization import metrics, site_scales
@@ -21,6 +19,8 @@ from sweep.quantization.methods.registry import METHODS, Clips
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics
 from sweep.runs import tables
+from tests.distributions import NAMES, histogram, tensor
+from tests.observed_sites import SITE, statistics
 
 FOLDS = 8
 INT8 = named("int8")

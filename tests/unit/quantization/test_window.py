@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from distributions import tensor
 from torch import Tensor
 
 from sweep.calibration.loop import gather
@@ -17,6 +16,7 @@ from sweep.quantization.methods.method import Method
 from sweep.quantization.methods.registry import METHODS
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics
+from tests.distributions import tensor
 
 KEY = (0, "s")
 

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from test_predicted_loss import observed
 
 from sweep.compare.query.comparison import load
 from sweep.compare.recipes.command import main
@@ -29,6 +28,7 @@ from sweep.runs.quamba.export import export
 from sweep.runs.schemas import write_table
 from sweep.runs.tracking import view
 from tests import cells
+from tests.gradients import observed
 
 SITES = {"in_proj_in": "gaussian", "x_conv_in": "student", "x_conv_out": "silu", "out_proj_in": "laplace"}
 GRID: list[dict[str, Any]] = [

@@ -7,9 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from distributions import histogram, tensor
 from test_scales import brute, loss_db
-from test_statistics import statistics
 
 from sweep.__main__ import help_text
 from sweep.calibration import collect
@@ -25,7 +23,9 @@ from sweep.quantization.methods.method import Ends, Method, Observed, Reads
 from sweep.quantization.methods.registry import METHODS
 from sweep.quantization.statistics import Statistics
 from sweep.runs import tables
+from tests.distributions import histogram, tensor
 from tests.harness import ROOT
+from tests.observed_sites import statistics
 
 # Dettmers et al. 2023 (QLoRA), appendix E, to four digits: more numbers above zero than below
 NF4 = Format(

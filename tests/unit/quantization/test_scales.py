@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from distributions import NAMES, histogram, tensor
 
 from sweep.quantization import formats
 from sweep.quantization.formats import Format, named
@@ -16,6 +15,7 @@ from sweep.quantization.methods.method import Method, Reads
 from sweep.quantization.methods.registry import METHODS
 from sweep.quantization.metrics import measure
 from sweep.quantization.prefix_sums import signed
+from tests.distributions import NAMES, histogram, tensor
 
 FORMATS = list(formats.FORMATS.values())
 POOLED = [m for m in METHODS.values() if m.reads is Reads.HISTOGRAM]  # what a histogram tells; the others: test_ema.py

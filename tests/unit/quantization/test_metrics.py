@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from distributions import NAMES, histogram, tensor
 
 from sweep.quantization import formats
 from sweep.quantization.formats import Quantizer
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.metrics import measure
+from tests.distributions import NAMES, histogram, tensor
 
 
 def plain(x: np.ndarray, quantizer: Quantizer) -> tuple[float, float, float, float]:

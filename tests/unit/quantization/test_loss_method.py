@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from distributions import NAMES
-from test_predicted_loss import FOLDS, TOKENS, observed
 from test_registry import NF4
 
 from sweep.config.config import Config
@@ -20,7 +18,8 @@ from sweep.quantization.methods.registry import METHODS, Clips
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics
 from sweep.runs import tables
-from tests.gradients import differentiated
+from tests.distributions import NAMES
+from tests.gradients import FOLDS, TOKENS, differentiated, observed
 
 CANDIDATES = 20_000
 EVERY = [*FORMATS.values(), formats.named("e3m2"), NF4]

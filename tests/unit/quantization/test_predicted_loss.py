@@ -9,39 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distributions import NAMES, tensor
 from rich.console import Console
 from test_registry import NF4
-from test_statistics import statistics
 
 from sweep.config.config import Config
 from sweep.config.knobs import QUANTIZED, Calibration, Data, Model
 from sweep.quantization import formats, predicted_loss, site_scales
 from sweep.quantization.formats import FORMATS, Format
 from sweep.quantization.methods.registry import METHODS, jackknife_error
-from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics
 from sweep.runs import summary, tables
 from sweep.runs.cell import Cell
 from sweep.runs.cost import predicted
 from sweep.runs.record import RunRecord
 from tests.cells import RECORD
-from tests.gradients import differentiated
+from tests.distributions import NAMES
+from tests.gradients import FOLDS, TOKENS, differentiated, observed
+from tests.observed_sites import SITE, statistics
 
-FOLDS, TOKENS = 4, [70, 70, 60, 10]
 EVERY = [*FORMATS.values(), formats.named("e3m2"), NF4]
-SITE = (3, "x_conv_out")
-
-
-def observed(
-    name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0
-) -> tuple[torch.Tensor, np.ndarray, SiteStatistics]:
-    """Values [K, n], their gradients, and the site that holds them."""
-    x = tensor(name, dtype)[: 4 * 3000].view(FOLDS, 1, -1, 1)
-    site = replace(statistics(x, list(range(FOLDS))).sites[SITE], weight_absmax=None)
-    rng = np.random.default_rng(seed)
-    g = rng.standard_normal(x.shape) * np.exp(rng.standard_normal(x.shape)) * 1e-3
-    return x.reshape(FOLDS, -1), g.reshape(FOLDS, -1), differentiated(site, x, g, TOKENS)
 
 
 def oracle(x: np.ndarray, g: np.ndarray, format: Format, low: float, high: float, folds: list[int]) -> float:
