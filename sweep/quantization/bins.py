@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sweep.quantization.types import Floats
+from sweep.quantization.types import Bins, Floats
 
 BINS = 65_536
 SIGN = 32_768  # bit 15 of a bin code
@@ -85,3 +86,12 @@ def layout(name: str) -> Layout:
         if plain == str(known):
             return known.times(int(shift) if times else 0)
     raise ValueError(f"unknown histogram layout {name!r}")
+
+
+def union(parts: list[Bins]) -> tuple[Bins, list[NDArray[np.intp]]]:
+    """All bins that occur in some part, ascending, and where each part's bins stand among them."""
+    occupied = np.zeros(BINS, bool)
+    for part in parts:
+        occupied[part] = True
+    place = np.cumsum(occupied) - 1
+    return np.flatnonzero(occupied).astype(np.uint16), [place[part] for part in parts]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Quantizer
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.types import Floats, Ints
 
 
@@ -33,12 +33,12 @@ class Metrics:
     code_entropy_bits: Floats
 
 
-def measure(histogram: Histogram, quantizer: Quantizer) -> Metrics:
+def measure(histogram: FoldSums, quantizer: Quantizer) -> Metrics:
     """The cost of quantizing what each member of a stack holds with `quantizer`."""
     return measure_each(histogram, [quantizer])[0]
 
 
-def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[Metrics]:
+def measure_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> list[Metrics]:
     """The costs of many quantizers, in less time than one by one."""
     x, count = histogram.values[histogram.ascending], histogram.n
     begins = [ends(x, q) for q in quantizers]
@@ -57,7 +57,7 @@ def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[
     return found
 
 
-def _inside(histogram: Histogram, x: Floats, quantizer: Quantizer) -> Ints:
+def _inside(histogram: FoldSums, x: Floats, quantizer: Quantizer) -> Ints:
     """How many values of each member lie between the ends of the quantizer, given the ascending ones of the bins."""
     if not histogram.layout.exact:  # a bin that holds an end may hold a hundredth of all values
         limits = np.array([quantizer.low, np.nextafter(quantizer.high, np.inf)])  # which is inside
@@ -66,7 +66,7 @@ def _inside(histogram: Histogram, x: Floats, quantizer: Quantizer) -> Ints:
     return histogram.between(np.array([low, high]))[:, 0]
 
 
-def sqnr_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> Floats:
+def sqnr_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> Floats:
     """SQNR of each member of a stack of K with a quantizer of its own, dB, float64 [K]; see `Metrics`."""
     x = histogram.values[histogram.ascending]
     weights = np.empty((1 + len(quantizers), len(x)))

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization.histogram import Histogram
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.types import Floats
 
 _AT_ONCE = 1 << 11  # rows looked up at a time: they stay in a core's own cache
@@ -108,14 +108,14 @@ class Sums:
 
 
 @lru_cache(maxsize=2)
-def signed(histogram: Histogram) -> Sums:
+def signed(histogram: FoldSums) -> Sums:
     """Running sums over the values of a stack. Those of the last few are kept: methods and formats share them."""
     order = histogram.ascending
     return Sums(histogram.values[order], histogram.counts[:, order].astype(np.float64))
 
 
 @lru_cache(maxsize=2)
-def folded(histogram: Histogram) -> Sums:
+def folded(histogram: FoldSums) -> Sums:
     """Running sums over the magnitudes of the values of a stack."""
     return signed.__wrapped__(histogram.magnitudes)
 

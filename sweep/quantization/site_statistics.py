@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.quantization.fisher import FisherHistogram
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.histogram import Histogram
 
 
@@ -26,10 +27,10 @@ def leave_one_out(folds: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class Subsets:
-    """S sets of the K folds of a site. members: bool [S, K]. observed: what each set holds, a stack of S."""
+    """S sets of the K folds of a site. members: bool [S, K]. observed: what each set holds."""
 
     members: NDArray[np.bool_]
-    observed: Histogram
+    observed: FoldSums
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +99,9 @@ class SiteStatistics:
     def subsets(self, members: NDArray[np.bool_]) -> Subsets:
         """Those sets of the folds, bool [S, K]."""
         if self.pooled is None:
-            return Subsets(members, self.histogram.pick(members))
+            return Subsets(members, FoldSums(self.histogram, members))
         whole = members.all(1, keepdims=True)
-        return Subsets(members, self._folds_and_pooled.pick(np.hstack([members & ~whole, whole])))
+        return Subsets(members, FoldSums(self._folds_and_pooled, np.hstack([members & ~whole, whole])))
 
     @cached_property
     def _folds_and_pooled(self) -> Histogram:

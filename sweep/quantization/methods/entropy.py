@@ -32,8 +32,8 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods.method import Method
 from sweep.quantization.prefix_sums import folded, signed
 from sweep.quantization.site_statistics import SiteStatistics
@@ -72,7 +72,7 @@ class Binned:
         return Binned(*(array[:, [k]] for array in vars(self).values()))
 
 
-def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
+def clip(histogram: FoldSums, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
     ends = np.where(histogram.n > 0, 0.0, np.nan) * np.ones((2, 1))
     for size, of, bins in _in_bins(histogram, format.mirrored):
@@ -93,7 +93,7 @@ def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=2)
-def _in_bins(histogram: Histogram, mirrored: bool) -> list[tuple[float, Ints, Binned]]:
+def _in_bins(histogram: FoldSums, mirrored: bool) -> list[tuple[float, Ints, Binned]]:
     """The largest |x|, the members that have it, and their bins, of magnitudes or of signed values. Those of the last
     few are kept: formats share them."""
     values = histogram.magnitudes if mirrored else histogram

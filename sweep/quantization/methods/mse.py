@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods.method import Ends, Method, argmin
 from sweep.quantization.prefix_sums import Sums, folded, signed
 from sweep.quantization.types import Floats, Ints
@@ -33,7 +33,7 @@ LLOYD_STEPS = 4
 EQUAL = 1e-11  # of the power
 
 
-def clip(histogram: Histogram, format: Format) -> Ends:
+def clip(histogram: FoldSums, format: Format) -> Ends:
     """The optimal clip of each member of a stack; NaN where one is empty."""
     occupied = histogram.n > 0
     low, high = (np.where(occupied, end, np.nan) for end in (histogram.min, histogram.max))

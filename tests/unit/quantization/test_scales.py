@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sweep.quantization import formats
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format, named
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import entropy, mse
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.method import Method, Reads
@@ -51,14 +51,14 @@ def test_percentile_of_16_bit_values_is_an_order_statistic(name: str, alpha: flo
 # --- searched: mse --------------------------------------------------------------------------------
 
 
-def loss_db(histogram: Histogram, format: Format, low: float, high: float, reference: float) -> float:
+def loss_db(histogram: FoldSums, format: Format, low: float, high: float, reference: float) -> float:
     """How far the optimum found is from the reference, an error sum; what is below -110 dB counts as nothing."""
     got = float(measure(histogram, format.place(low, high)).mse[0] * histogram.n[0])
     floor = 1e-11 * float(signed(histogram).second[0])
     return float(10 * np.log10((got + floor) / (max(reference, 0.0) + floor)))
 
 
-def brute(histogram: Histogram, format: Format) -> float:
+def brute(histogram: FoldSums, format: Format) -> float:
     """Least error sum over 20,000 clips: evenly spaced magnitudes, or 100 x 200 pairs of ends."""
     if format.symmetric:
         high = np.arange(1, CANDIDATES + 1) / CANDIDATES * histogram.absmax[0]
