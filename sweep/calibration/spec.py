@@ -16,7 +16,7 @@ from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
 from sweep.core.store_key import Key
 from sweep.models import load, source
-from sweep.quantization.statistics import SCHEMA
+from sweep.quantization.statistics_io import SCHEMA
 
 
 @dataclass(frozen=True, eq=False)
