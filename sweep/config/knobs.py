@@ -108,6 +108,8 @@ class Calibration:
         for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"calibration.{key}={value} must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"calibration.seed={self.seed} must be at least 0")
         if not self.checkpoint >= 0:
             raise UsageError(f"calibration.checkpoint={self.checkpoint} are seconds between two checkpoints, 0 or more")
         if self.shards > self.folds:
@@ -161,7 +163,7 @@ class Grouping:
     variant: str = "paper"
 
     def __post_init__(self) -> None:
-        one_of("grouping.variant", self.variant, GROUPING_VARIANTS)
+        object.__setattr__(self, "variant", one_of("grouping.variant", self.variant, GROUPING_VARIANTS))
         for key in ("head_groups", "dim_groups"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"grouping.{key}={value} must be at least 1")
