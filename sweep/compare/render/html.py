@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,7 +211,3 @@ def choices(selects: dict[str, tuple[str, list[Any], Any]]) -> list[dict[str, An
         for parameter, (label, values, first) in selects.items()
         if len(values) > 1
     ]
-
-
-def definitions() -> Sequence[tuple[str, str]]:
-    return [(term, text.rstrip(".") + ".") for term, text in sentences.rules()]
