@@ -71,7 +71,7 @@ class Composer:
         return set(self._loader.list_groups(""))
 
     def _base(self, files: tuple[str, ...]) -> dict[str, Any] | None:
-        """What some choice of files gives, every value typed; None where values depend on each other."""
+        """The typed values of a choice of files; None where values depend on each other."""
         if files not in self._bases:
             composed = self._compose(list(files))
             knobs = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])

@@ -1,10 +1,9 @@
-"""What was asked for, typed and validated once, at the edge. Nothing inside ever sees Hydra."""
+"""The configuration of a cell, typed and validated once, at the edge. Nothing inside ever sees Hydra."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -78,8 +77,6 @@ class Config:
             )
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
-        if math.isnan(self.alpha or 0):
-            raise UsageError("alpha=nan is no quantile; allowed: a number in (0, 1]")
         if self.evaluate and self.model.stream:
             raise UsageError(
                 "model.stream=true holds one layer at a time, evaluation needs the whole network: "
@@ -126,13 +123,13 @@ class Config:
 
     @property
     def choices(self) -> list[Choice]:
-        """All that hold at some site; one without a recipe."""
+        """Every choice that some site has; a single one without a recipe."""
         if recipe := self.chosen:
             return sorted({*recipe.sites.values(), recipe.default}, key=str)
         return [Choice(self.method, self.alpha, self.format)]
 
     def choice(self, layer: int, site: str) -> Choice:
-        """What holds at a site of a layer; alpha is None where the method ignores it."""
+        """Method, alpha and format at a site of a layer; alpha is None where the method ignores it."""
         if recipe := self.chosen:
             return recipe.choice(layer, site)
         return Choice(self.method, self.effective_alpha, self.format)
@@ -179,7 +176,8 @@ def from_hydra(composed: DictConfig) -> Config:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """What `to_dict` wrote. Raises UsageError for a value out of its range, or an unknown or missing key."""
+    """The configuration that `to_dict` wrote. Raises UsageError for a value out of its range, and for a key that is
+    unknown or missing."""
     return _build(Config, values, "")  # type: ignore[no-any-return]
 
 

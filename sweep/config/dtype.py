@@ -1,4 +1,4 @@
-"""Which number format a processor multiplies natively."""
+"""The number format that a processor multiplies natively."""
 
 from __future__ import annotations
 

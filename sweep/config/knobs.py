@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ RANDOM = "-random"  # ends the name of every network of random weights
 
 @dataclass(frozen=True)
 class Model:
-    """Which network. `path` (a local checkpoint) wins over `repo` (one on the Hugging Face Hub).
+    """The network. `path` (a local checkpoint) wins over `repo` (one on the Hugging Face Hub).
 
     geometry: what state-spaces' own config.json says of a network (d_model, n_layer, ssm_cfg, …). It is all
     that random weights need."""
@@ -55,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Which text. `path` (a local file or folder) wins over `repo` (a data set on the Hugging Face Hub).
+    """The text. `path` (a local file or folder) wins over `repo` (a data set on the Hugging Face Hub).
 
     cut: `windows` joins all texts and cuts windows of `calibration.seqlen` tokens, shuffled by the seed;
     `texts` takes texts in order, one a sample, truncated to `calibration.seqlen` tokens."""
@@ -175,7 +176,7 @@ PROJECT = "mamba-scales"
 
 @dataclass(frozen=True)
 class Wandb:
-    """What is not given is what W&B's own variables say; their values are recorded, as those of knobs."""
+    """Tracking. A knob that is not given has the value of W&B's own variable, which is recorded like a knob's."""
 
     mode: str = "auto"
     project: str | None = None
@@ -201,11 +202,11 @@ def expand(group: Any, name: str, *keys: str) -> None:
             object.__setattr__(group, key, expanded(f"{name}.{key}", path))
 
 
-def one_of(key: str, value: str, choices: Any) -> str:
-    """The choice that a value means, whatever its case. Raises UsageError for one that is none."""
+def one_of(key: str, value: str, choices: Iterable[str]) -> str:
+    """The choice that a value means, in any case. Raises UsageError for a value that is not among them."""
     for choice in choices:
         if choice.casefold() == value.casefold():
-            return str(choice)
+            return choice
     raise allowed(key, value, choices)
 
 

@@ -41,7 +41,7 @@ def typed(kind: type, composed: DictConfig) -> dict[str, Any]:
 
 
 def _reworded(error: OmegaConfBaseException, composed: DictConfig) -> str:
-    """What is wrong with a value, in the words of the command line."""
+    """OmegaConf's complaint about a value, in the words of the command line."""
     key, said = error.full_key or "configuration", str(error.msg or error).splitlines()[0]
     if unknown := re.match(r"Key '(.*)' not in '\w+'", said):
         return unknown_key(key if key.endswith(unknown[1]) else unknown[1])

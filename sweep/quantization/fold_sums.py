@@ -1,4 +1,4 @@
-"""What sets of the folds of a site hold together, read without adding up their histograms.
+"""Sums of sets of the folds of a site, read without adding up their histograms.
 
 Every number that a method or a metric takes from a histogram is a sum over its values. It is computed once for each
 fold and then added for each set of folds; a quantile takes a bisection over the running counts of the folds.
@@ -66,7 +66,7 @@ class FoldSums:
 
     @property
     def values(self) -> Floats:
-        """The value that stands for each bin, float64 [m]; see `Histogram.values`."""
+        """The value that represents each bin, float64 [m]; see `Histogram.values`."""
         return self.stack.values
 
     @property

@@ -1,4 +1,4 @@
-"""What a scale costs, read off the histogram."""
+"""The cost of a scale, read off the histogram: clipped share, squared error, SQNR, entropy of the codes."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def measure_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> list[M
     for error, quantizer, places in zip(weights[1:], quantizers, begins, strict=True):
         np.subtract(x, np.repeat(quantizer.levels, np.diff(places)), out=error)
     power, *lost = histogram.weigh(np.square(weights, out=weights))
-    found = []
+    metrics = []
     for quantizer, places, error in zip(quantizers, begins, lost, strict=True):
         inside = _inside(histogram, x, quantizer)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = histogram.between(places) / count[:, None]
             bits = -(p * np.log2(np.where(p > 0, p, 1))).sum(1)
-            found.append(Metrics((count - inside) / count, error / count, 10 * np.log10(power / error), bits))
-    return found
+            metrics.append(Metrics((count - inside) / count, error / count, 10 * np.log10(power / error), bits))
+    return metrics
 
 
 def _inside(histogram: FoldSums, x: Floats, quantizer: Quantizer) -> Ints:
@@ -79,7 +79,7 @@ def sqnr_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> Floats:
 
 
 def ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:
-    """Where each code begins among the ascending values x, and where the last one ends, [codes + 1]."""
+    """The position among the ascending values x at which each code begins, and the end of the last, [codes + 1]."""
     if quantizer.scale == 0.0:  # everything becomes the code of zero
         zero = int(np.searchsorted(quantizer.format.codes, quantizer.zero_point))
         return np.repeat([0, len(x)], [zero + 1, len(quantizer.format.codes) - zero])

@@ -1,4 +1,4 @@
-"""What a calibration leaves behind: per layer and site, a histogram and channel maxima for every fold.
+"""Statistics of a calibration: per layer and site, a histogram and channel maxima for every fold.
 
 Statistics know no method, no alpha and no format: every scale is read off them afterwards. They merge by
 putting their folds side by side, so shards of whole folds give bit for bit what one job gives.

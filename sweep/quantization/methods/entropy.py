@@ -79,14 +79,14 @@ def clip(histogram: FoldSums, format: Format) -> tuple[Floats, Floats]:
         tops = candidates(format) / BINS * size
         low, high = np.broadcast_to([[-tops], [tops]], (2, len(of), len(tops)))
         if format.mirrored:
-            found = divergence(bins, _cells(format)).T
+            lost = divergence(bins, _cells(format)).T
         else:
             if not format.symmetric:
                 low = np.maximum(histogram.min[of, None], low)
                 high = np.minimum(histogram.max[of, None], high)
             cells = [_signed_cells(format, a, b, size / BINS) for a, b in zip(low, high, strict=True)]
-            found = np.stack([divergence(bins.member(k), c)[:, 0] for k, c in enumerate(cells)])
-        good = found <= found.min(1, keepdims=True) + EQUAL
+            lost = np.stack([divergence(bins.member(k), c)[:, 0] for k, c in enumerate(cells)])
+        good = lost <= lost.min(1, keepdims=True) + EQUAL
         best = good.shape[1] - 1 - good[:, ::-1].argmax(1)
         ends[:, of] = low[np.arange(len(of)), best], high[np.arange(len(of)), best]
     return ends[0], ends[1]
@@ -99,7 +99,7 @@ def _in_bins(histogram: FoldSums, mirrored: bool) -> list[tuple[float, Ints, Bin
     values = histogram.magnitudes if mirrored else histogram
     sums = folded(histogram) if mirrored else signed(histogram)
     sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
-    found = []
+    binned = []
     for size in np.unique(sizes[sizes > 0]):  # most replicates have the same extreme, hence the same bins
         of = np.flatnonzero(sizes == size)
         edges = np.arange(0 if mirrored else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
@@ -111,8 +111,8 @@ def _in_bins(histogram: FoldSums, mirrored: bool) -> list[tuple[float, Ints, Bin
             upto = values.under(edges)[of].T.astype(np.float64)
         # [B + 1, K]; the largest |x| is in the last bin
         upto = np.concatenate([upto, sums.count[None, of]])
-        found.append((float(size), of, Binned.of(np.diff(upto, axis=0))))
-    return found
+        binned.append((float(size), of, Binned.of(np.diff(upto, axis=0))))
+    return binned
 
 
 def candidates(format: Format) -> Ints:

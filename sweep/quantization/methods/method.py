@@ -1,4 +1,4 @@
-"""What a method is: how it chooses, from what was observed, the interval that a format's codes are spread over."""
+"""The definition of a method: it chooses, from the statistics of a site, the interval that a format's codes span."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ends = tuple[Floats, Floats]  # low and high, float64 [S] each; for a symmetric 
 
 
 class Reads(Enum):
-    """What a method needs beyond the histogram, which is always there; a calibration collects it for its sake."""
+    """The statistics that a method needs beyond the histogram; a calibration collects them for its sake."""
 
     HISTOGRAM = "histogram"
     TEXT_QUANTILES = "text quantiles"

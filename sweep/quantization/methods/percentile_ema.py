@@ -51,7 +51,7 @@ def moving_average(
 
 
 def weights(texts: int) -> Floats:
-    """What each text counts in the moving average, [texts]: the first, which it starts from, most."""
+    """The weight of each text in the moving average, [texts]: that of the first, which it starts from, is largest."""
     each = SIGMA * (1 - SIGMA) ** np.arange(texts - 1, -1, -1.0)
     each[0] /= SIGMA
     return np.asarray(each)

@@ -98,9 +98,9 @@ def test_what_is_clipped_of_the_pile_that_silu_makes(width: float, alpha: float)
     stack, values = histogram(x), x.double().numpy()
     clips = scales.clip(stack, scales.METHODS["percentile"], alpha, formats.named("int8_asym"))
     quantizer = formats.named("int8_asym").place(float(clips.low[0]), float(clips.high[0]))
-    found = measure(stack, quantizer).clip_fraction[0]
-    assert found == pytest.approx(2 * (1 - alpha), rel=0.01)
-    assert found == pytest.approx(((values < quantizer.low) | (values > quantizer.high)).mean(), rel=0.1)
+    clipped = measure(stack, quantizer).clip_fraction[0]
+    assert clipped == pytest.approx(2 * (1 - alpha), rel=0.01)
+    assert clipped == pytest.approx(((values < quantizer.low) | (values > quantizer.high)).mean(), rel=0.1)
     assert quantizer.low == pytest.approx(np.quantile(values, 1 - alpha), abs=4e-7)
 
 

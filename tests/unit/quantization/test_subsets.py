@@ -74,15 +74,15 @@ def test_errors_are_those_of_fine_folds(
         folds = fine(x)
         left_out = FoldSums(folds, LEFT_OUT)
         for alpha in alphas:
-            found = site_scales.of_histograms([(site_scales.WHOLE, site)], method, alpha, to)
+            read = site_scales.of_histograms([(site_scales.WHOLE, site)], method, alpha, to)
             alone = scales.clip(each(folds), method, alpha, to)
-            low, high = (np.append(w, e) for w, e in ((found.clip_low, alone.low), (found.clip, alone.high)))
+            low, high = (np.append(w, e) for w, e in ((read.clip_low, alone.low), (read.clip, alone.high)))
             moved = site_scales.replicated(site, Clips(to, low, high), np.ones(FOLDS, bool), method, alpha)
             if (expected := scales.jackknife_error(moved.scale)) > 0:
-                scale_errors.append(found.scale_se[0] / expected)
+                scale_errors.append(read.scale_se[0] / expected)
             own = [to.place(*ends) for ends in zip(moved.low.tolist(), moved.high.tolist(), strict=True)]
             sqnr = np.array([metrics.measure(left_out, q).sqnr_db[k] for k, q in enumerate(own)])
-            sqnr_errors.append(scales.jackknife_error(found.sqnr_db[0, 1:]) / scales.jackknife_error(sqnr))
+            sqnr_errors.append(scales.jackknife_error(read.sqnr_db[0, 1:]) / scales.jackknife_error(sqnr))
     assert np.sqrt(np.square(np.log(scale_errors)).mean()) < bound
     assert np.sqrt(np.square(np.log(sqnr_errors)).mean()) < max(bound, 0.1)  # each at a scale of its own
 
@@ -90,8 +90,8 @@ def test_errors_are_those_of_fine_folds(
 def test_values_that_repeat_are_exact() -> None:
     x, site = observed("few")
     left_out = FoldSums(fine(x), LEFT_OUT)
-    found = site_scales.clips_of(site, site.left_out, METHODS["percentile"], 0.9, INT8).high
-    assert np.array_equal(found, left_out.abs_quantile(0.9))
+    clip = site_scales.clips_of(site, site.left_out, METHODS["percentile"], 0.9, INT8).high
+    assert np.array_equal(clip, left_out.abs_quantile(0.9))
 
 
 @pytest.mark.parametrize("name", NAMES)
