@@ -75,21 +75,22 @@ class GridSweeper(BasicSweeper):
         from sweep.config import launch
         from sweep.core.cli import aside, spelled
         from sweep.core.console import Console
-        from sweep.grid import gpus, plan, state
+        from sweep.grid import gpus, state
+        from sweep.grid.show import show
 
         planned = self._plan(arguments)
         assert self.config is not None
         with read_write(self.config), open_dict(self.config):
             shared = gpus.share(self.config.hydra.launcher, planned, launch.hydra_overrides(self.config))
         if self.dry_run:
-            plan.show(planned, Console(), every=True, gpus=shared)
+            show(planned, Console(), every=True, gpus=shared)
             return
         self._start_launcher(planned)
         wanted = Path(str(self.config.hydra.sweep.dir))
         chosen = any(o.startswith("hydra.sweep.dir=") for o in launch.hydra_overrides(self.config))
         with state.claimed(wanted, chosen, planned, self.resume, launch.overwrite(self.config)) as claimed:
             with aside():
-                plan.show(claimed.plan, Console(), gpus=shared)
+                show(claimed.plan, Console(), gpus=shared)
             self._settle(claimed.directory)
             failed = self._run(claimed)
         for line in failed:

@@ -13,13 +13,14 @@ from typing import Any
 from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
 from sweep.quantization.methods.registry import METHODS
+from sweep.runs import plan_record
 from sweep.runs import record as runs
 from sweep.runs.record import RecordError, RunRecord, RunStatus
 from sweep.runs.results import Results
 
 RUNS = Path("runs")
 SCALES = "scales.parquet"
-PLANS = {"plan.json", "multirun.yaml"}  # what a sweep's directory holds, ours or another sweeper's
+PLANS = {plan_record.FILE, "multirun.yaml"}  # what a sweep's directory holds, ours or another sweeper's
 SKIPPED = {".hydra", "wandb", "calibrations", ".shards", ".submitit", "__pycache__"}
 
 
