@@ -19,8 +19,9 @@ from sweep.grid.plan import Cell, Plan
 from sweep.runs import plan_record
 from sweep.runs import record as runs
 from sweep.runs.place import INSIST, held, take
-from sweep.runs.record import Failure, RunRecord, RunStatus
+from sweep.runs.record import RunRecord
 from sweep.runs.results import Results
+from sweep.runs.status import Failure, RunStatus
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Grid:
                 found.append(cell)
                 continue
             why = self.errors[leader.number]
-            failure = Failure(f"its calibration failed in cell {leader.number}: {why.text}", why.mendable)
+            failure = Failure(f"its calibration failed in cell {leader.number}: {why}", why.mendable)
             place = self.directory / cell.place
             runs.fail(place, runs.start(place, runs.describe(cell.config, self.directory.name)), failure)
             self.followers.setdefault(leader.number, []).append(cell.number)
@@ -67,7 +68,7 @@ class Grid:
             with_it = self.followers.get(number, [])
             need = "cell that needs" if len(with_it) == 1 else "cells that need"
             more = f" ({len(with_it)} {need} its calibration failed with it)" if with_it else ""
-            lines.append(f"cell {number} ({label[number]}): {failure.message}{more}")
+            lines.append(f"cell {number} ({label[number]}): {failure}{more}")
         return lines
 
     @property

@@ -24,9 +24,10 @@ from sweep.runs import record as runs
 from sweep.runs import tables as table
 from sweep.runs import tracking
 from sweep.runs.cost import predicted, standard
-from sweep.runs.record import Failure, RunRecord
+from sweep.runs.record import RunRecord
 from sweep.runs.results import CalibrationRecord, DeviceRecord, ModelRecord, Results, TokensRecord
 from sweep.runs.schemas import write_table
+from sweep.runs.status import Failure
 from sweep.runs.tables import Tables
 from sweep.runs.tracking import TrackedRun
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sweep.core.errors import UsageError
 from sweep.runs import discovery, plan_record
 from sweep.runs import record as runs
-from sweep.runs.record import RunStatus
+from sweep.runs.status import RunStatus
 
 DAMAGED, WAITING = "damaged", "waiting"  # beside the states of a run.json; a cell that waits is planned only
 STATES = (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.RUNNING, WAITING, DAMAGED)  # in the order of the listing

@@ -27,8 +27,8 @@ from sweep.grid.plan import Plan, plan
 from sweep.grid.show import show
 from sweep.runs import plan_record
 from sweep.runs import record as runs
-from sweep.runs.record import Failure, RunStatus
 from sweep.runs.results import CalibrationRecord, ModelRecord, Results, TokensRecord
+from sweep.runs.status import Failure, RunStatus
 
 
 def cell(model: str = "tiny", method: str = "percentile", alpha: float | None = 0.999, shards: int = 1) -> Config:
@@ -211,7 +211,7 @@ def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:
     runs.fail(tmp_path / "0", record, Failure.of(UsageError("no such weights")))
     under_way.settle(under_way.ready(leaders), [None, None])
     assert [c.number for c in under_way.ready(followers)] == [3]
-    error = "its calibration failed in cell 0: UsageError: no such weights"
+    error = "its calibration failed in cell 0: no such weights"
     assert runs.load(tmp_path / "1").failure == Failure(error, mendable=True)
     assert under_way.exit_code == 2
     under_way.settle(followers[1:], [MemoryError("out of\nmemory")])
