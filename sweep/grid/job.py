@@ -40,7 +40,7 @@ def job(composed: DictConfig) -> float | list[float] | None:
     shield_requeue()
     try:
         if config.calibration.shard is not None:
-            from sweep.runs.cell import shard
+            from sweep.runs.passes import shard
 
             shard(config)
             return None

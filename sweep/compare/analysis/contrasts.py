@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.core.errors import UsageError
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 KNOBS = ("alpha", "method", "format", "granularity", "data")
 FREE: dict[str, tuple[str, ...]] = {"method": ("method", "alpha")}  # of a knob not here: itself

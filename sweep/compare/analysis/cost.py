@@ -18,7 +18,7 @@ import numpy as np
 from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import DEPLOYED, REPLICATES, SCALES
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 if TYPE_CHECKING:
     from sweep.evaluation.scores import Scores

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import duckdb
 
 from sweep.core.errors import UsageError
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 
 @dataclass(frozen=True)

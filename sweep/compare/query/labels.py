@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 
 def labels(cells: Sequence[Cell]) -> list[str]:

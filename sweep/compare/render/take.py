@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from sweep.core.cli import spelled
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 USUAL = {"format": "int8", "granularity": "tensor", "dtype": "float32", "data": "stdlib", "model": "tiny"}
 

@@ -9,7 +9,7 @@ from sweep.compare.analysis.differences import evidence
 from sweep.compare.query.database import SCALES
 from sweep.compare.render.sentences import measured, plus
 from sweep.compare.studies.quamba_alpha.reply import ANSWERED, OPEN, SITE, STILL, Case, Reply, Subject, decibels
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 AXES = (
     "Axes are (ssd_group, head_group, dim_group): SSD groups are heads that share B and C; head groups are clusters of "
