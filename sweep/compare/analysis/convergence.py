@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.compare.analysis.forecast import Forecast, forecast
+from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.analysis.significance import freedom, quantile
-from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import CONVERGENCE, DEPLOYED
 

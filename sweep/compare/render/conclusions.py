@@ -11,7 +11,8 @@ from sweep.compare.analysis.agreement import AGREE, DISAGREE, TIED, Agreement, s
 from sweep.compare.analysis.convergence import ENOUGH
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, Group
-from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
+from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
+from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
 from sweep.compare.render.numbers import nats

@@ -13,7 +13,8 @@ from markupsafe import Markup, escape
 
 from sweep.compare.analysis.cost import SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, BEST
-from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
+from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
+from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.charts.cost_map import flow
 from sweep.compare.facts import Answer
 from sweep.compare.render import sentences

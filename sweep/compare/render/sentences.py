@@ -7,20 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.compare.analysis.cost import NEGLIGIBLE_NATS
+from sweep.compare.analysis.effects import Effect
 from sweep.compare.analysis.forecast import Forecast
+from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NEGLIGIBLE_DB, NOISE, RULES, UNEXAMINED
 from sweep.compare.analysis.significance import FAMILY
 from sweep.compare.analysis.silu_gain import Silu
-from sweep.compare.analysis.verdicts import (  # fmt: skip
-    DEAD,
-    MATTERS,
-    NEGLIGIBLE,
-    NEGLIGIBLE_DB,
-    NOISE,
-    RULES,
-    UNEXAMINED,
-    Effect,
-    Verdict,
-)
+from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.render.numbers import nats
 from sweep.config.knobs import QUANTIZED

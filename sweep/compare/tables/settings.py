@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, mean_sqnr
-from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
+from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.answer import FEW as MOST
 from sweep.compare.answer import Answer
 from sweep.compare.tables.table import Table, Value, with_error

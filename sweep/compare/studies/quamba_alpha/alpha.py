@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.differences import Evidence
-from sweep.compare.analysis.recommend import Advice
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.query.database import SCALES
 from sweep.compare.render.sentences import plus

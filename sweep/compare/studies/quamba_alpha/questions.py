@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.differences import evidence
-from sweep.compare.analysis.recommend import Advice
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.studies.quamba_alpha import alpha, shape, silu

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.differences import Evidence
-from sweep.compare.analysis.recommend import Advice
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.query.comparison import Comparison
