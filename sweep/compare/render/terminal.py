@@ -12,11 +12,12 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from sweep.compare.analysis.contexts import short
 from sweep.compare.analysis.cost import SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group, Row
 from sweep.compare.answer import Answer
 from sweep.compare.render import sentences
-from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions, short
+from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions
 from sweep.compare.render.numbers import nats, share
 from sweep.compare.render.take import broken
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from sweep.compare.analysis.differences import evidence
-from sweep.compare.query.database import SCALES
+from sweep.compare.query.database import GROUPS
 from sweep.compare.render.sentences import measured, plus
 from sweep.compare.studies.quamba_alpha.reply import ANSWERED, OPEN, SITE, STILL, Case, Reply, Subject, decibels
 from sweep.runs.discovery import Cell
@@ -44,11 +44,8 @@ def _grouped(s: Subject) -> int | None:
 def _found(case: Case, s: Subject) -> str:
     cell = _grouped(s)
     assert cell is not None
-    rows = case.runs.sql(
-        "SELECT count(DISTINCT ssd_group), count(DISTINCT head_group), count(DISTINCT dim_group), count(*), "
-        f"max(scale) / min(scale) FROM {case.runs.source(SCALES, [cell])} WHERE site = ? GROUP BY layer",
-        [SITE],
-    )
+    axes = ", ".join(f"count(DISTINCT {axis})" for axis in GROUPS)
+    rows = case.at_site(f"{axes}, count(*), max(scale) / min(scale)", [cell], "GROUP BY layer")
     if not rows:
         return f"{s.name}: {SITE} is not among the sites here."
     shape = tuple(max(max(r[i] for r in rows), 1) for i in range(3))
