@@ -1,4 +1,4 @@
-"""Everything that was found out about the cells of a comparison."""
+"""The answer: all results of the analysis of a comparison's cells."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from sweep.compare.analysis.cost import Estimate
 
 @dataclass(frozen=True)
 class Runner:
-    """A setting, its mean SQNR, and what that loses to the best setting's (dB, with its standard error or NaN).
+    """A setting, its mean SQNR, and its loss against the best setting's (dB, with its standard error or NaN).
 
     tied: what is lost, by the measure that ranks, is within its error, unknown, or below what matters.
     cost: in nats per token, None where SQNR ranks; more: than the best one's, None for the best and where its error

@@ -1,4 +1,4 @@
-"""Which cells are ranked against one another."""
+"""Groups of cells that are ranked against one another."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Nats:
-    """What one value costs more than the baseline, nats per token; p is corrected for all such tests of the report."""
+    """The cost of one value above the baseline's, nats per token; p is corrected for all such tests of the report."""
 
     value: str
     more: Estimate
@@ -40,14 +40,14 @@ class Nats:
 
     @property
     def reach(self) -> float:
-        """What its size does not exceed, at 95 %; NaN if unknown."""
+        """Upper end of its size at 95 % confidence; NaN if unknown."""
         return abs(self.more.value) + quantile(0.95, self.more.df) * self.more.se
 
 
 def cost_differences(
     costs: Costs, questions: Sequence[Contrast], chosen: Sequence[Sequence[tuple[int, int]]]
 ) -> tuple[list[str], list[tuple[Nats, ...]]]:
-    """Per question the measure that its cells share, and the differences to the baseline where that is a cost."""
+    """(the measure that its cells share, cost differences to the baseline if that is a cost), of every question."""
     kinds = [costs.kind(q.cells) for q in questions]
     known = [costs.differences(k, list(pairs)) for k, pairs in zip(kinds, chosen, strict=True)]
     raw = [

@@ -1,4 +1,4 @@
-"""Which setting to take: best on average, best per layer, and what one choice for all layers costs.
+"""The recommended setting: best on average, best per layer, and the loss of one choice for all layers.
 
 Judged by what it costs the network, measured or predicted, where that is known of every cell of a context; else by
 SQNR averaged, in dB and with equal weight, over layers and the sites a deployment quantizes, which is a proxy.

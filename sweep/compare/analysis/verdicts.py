@@ -32,7 +32,7 @@ from sweep.compare.query.comparison import Comparison
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What `knob` does in `context`, and why that is said.
+    """The verdict on a knob in a context, with its evidence.
 
     mean: the largest difference of a site's mean over layers; row: the largest at one layer and site. Both
     are taken among the effects that count if any does. best: the value with the highest mean SQNR.

@@ -1,4 +1,4 @@
-"""What follows from a comparison, in at most eight lines: each a label and a sentence."""
+"""The conclusions of a comparison, at most eight lines: each a label and a sentence."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def spoken(a: Answer) -> list[str]:
 
 
 def conclusions(a: Answer) -> list[Line]:
-    """At most MOST lines, most asked for first: what to take and how, which knobs matter and which do not, whether the
-    measures agree, whether more data is needed, what was not measured."""
+    """At most MOST lines: the setting to take and its command, knobs that matter and knobs that do not, agreement of
+    the measures, need for more data, and the measurements that are missing."""
     ranked = [group for group in a.ranking if len(group.rows) > 1]
     lines = _take(ranked, a) if ranked else _results(a)
     lines += knobs(a) + measures(a) + _sensitivity(a) + _data(a)
@@ -45,7 +45,7 @@ def conclusions(a: Answer) -> list[Line]:
 
 
 def _take(ranked: Sequence[Group], a: Answer) -> list[Line]:
-    """What to take of the groups whose cost is known, what is best by SQNR of the others; a command for the first."""
+    """The best settings of groups whose cost is known, then of the others by SQNR; a command for the first."""
     names = short([group.context for group in ranked])
     lines = []
     for sure in (True, False):

@@ -1,4 +1,4 @@
-"""The lines on knobs: which matter and by how much, which have no effect, which the data leaves open."""
+"""The lines on knobs: those that matter, with their size, those without effect, those the data leaves open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of an answer: what was concluded, then what it was concluded from."""
+"""The tables of an answer: the conclusions, then the numbers behind them."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ def settings_table(a: Answer) -> Table:
 
 
 def format_tables(a: Answer) -> list[Table]:
-    """Settings x formats, one table per model and granularity that has several formats: the cost where it is known of
-    all of them, else the mean SQNR; each with its error, the best of a format marked."""
+    """Settings x formats, one table per model and granularity with several formats: the cost if it is known of all
+    of them, else the mean SQNR; each with its error, the best of a format marked."""
     grids: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
     for group in a.ranking:
         for row in group.rows:

@@ -49,7 +49,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """name: for file names and `--table`. caption: what a reader must know not to be misled."""
+    """name: for file names and `--table`. caption: limits and definitions that keep a reader from being misled."""
 
     name: str
     title: str
@@ -90,7 +90,7 @@ class Table:
 
 
 def _with(shown: str, value: Value, error: Value) -> str:
-    """A value with its error, both to the first digit of the error; as it is where that is unknown."""
+    """A value with its error, both to the first digit of the error; the value alone if the error is unknown."""
     if not isinstance(value, float) or not isinstance(error, float) or not math.isfinite(value) or not error > 0:
         return shown
     decimals = max(0, -math.floor(math.log10(error))) if math.isfinite(error) else 9

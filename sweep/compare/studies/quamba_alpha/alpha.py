@@ -29,7 +29,7 @@ SMALL = 0.001  # the seed's "< 0.1 %"
 
 
 def acts(case: Case) -> Reply:
-    """What alpha does on each path, including the one where it is dead."""
+    """The effect of alpha on each path, including the one on which it is dead."""
     text, verdicts = [], []
     for s in case.subjects:
         moved = _pair(case, s.tensor, HIGH)
@@ -123,7 +123,7 @@ def _against_maximum(case: Case, side: Side) -> Evidence | None:
 
 
 def advisable(case: Case) -> Reply:
-    """Which alpha to take here, with the error of what another one loses."""
+    """The recommended alpha, and the loss of others with its error."""
     text, verdicts = [], []
     for one in case.advice:
         losses = {r.setting: r for r in one.runners}

@@ -1,4 +1,4 @@
-"""What an answer to one of the seed's questions consists of, and the cells that it is drawn from."""
+"""A reply to one of the seed's questions, and the cells that it is drawn from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODERATE, HIGH = 0.9995, 0.99999  # the seed's pa-0.5 and pa-1.0
 
 @dataclass(frozen=True)
 class Reply:
-    """question, what the seed said to it, whether that holds for these cells (a word from above), why.
+    """A question, the seed's answer, whether it holds for these cells (a word from above), and why.
 
     evidence: names of the report's tables and charts that show the numbers. tables: those made for this answer."""
 

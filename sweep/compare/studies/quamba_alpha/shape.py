@@ -1,4 +1,4 @@
-"""The seed on the shape of a scale, and what nobody measured."""
+"""The seed on the shape of a scale, and the measurements that are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEEDS = ("130m", "2.7b", "8b")
 
 
 def structure(case: Case) -> Reply:
-    """What the shape (1, 4, 4) means, with the shapes of the models at hand."""
+    """The meaning of the shape (1, 4, 4), with the shapes of the models at hand."""
     text, answered = [AXES], False
     for model in dict.fromkeys(s.model for s in case.subjects):
         subject = next((s for s in case.subjects if s.model == model and _grouped(s) is not None), None)
@@ -73,7 +73,7 @@ def _expected(cell: Cell) -> str:
 
 
 def unmeasured(case: Case) -> Reply:
-    """What neither the seed nor these cells tell."""
+    """Questions that neither the seed nor these cells answer."""
     runs = case.runs
     models = {c.model for c in runs.listed}
     text = [measured(runs)]

@@ -26,7 +26,7 @@ ALIKE = 1.1  # scales within 10 % of one another could be one
 
 
 def sizes(case: Case) -> Reply:
-    """Whether model size matters: the ratio against what SiLU does, by model."""
+    """Whether model size matters: the ratio and the SiLU gain, by model."""
     question, said = (
         "Does the size of the model matter?",
         "The ratio is larger in the larger model (4.89 against 1.72 in layer 0), so SiLU expands more there; every "
@@ -77,7 +77,7 @@ def sizes(case: Case) -> Reply:
 
 
 def expands(case: Case) -> Reply:
-    """What the ratio compares, and what SiLU really does."""
+    """The meaning of the ratio, and the range before and after SiLU."""
     text, verdicts = [], []
     for s in case.silu:
         if s.site != SITE:
@@ -129,7 +129,7 @@ def _example(case: Case, cell: int) -> str | None:
 
 
 def layers(case: Case) -> Reply:
-    """How much layers differ, and what one scale or one alpha for all of them would cost."""
+    """Differences between layers, and the loss by one scale or one alpha for all of them."""
     text, verdicts = [], []
     for s in case.subjects:
         cell = s.tensor.percentiles.get(MODERATE)
