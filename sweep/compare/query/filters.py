@@ -1,4 +1,4 @@
-"""What of the runs is looked at: values, comma lists, `*` in names, ranges of layers."""
+"""Filters of cells and rows: values, comma lists, `*` in names, ranges of layers."""
 
 from __future__ import annotations
 

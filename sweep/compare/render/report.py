@@ -143,7 +143,7 @@ def _problems(a: Answer) -> Sequence[str]:
 
 
 def _drawings(a: Answer, drawn: dict[str, Chart]) -> dict[str, Any]:
-    """What page.js draws: the shared configuration and every chart, its rows packed."""
+    """The input of page.js: the shared configuration and every chart, its rows packed."""
     return {
         "config": CONFIG,
         "params": shared(a),
