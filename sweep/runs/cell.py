@@ -13,11 +13,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.calibration.cache import Damaged
 from sweep.config.config import Config
 from sweep.core import provenance
 from sweep.core.errors import UsageError, out_of_memory
 from sweep.core.progress import progress
+from sweep.core.store import Damaged
 from sweep.quantization import replicates
 from sweep.quantization.statistics import Statistics
 from sweep.runs import record as runs
@@ -222,9 +222,9 @@ def _observe(
     Also returns the stored calibration of the first samples that it went on from."""
     from sweep.calibration import growth
     from sweep.calibration.checkpoint import Checkpoint
+    from sweep.calibration.counting import require
     from sweep.calibration.layerwise import calibrate_streamed
     from sweep.calibration.loop import calibrate
-    from sweep.calibration.observer import require
     from sweep.models import load
 
     load.check(config.device)
