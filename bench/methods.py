@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sweep.calibration.observer import Observer, text_quantiles
+from sweep.calibration.observer import Observer
+from sweep.calibration.text_quantiles import text_quantiles
 from sweep.quantization import formats, metrics
 from sweep.quantization.fold_sums import FoldSums, each
 from sweep.quantization.formats import Format

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sweep.calibration.observer import LAYOUTS
+from sweep.calibration.accumulator import LAYOUTS
 from sweep.quantization.bins import BINS
 from sweep.quantization.fold_sums import FoldSums, each
 from sweep.quantization.histogram import Histogram

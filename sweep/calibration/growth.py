@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.calibration.cache import Damaged, Store
+from sweep.calibration.cache import CalibrationStore
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.tokens import Outline, in_batches
 from sweep.core.errors import UsageError
+from sweep.core.store import Damaged
 from sweep.core.store_key import Key, differences
 from sweep.quantization.statistics import Statistics
 
@@ -81,7 +82,7 @@ def _cut(samples: int, outline: Outline, preimage: dict[str, Any]) -> str:
     return ""
 
 
-def base(store: Store, key: Key, outline: Outline) -> Base | None:
+def base(store: CalibrationStore, key: Key, outline: Outline) -> Base | None:
     """What `key` is to go on from: the stored calibration that leaves the least to do, unless more was done before
     without it. Says so on stderr, and why it is not one of more samples."""
     samples, folds, size = len(outline.lengths), int(key.preimage["folds"]), int(key.preimage["batch_size"])

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from sweep.calibration import collect, gradients, growth, tokens
-from sweep.calibration.cache import Store
+from sweep.calibration.cache import CalibrationStore
 from sweep.calibration.collect import Collect
 from sweep.calibration.tokens import Outline, Tokens
 from sweep.config.config import Config
@@ -24,7 +24,7 @@ class Question:
     """store and key: where the answer lies, or will. tokens: what is to be read. wanted: what is to be collected.
     origin: where the weights come from (repository and commit, or path)."""
 
-    store: Store
+    store: CalibrationStore
     key: Key
     tokens: Tokens
     wanted: Collect
@@ -95,8 +95,8 @@ def continued(asked: Iterable[tuple[Config, Key]]) -> dict[str, growth.Step]:
     return found
 
 
-def _store(config: Config) -> Store:
-    return Store(Path(config.store).expanduser())
+def _store(config: Config) -> CalibrationStore:
+    return CalibrationStore(Path(config.store).expanduser())
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sweep.calibration.cache import Damaged
 from sweep.config.config import Config
 from sweep.core import provenance
 from sweep.core.errors import out_of_memory
 from sweep.core.progress import progress
+from sweep.core.store import Damaged
 from sweep.quantization import replicates
 from sweep.quantization.statistics import Statistics
 from sweep.runs.results import CalibrationRecord, DeviceRecord, ModelRecord, Results, TokensRecord
@@ -157,9 +157,9 @@ def _compute(
     Also returns the stored calibration of the first samples that it went on from."""
     from sweep.calibration import growth
     from sweep.calibration.checkpoint import Checkpoint
+    from sweep.calibration.counting import require
     from sweep.calibration.layerwise import calibrate_streamed
     from sweep.calibration.loop import calibrate
-    from sweep.calibration.observer import require
     from sweep.models import load
 
     load.check(config.device)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweep.calibration.observer import LAYOUTS
+from sweep.calibration.accumulator import LAYOUTS
 from sweep.quantization.bins import BFLOAT16, BINS, FLOAT16, FLOAT32, FLOAT32_FOLDS, SIGN, layout
 from sweep.quantization.fold_sums import FoldSums, each
 from sweep.quantization.histogram import Histogram
