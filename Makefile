@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 
-.PHONY: setup run test lint docs bench clean
+.PHONY: setup run test lint docs bench mutants clean
 
 setup: $(VENV)/.installed-$(EXTRAS)
 
@@ -32,6 +32,11 @@ docs:
 bench:
 	$(MAKE) setup EXTRAS=dev,bench
 	$(BIN)/python -m bench $(ARGS)
+
+# all of them take hours; ARGS='sweep.quantization.replicates*' takes those of one module
+mutants:
+	$(MAKE) setup EXTRAS=dev,mutants
+	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run $(ARGS)
 
 clean:
 	rm -rf $(VENV)

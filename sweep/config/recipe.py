@@ -55,7 +55,7 @@ class Recipe:
     written: dict[str, Any]
 
     def choice(self, layer: int, site: str) -> Choice:
-        """The choice at a site; before SiLU, where nothing quantizes, that of the site after it."""
+        """What holds at a site; before SiLU, where nothing quantizes, what holds after it, so that the two compare."""
         after = site.replace("_conv_pre", "_conv_out")
         return self.sites.get((layer, site)) or self.sites.get((layer, after)) or self.default
 
