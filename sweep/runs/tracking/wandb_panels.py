@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.config.knobs import QUANTIZED
-from sweep.runs.tracking.view import View
+from sweep.runs.tracking.view import MEAN_SQNR, View
 
-MEAN_SQNR, WORST_SQNR = "quantized/sqnr_db_mean", "worst/sqnr_db"
+WORST_SQNR = "worst/sqnr_db"
 KL, PREDICTED, PERPLEXITY = "evaluation/kl", "loss/loss", "evaluation/perplexity"
 NAMES = {
     KL: "measured KL, nats per token",
