@@ -15,6 +15,7 @@ from sweep.calibration import spec
 from sweep.core.errors import UsageError
 from sweep.core.fresh import fresh
 from sweep.core.store_key import differences
+from sweep.grid import leftovers
 from sweep.grid.plan import Cell, Plan
 from sweep.runs import plan_record
 from sweep.runs import record as runs
@@ -137,11 +138,13 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool, overwrite: boo
 
 
 def _settled(directory: Path, plan: Plan, resume: bool, overwrite: bool) -> Plan:
-    """The plan as it is to be carried out here. Raises UsageError where that would cost what lies here."""
+    """The plan as it is to be carried out here; with `overwrite` cells of the sweep that it replaces are removed.
+    Raises UsageError where that would cost what lies here."""
     earlier = plan_record.read(directory)
     if earlier and resume and plan.same(earlier):
         return plan.resumed(earlier, directory)
     if overwrite:
+        leftovers.remove(directory, plan, earlier)
         return plan
     if earlier:
         raise UsageError(f"hydra.sweep.dir={directory} holds another sweep: {INSIST}")
