@@ -91,20 +91,20 @@ def _layers(rows: list[Row]) -> dict[int, dict[str, float]]:
             if (value := _finite(row.get(column))) is not None:
                 values[row["layer"]][f"{row['site']}/{column}"].append(value)
     return {
-        layer: {key: (sum if key.endswith("/loss") else fmean)(found) for key, found in series.items()}
+        layer: {key: (sum if key.endswith("/loss") else fmean)(of_groups) for key, of_groups in series.items()}
         for layer, series in values.items()
     }
 
 
 def _histograms(path: Path) -> dict[int, dict[str, Bins]]:
     """Without the empty bins at both ends, which would squeeze the picture into one column of pixels."""
-    found: dict[int, dict[str, Bins]] = defaultdict(dict)
+    layers: dict[int, dict[str, Bins]] = defaultdict(dict)
     for row in pq.read_table(path).to_pylist():
         if used := [i for i, count in enumerate(row["counts"]) if count]:
             first, last = used[0], used[-1] + 1
             bins = row["counts"][first:last], row["edges"][first : last + 1]
-            found[row["layer"]][f"{row['site']}/values"] = bins
-    return dict(found)
+            layers[row["layer"]][f"{row['site']}/values"] = bins
+    return dict(layers)
 
 
 def _summary(rows: list[Row]) -> Row:
