@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cells import RECORD
 
 from sweep.compare.analysis.forecast import forecast, needed
 from sweep.compare.render import sentences
+from sweep.core.files import write_json
+from sweep.quantization.methods.registry import METHODS
 
 
 def run(directory: Path, samples: int = 512, overrides: str | None = "- alpha=0.999\n", **made: Any) -> Path:
     (directory / ".hydra").mkdir()
     if overrides is not None:
         (directory / ".hydra" / "overrides.yaml").write_text(overrides)
-    record = {
+    record = RECORD | {
         "config": {"calibration": {"samples": samples, "batch_size": 8}},
-        "calibration": {"cached": False, **made},
+        "calibration": {"key": "ab" * 32, "cached": False, **made},
         "timings": {"load_s": 50.0, "forward_s": 100.0, "observe_s": 28.0},
     }
-    (directory / "run.json").write_text(json.dumps(record))
+    write_json(directory / "run.json", record)
     return directory
 
 
@@ -63,7 +65,7 @@ def test_samples_are_whole_batches_of_every_fold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("method", "times"), [("percentile", 4), ("mse", 8), ("entropy", 8)])
 def test_the_law_of_the_method(method: str, times: int) -> None:
-    assert needed(np.array([0.02]), 0.01, 100, method) == pytest.approx([100 * times])
+    assert needed(np.array([0.02]), 0.01, 100, METHODS[method].power) == pytest.approx([100 * times])
 
 
 def test_nothing_is_forecast_that_cannot_be(tmp_path: Path) -> None:
