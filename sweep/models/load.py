@@ -14,10 +14,10 @@ from torch import Tensor
 from sweep.config import knobs
 from sweep.core.errors import UsageError, out_of_memory
 from sweep.models import assemble, checkpoint_dir, hf_loader, mamba_ssm_backend, source, stack, tokenizer
+from sweep.models.families import FAMILIES, supported
 from sweep.models.kernels.patch import VERSION
 from sweep.models.mixer import Mixer, geometry, mixers
 from sweep.models.random_weights import RandomWeights
-from sweep.models.refusals import FAMILIES, SUPPORTED
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def _require_mixers(name: str, shape: Any) -> None:
             f"model={name}: this {shape.model_type} has no Mamba layer (all of its {shape.num_hidden_layers} are "
             f"{layers}), so there is nothing to observe; give a member of the family that has some"
         )
-    raise UsageError(f"model={name}: {shape.model_type} has no Mamba mixer; supported are {SUPPORTED}")
+    raise UsageError(f"model={name}: {shape.model_type} has no Mamba mixer; supported are {supported()}")
 
 
 def is_pure(shape: Any) -> bool:

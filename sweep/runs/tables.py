@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from sweep.config.config import Config
-from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
-from sweep.quantization import formats, granularity, site_scales
+from sweep.quantization import formats, granularity, site_scales, sites
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.method import Method, Reads
@@ -103,7 +102,7 @@ def _check(config: Config, *parts: Statistics | None) -> None:
     """Raises UsageError where a recipe is of another model, and where a method needs gradients that are not there."""
     for statistics in filter(None, parts):
         for (layer, name), site in statistics.sites.items():
-            if (plain := name.partition("[")[0]) not in QUANTIZED:
+            if (plain := name.partition("[")[0]) not in sites.quantized():
                 continue
             if config.chosen and (layer, plain) not in config.chosen.sites:
                 raise UsageError(
@@ -131,11 +130,11 @@ def _relative(key: Key, site: SiteStatistics, found: dict[Key, Reading]) -> Colu
         nothing = np.full_like(scale, np.nan)
         return {"weight_scale": np.nan, "ratio": nothing, "silu_gain": nothing}
     weight = site.weight_absmax / WEIGHT_LEVELS
-    before = found[key[0], key[1].replace("_out", "_pre")].scale
+    before = sites.named(key[1]).before
     return {
         "weight_scale": weight,
         "ratio": _divide(scale, np.full_like(scale, weight)),
-        "silu_gain": _divide(scale, before),
+        "silu_gain": _divide(scale, found[key[0], before].scale) if before else np.full_like(scale, np.nan),
     }
 
 
@@ -210,7 +209,7 @@ def _coarse(statistics: Statistics) -> Any:
     magnitudes = np.exp2(np.arange(257) / 8 - 18)
     edges = np.concatenate([-magnitudes[:0:-1], [0.0], magnitudes[1:]])  # 513
     for (layer, name), site in statistics.sites.items():
-        if name in ("x_conv_pre", "x_conv_out"):
+        if name in (sites.MAIN, sites.named(sites.MAIN).before):
             total = site.total
             inside = np.clip(total.values, edges[0], np.nextafter(edges[-1], 0))
             counts = np.bincount(np.searchsorted(edges, inside, side="right") - 1, weights=total.counts, minlength=512)

@@ -22,7 +22,7 @@ from sweep.compare.analysis.differences import Differences, Evidence, digests, e
 from sweep.compare.analysis.perplexity import Perplexity, perplexities
 from sweep.compare.analysis.significance import FAMILY, Floats, freedom, holm, p_values, quantile
 from sweep.compare.query.comparison import Comparison
-from sweep.config.knobs import QUANTIZED
+from sweep.quantization.sites import quantized
 
 DEAD, NOISE, NEGLIGIBLE, MATTERS, UNRESOLVED, UNEXAMINED = (
     "dead knob",
@@ -259,7 +259,7 @@ def _largest(question: Contrast, parts: Sequence[tuple[Evidence, Differences, Fl
     effect: Effect | None = None
     places: set[tuple[int, str]] = set()
     for e, d, p in parts:
-        known = np.isfinite(d.sqnr) & np.isin(d.site.astype(str), ["all", *QUANTIZED])
+        known = np.isfinite(d.sqnr) & np.isin(d.site.astype(str), ["all", *quantized()])
         size = np.where(known, np.abs(d.sqnr), -1.0)
         with np.errstate(invalid="ignore"):
             counts = (p <= FAMILY) & (size >= NEGLIGIBLE_DB)
