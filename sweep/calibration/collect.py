@@ -1,4 +1,4 @@
-"""What a calibration gathers beyond histograms and channel maxima, and why it is not always there."""
+"""Statistics beyond histograms and channel maxima, which a calibration gathers only for the cells that need them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class Collect:
 
 
 def of(config: Config) -> Collect:
-    """What a cell needs. percentile_ema at an alpha that is not listed has it added, which is another calibration."""
+    """The statistics that a cell needs. percentile_ema at an alpha that is not listed has it added, which is another
+    calibration."""
     of_texts = (choice for choice in config.choices if methods.named(choice.method).reads is Reads.TEXT_QUANTILES)
     alphas = {choice.alpha for choice in of_texts if choice.alpha is not None}
     if alphas:
@@ -58,7 +59,7 @@ def of(config: Config) -> Collect:
 
 def second_pass(config: Config, first: Statistics) -> Collect | None:
     """Histograms of the groups, which only the first pass tells: what granularity=group needs unless channel maxima
-    do, which they do for method=minmax and symmetric formats. None where they do."""
+    do, which they do for method=minmax and symmetric formats. None where the maxima do."""
     if not config.second_pass:
         return None
     groupings = granularity.by_group(first, config.grouping)

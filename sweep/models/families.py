@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """How networks of one model_type are read.
+    """Adapter of the networks of one model_type.
 
-    mixer: gives the `sweep.models.mixer.Mixer` that a module is, None for one that is none; left out where the
+    mixer: gives the `sweep.models.mixer.Mixer` that a module is, None for another module; left out where the
     attributes have transformers' usual names (`sweep.models.mixer.described`). reads: keys of config.json that
     transformers' class reads without declaring them. activation: the key that names the function after the
     convolution, None where there is no choice."""

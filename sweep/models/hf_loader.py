@@ -74,7 +74,7 @@ def network(name: str, shape: Any, source: Checkpoint | None, seed: int, dtype: 
 
 
 def is_causal(shape: Any) -> bool:
-    """Whether transformers has a causal language model for a configuration."""
+    """True if transformers has a causal language model for a configuration."""
     import transformers
 
     return type(shape) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING

@@ -40,7 +40,7 @@ class Model:
 
 
 def backend(model: knobs.Model, device: str) -> str:
-    """What will compute the activations, with its version: part of a calibration's identity."""
+    """The software that computes the activations, with versions: part of a calibration's identity."""
     versions = [f"{package} {metadata.version(package)}" for package in ("transformers", "torch")]
     kind = torch.device(device).type
     by_authors = _chosen(model, device) == "mamba_ssm"
@@ -75,8 +75,8 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
         elif chosen == "mamba_ssm":
             raise UsageError(f"model.backend=mamba_ssm has no {shape.model_type}; use model.backend=transformers")
         else:
-            found = None if model.weights == "random" else source.checkpoint(model)
-            lm = hf_loader.network(model.name, shape, found, model.seed, target, device)
+            opened = None if model.weights == "random" else source.checkpoint(model)
+            lm = hf_loader.network(model.name, shape, opened, model.seed, target, device)
     observed = mixers(lm)
 
     def backbone(ids: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def _require_mixers(name: str, shape: Any) -> None:
 
 
 def is_pure(shape: Any) -> bool:
-    """Whether it is one of mamba_ssm's own, a plain sequence of blocks: then tensors are loaded one by one."""
+    """True for a network of mamba_ssm's own, a plain sequence of blocks: then tensors are loaded one by one."""
     return shape.model_type in (*checkpoint_dir.STACKS, stack.Stack.model_type)
 
 
@@ -122,7 +122,7 @@ def encoder(model: knobs.Model) -> tokenizer.Encode:
 
 
 def byte_counter(model: knobs.Model) -> tokenizer.Count:
-    """How many bytes of text the ids of `encoder` stand for."""
+    """Counter of the bytes of text that ids of `encoder` stand for."""
     if model.weights == "random":
         return len
     return tokenizer.counter(model.tokenizer or source.checkpoint(model).path)

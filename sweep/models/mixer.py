@@ -34,9 +34,9 @@ class Point(Enum):
 
 @dataclass(frozen=True)
 class Tap:
-    """How a site is read: some channels of a point. channels: their slice in a mixer, None where it lacks the site.
+    """A site's place: some channels of a point. channels: their slice in a mixer, None for a mixer without the site.
 
-    What is read at any point but CONV_PRE can be rewritten there, hence quantized and differentiated."""
+    A site at any point but CONV_PRE can be rewritten, hence quantized and differentiated."""
 
     point: Point
     channels: Callable[[Mixer], slice | None]
@@ -120,7 +120,7 @@ class Mixer:
 
     @property
     def calls_in_proj(self) -> bool:
-        """Whether in_proj runs as a module; mamba_ssm's Mamba-1 multiplies by its weight instead."""
+        """True if in_proj runs as a module; mamba_ssm's Mamba-1 multiplies by its weight instead."""
         return not hasattr(self.module, "use_fast_path")
 
     def project(self, entered: Tensor) -> Tensor:
