@@ -163,6 +163,7 @@ class Config:
     def _unusual(self) -> Iterator[tuple[str, Any]]:
         """Knobs that are not as they are by default, as far as they can change the result."""
         usual = _USUAL.to_dict()
+        usual["evaluate"] = asdict(Evaluate())  # of the sites that there are now
         usual["calibration"]["folds"] = Calibration(samples=self.calibration.samples).folds
         for group, value in self.to_dict().items():
             if group in ("calibration", "data", "evaluate", "grouping", "model") and value != usual[group]:

@@ -16,7 +16,8 @@ from sweep.__main__ import help_text
 from sweep.calibration.taps import taps
 from sweep.compare import __main__ as compare
 from sweep.compare.query import database
-from sweep.config.knobs import Evaluate
+from sweep.config.config import Config
+from sweep.config.knobs import Data, Evaluate, Model
 from sweep.core.errors import UsageError
 from sweep.models import load
 from sweep.models.mixer import TAPS, Point, Tap
@@ -52,9 +53,7 @@ def test_it_is_read_where_the_tap_says(tmp_path: Path) -> None:
     assert model.mixers[1].widths[STEP] == 4
 
 
-def small_model(path: Path) -> Any:
-    from sweep.config.knobs import Model
-
+def small_model(path: Path) -> Model:
     return Model("small", str(small.write(path / "model")))
 
 
@@ -96,6 +95,7 @@ def test_knob_and_help_know_it() -> None:
     assert f"  {GATE:<16}the gate z\n" in help_text()
     assert STEP not in help_text()
     assert Evaluate().sites == list(sites.quantized())
+    assert Config(Model("tiny", "nowhere"), Data("stdlib")).label == "tiny percentile a=0.9995 int8 tensor"
     assert Evaluate(sites=[GATE.upper()]).sites == [GATE]
     assert Evaluate(sites=["out_proj_in", "quantized"]).sites[0] == "out_proj_in"
     with pytest.raises(
