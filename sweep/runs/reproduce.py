@@ -44,7 +44,10 @@ def reproduce(directory: Path, console: Console) -> int:
     """Raises UsageError where there is no finished cell, or where it cannot be computed here."""
     import torch
 
+    from sweep.models.kernels import malloc
     from sweep.runs import cell
+
+    malloc.keep()
 
     record = runs.read(directory)
     if record is None:

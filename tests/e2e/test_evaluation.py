@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from sweep.config import knobs
 from sweep.config.config import Config
-from sweep.config.knobs import QUANTIZED, Data, Model
+from sweep.config.knobs import Data, Model
 from sweep.core.store import Store
 from sweep.evaluation import evaluate, forward, heldout
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.models import load
-from sweep.quantization import formats
+from sweep.quantization import formats, sites
 from tests.harness import ROOT, Run
 
 TINY = (
@@ -255,7 +255,7 @@ def test_the_configuration_file_asks_for_what_the_code_says() -> None:
     assert knobs.Evaluate(**configured) == knobs.Evaluate()
     assert not knobs.Evaluate()
     model = load.load(Model("tiny", "pkg://sweep/models/tiny"), "cpu", "float32")
-    assert set(QUANTIZED) == {s for s in model.mixers[0].sites if not s.endswith(("_pre", "_state"))}
+    assert set(sites.quantized()) == {s for s in model.mixers[0].sites if not s.endswith(("_pre", "_state"))}
 
 
 def test_a_key_changes_with_everything_that_changes_a_pass(tmp_path: Path) -> None:

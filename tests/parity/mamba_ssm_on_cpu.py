@@ -50,6 +50,7 @@ from sweep.config import knobs  # noqa: E402
 from sweep.evaluation.channel_quantizer import Rounding  # noqa: E402
 from sweep.evaluation.fake_quant import fake_quantized  # noqa: E402
 from sweep.models import load  # noqa: E402
+from sweep.quantization import sites  # noqa: E402
 from sweep.quantization.formats import FORMATS  # noqa: E402
 
 
@@ -58,7 +59,7 @@ def int4(seen: Mapping[str, np.ndarray]) -> dict[tuple[int, str], Rounding]:
     found = {}
     for key, values in seen.items():
         layer, _, site = key.partition(" ")
-        if site in knobs.QUANTIZED:
+        if site in sites.quantized():
             quantizer = FORMATS["int4"].place(0.0, float(np.abs(values).max()))
             found[int(layer), site] = Rounding(quantizer.format, np.array([quantizer.scale]), np.zeros(1))
     return found

@@ -22,6 +22,7 @@ from sweep.evaluation.fake_quant import fake_quantized
 from sweep.models import load
 from sweep.models.kernels.patch import kernels
 from sweep.quantization.formats import FORMATS
+from sweep.quantization.sites import quantized
 from tests.harness import ROOT, require
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all networks, kernel by kernel in an interpreter
@@ -90,7 +91,7 @@ def test_both_back_ends_are_quantized_alike(folder: Path, name: str) -> None:
     theirs = dict(np.load(folder / name / "seen.npz"))
     model = load.load(knobs.Model("local", str(folder / name)), "cpu", "float32")
     roundings = {}
-    for layer, site in ((m.layer, site) for m in model.mixers for site in m.sites if site in knobs.QUANTIZED):
+    for layer, site in ((m.layer, site) for m in model.mixers for site in m.sites if site in quantized()):
         quantizer = FORMATS["int4"].place(0.0, float(np.abs(theirs[f"{layer} {site}"]).max()))
         roundings[layer, site] = Rounding(quantizer.format, np.array([quantizer.scale]), np.zeros(1))
     assert len(roundings) == len(model.mixers) * (4 if name.startswith("mamba1") else 8)

@@ -17,7 +17,7 @@ import numpy as np
 
 from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import DEPLOYED, REPLICATES, SCALES
+from sweep.compare.query.database import REPLICATES, SCALES, deployed
 from sweep.runs.compared import Cell
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _ask(runs: Comparison, name: str, cells: list[int], query: str) -> list[tupl
     if source is None:
         return []
     try:
-        return runs.sql(query.format(f"(FROM {source} WHERE {DEPLOYED})"))
+        return runs.sql(query.format(f"(FROM {source} WHERE {deployed()})"))
     except duckdb.BinderException:
         return []
 

@@ -11,7 +11,7 @@ from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.contexts import contexts
 from sweep.compare.analysis.cost import Costs, Estimate, known_sqnr
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import DEPLOYED, SCALES
+from sweep.compare.query.database import SCALES, deployed
 
 BEST, AS_GOOD, UNRANKED = "best", "tied", "not ranked"
 MOST = 500  # cells whose share of clipped values is looked up
@@ -110,4 +110,6 @@ def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
 
 def _clipped(runs: Comparison, cells: list[int]) -> dict[int, float]:
     source = runs.source(SCALES, cells[:MOST])
-    return dict(runs.sql(f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {DEPLOYED} GROUP BY cell"))
+    return dict(
+        runs.sql(f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {deployed()} GROUP BY cell")
+    )

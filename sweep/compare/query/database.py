@@ -10,8 +10,8 @@ import numpy as np
 
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import calibrations
-from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
+from sweep.quantization import sites
 from sweep.runs.compared import Cell, Problem
 
 SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS = (
@@ -23,8 +23,6 @@ TEXTS = (
     "name", "sweep", "model", "method", "format", "granularity", "data", "key", "tokens", "identity", "weights",
     "dtype", "sizes",
 )  # fmt: skip
-# what is said of a cell as a whole is said of the sites that a deployment quantizes, the view `deployed` of `points`
-DEPLOYED = f"site IN {QUANTIZED}"
 NEEDED = f"layer, site, {', '.join(GROUPS)}, scale, scale_se, sqnr_db, n, mse"
 
 # The SQNR of a site whose groups have scales of their own is that of all its values together: groups count
@@ -40,6 +38,12 @@ CREATE TABLE points AS
 SELECT cell, layer, site, scale, sqnr_db FROM rows WHERE cell NOT IN (SELECT cell FROM weights)
 UNION ALL
 SELECT cell, layer, site, avg(scale), {POOL} FROM weights GROUP BY cell, layer, site"""
+
+
+def deployed() -> str:
+    """SQL's condition for the sites that a deployment quantizes, of which all is said that is said of a cell as a
+    whole: the view `deployed` of `points`."""
+    return f"site IN {sites.quantized()}"
 
 
 def ordered(cells: list[Cell]) -> list[Cell]:
@@ -136,7 +140,7 @@ def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list
         table = scan([cells[i] for i in grouped], SCALES, grouped, whole=True)
         database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
         database.execute(POOLED)
-    database.execute(f"CREATE VIEW deployed AS SELECT * FROM points WHERE {DEPLOYED}")
+    database.execute(f"CREATE VIEW deployed AS SELECT * FROM points WHERE {deployed()}")
 
 
 def _quoted(path: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sweep.config.knobs import QUANTIZED
+from sweep.quantization.sites import quantized
 from sweep.runs import record as runs
 from sweep.runs.record import RecordError, RunRecord
 from sweep.runs.results import Results
@@ -133,7 +133,7 @@ def _mean_sqnr(rows: Iterable[Row]) -> float | None:
     energies, sites where nothing is lost, or nothing was observed, left out. None if there is no other."""
     places: dict[tuple[int, str], list[Row]] = defaultdict(list)
     for row in rows:
-        if row["site"] in QUANTIZED and _finite(row["sqnr_db"]) is not None:
+        if row["site"] in quantized() and _finite(row["sqnr_db"]) is not None:
             places[row["layer"], row["site"]].append(row)
     return fmean(map(_pooled, places.values())) if places else None
 

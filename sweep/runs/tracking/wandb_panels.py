@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.config.knobs import QUANTIZED
+from sweep.quantization import sites as registry
 from sweep.runs.tracking.view import MEAN_SQNR, View
 
 WORST_SQNR = "worst/sqnr_db"
@@ -147,7 +147,7 @@ def by_layer(views: list[View]) -> list[tuple[str, tuple[Panel, ...]]]:
     sites = dict.fromkeys(row["site"] for v in views for row in v.rows)
     headed: list[tuple[str, tuple[Panel, ...]]] = []
     for column, heading, log, quantized in LINES:
-        keys = [f"{site}/{column}" for site in sites if not quantized or site in QUANTIZED]
+        keys = [f"{site}/{column}" for site in sites if not quantized or site in registry.quantized()]
         if column == "loss":
             keys = ["predicted/loss", *keys]  # of all quantized sites of a layer
         lines = tuple(Line(_title(key), log, key) for key in keys if key in logged)
