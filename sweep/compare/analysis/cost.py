@@ -93,11 +93,7 @@ class Costs:
 def known_sqnr(runs: Comparison) -> dict[int, float]:
     """Mean SQNR of the deployed sites, dB, by cell; not of cells where that of a place is unknown: minmax of groups is
     read off maxima. Sites that lose nothing, or hold nothing but zeros, do not count."""
-    unknown = "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)))"
-    mean = "avg(sqnr_db) FILTER (isfinite(sqnr_db))"
-    return dict(
-        runs.sql(f"SELECT cell, {mean} FROM deployed GROUP BY cell HAVING {unknown} = 0 AND {mean} IS NOT NULL")
-    )
+    return dict(runs.sql("SELECT cell, mean FROM totals WHERE unknown = 0 AND mean IS NOT NULL"))
 
 
 def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
