@@ -19,7 +19,7 @@ def asked(a: Answer) -> list[tuple[str, str]]:
     cells = a.runs.listed
     records = [load(cells[n].path) for n in _one_per_sweep_and_key(a)]
     days = sorted({c.finished[:16].replace("T", " ") for c in cells})
-    devices = (f"{d.type} {d.name}" for r in records if r.results and (d := r.results.device))
+    devices = (f"{d.type}, {d.name}" for r in records if r.results and (d := r.results.device))
     keys = ("sweep", "torch", "transformers", "python")
     versions = (", ".join(f"{key} {r.versions[key]}" for key in keys if r.versions.get(key)) for r in records)
     facts = [
