@@ -3,13 +3,14 @@ what it costs to read off. Networks: the shipped one, and a Mamba-1 and a hybrid
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import chdir
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def gains() -> list[dict[str, Any]]:
     for cell in wide:
         (sweep / Path(cell["path"]).name).symlink_to(Path(cell["path"]).resolve())
     ours = Path("by-loss.yaml").resolve()
-    write_recipe([str(sweep), "--bits", str(BUDGET), "--out", str(ours)])
+    with redirect_stdout(io.StringIO()):
+        write_recipe([str(sweep), "--bits", str(BUDGET), "--out", str(ours)])
     mixed = {}
     for path in (ours, by_sqnr(wide, ours)):
         (mixed[path.stem],) = cells(f"runs/{path.stem}", f"recipe={path}")
