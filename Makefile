@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+# One worker a processor, whole files in their order: the slow ones come first, what a module shares is made once.
+# `make test PARALLEL=` takes them one by one.
+PARALLEL ?= -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: setup run test lint docs bench clean
 
@@ -18,7 +21,7 @@ run: setup
 	$(BIN)/python -m sweep calibration.fisher=32 $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(PARALLEL),OMP_NUM_THREADS=1 )$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from tests.harness import Run
 def _nobody(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, no home: what is configured on this machine does not matter."""
     for name in list(os.environ):
-        if name.startswith("WANDB_"):
+        if name.startswith("WANDB_") and name != "WANDB_BASE_URL":
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.setattr(wandb_connection, "_refused", set())
