@@ -29,7 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 
 @pytest.fixture(autouse=True, scope="session")
 def this_machine_alone() -> Iterator[None]:
-    """Hosts beyond loopback have no address, whatever network there is. Raises socket.gaierror where one is asked for."""
+    """No host beyond loopback has an address, whatever network there is: socket.gaierror says so."""
     ask, here = socket.getaddrinfo, (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname())
 
     def asked(host: Any, *rest: Any, **more: Any) -> Any:
