@@ -122,7 +122,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _until(condition: object, what: str, root: Path) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not condition():  # type: ignore[operator]
         if time.monotonic() > end:
             logs = "\n".join(f"{p.name}: {p.read_text()[-2000:]}" for p in root.glob("*log"))

@@ -31,9 +31,9 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "mamba1": layouts.MAMBA1,
     "mamba2-1group": GROUPS1 | {"n_layer": 1},
     "mamba2-2groups": layouts.MAMBA2,
+    **{name: layouts.STACKS[name] | {"n_layer": 1} for name in ("layer norm", "norm before gate")},
     # what the others have alone, these have together
     **{name: layouts.STACKS[name] for name in ("mamba2attn", "interleaved", "all", "mamba1 with all around")},
-    **{name: layouts.STACKS[name] | {"n_layer": 1} for name in ("layer norm", "norm before gate")},
     **{name: settings | {"n_layer": 2} for name, settings in layouts.STACKS.items() if name.startswith("first")},
 }
 
