@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
-# One worker a processor, whole files in their order: the slow ones come first, what a module shares is made once.
-# `make test PARALLEL=` takes them one by one.
-PARALLEL ?= -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# A worker more than processors, since some tests wait for servers; whole files in their order: the slow ones come
+# first, and what a module shares is made once. `make test PARALLEL=` takes them one by one.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count(), 7) + 1)")
+PARALLEL ?= -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: setup run test lint docs bench clean
 
