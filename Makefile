@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+# A worker more than processors, since some tests wait for servers; whole files in their order: the slow ones come
+# first, and what a module shares is made once. `make test PARALLEL=` takes them one by one.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count(), 7) + 1)")
+PARALLEL ?= -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: setup run test lint docs bench mutants clean
 
@@ -18,7 +22,7 @@ run: setup
 	$(BIN)/python -m sweep calibration.fisher=32 $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(PARALLEL),OMP_NUM_THREADS=1 )$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

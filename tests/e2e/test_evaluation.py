@@ -31,8 +31,8 @@ TINY = (
     "calibration.folds=4",
     "method=minmax",
     "evaluate.perplexity=true",
-    "evaluate.samples=64",
-    "calibration.seqlen=256",
+    "evaluate.samples=32",
+    "calibration.seqlen=128",
 )
 ON = "evaluate.perplexity=true"
 
@@ -86,7 +86,7 @@ def test_int16_changes_nothing_and_fewer_bits_cost_more(
     assert 1 >= found["int16"]["top1_agreement"] > found["int8"]["top1_agreement"] > found["int4"]["top1_agreement"]
     assert {e["baseline"]["perplexity"] for e in found.values()} == {none}
     assert "perplexity" in done.stdout
-    assert "64 x 256 held-out tokens of stdlib" in done.stdout
+    assert "32 x 128 held-out tokens of stdlib" in done.stdout
 
 
 def test_the_numbers_are_those_of_a_direct_computation(
