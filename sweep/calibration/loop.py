@@ -97,7 +97,7 @@ def calibrate(
         timings.fisher_s += time.perf_counter() - start
 
     begin = time.perf_counter()
-    with deferred() as signal, kernels(model.mixers, model.device) as convolve:
+    with deferred() as signal, kernels(model.mixers, model.device, tensors=collect != Collect()) as convolve:
 
         def after(fold: int, number: int) -> None:
             """Save what there is where it is time to, or where a signal has come; a later one waits for the next."""

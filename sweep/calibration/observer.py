@@ -86,20 +86,20 @@ def _counts_in_one_launch(x: Tensor) -> bool:
 
 
 def _parts(x: Tensor) -> int:
-    """In how many parts extremes and sums of a channel are kept; the modules need a compiler, or a CUDA toolkit."""
+    """In how many parts extremes of a channel are kept; the modules need a compiler, or a CUDA toolkit."""
     if _counts_in_one_launch(x):
-        from sweep.calibration import count_cuda
+        from sweep.calibration import cuda_rows
 
-        return count_cuda.PARTS
+        return cuda_rows.PARTS
     from sweep.calibration import count_cpu
 
     return count_cpu.PARTS
 
 
 def _no_text(device: torch.device) -> Tensor:
-    from sweep.calibration import count_cuda
+    from sweep.calibration import cuda_rows
 
-    return count_cuda.none_strange(device)
+    return cuda_rows.none_strange(device)
 
 
 def scaled(x: Tensor, shift: int) -> Tensor:
@@ -131,7 +131,7 @@ class _Accumulator:
         parts = _parts(x)
         self.low = torch.full((parts, channels), torch.inf, device=x.device)
         self.high = torch.full((parts, channels), -torch.inf, device=x.device)
-        self.abs_sum = torch.zeros(parts, channels, dtype=torch.float64, device=x.device)
+        self.abs_sum = torch.zeros(1, channels, dtype=torch.float64, device=x.device)
         if abs_sum is not None:
             self.abs_sum[0] = torch.from_numpy(abs_sum * 2.0**shift)
         self.text_mean = torch.zeros(parts, channels, device=x.device)
@@ -151,10 +151,9 @@ class _Accumulator:
 
     def row(self, x: Tensor) -> Any:
         """What a launch of `sweep.calibration.count_cuda` needs in order to observe x [batch, seq, channels]."""
-        from sweep.calibration.count_cuda import Row
+        from sweep.calibration.cuda_rows import Row
 
-        if self.strange is None:  # saved by an earlier version
-            self.strange = _no_text(x.device)
+        assert self.strange is not None
         kept = self.counts, self.low, self.high, self.abs_sum, self.text_mean, self.strange
         row = Row(self._prepared(x), *kept, self.texts)
         self.texts += len(x)

@@ -92,7 +92,7 @@ class Mixer:
         pre, out = convolve(entered, conv.weight, conv.bias)
         widths = [width for _, width in self.parts]
         for stage, tensor in zip(STAGES, (entered, pre, out), strict=True):
-            for (part, _), piece in zip(self.parts, torch.split_with_sizes(tensor, widths, dim=-1), strict=True):
+            for (part, _), piece in zip(self.parts, tensor.split(widths, -1), strict=True):
                 yield f"{part}_{stage}", piece
 
 
