@@ -113,7 +113,7 @@ class LayerwiseGradients:
                 for sample in differentiated(self.tokens, fold, self.calibration):
                     tokens = len(self.tokens.windows[sample])
                     hidden = read().to(self.device).requires_grad_(layer > 0)
-                    differentiate_through(found, partial(block, hidden), slope, tokens, gradients)
+                    differentiate_through(found, partial(block, hidden), slope, tokens, gradients, gradients.settle)
                     gradients.tokens += tokens
                     if hidden.grad is not None:
                         write(hidden.grad)

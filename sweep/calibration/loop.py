@@ -92,7 +92,7 @@ def calibrate(
 
     def differentiate_sample(sample: int) -> None:
         start = time.perf_counter()
-        differentiate(model, tokens.windows[sample], calibration.seed, sample, gradients)
+        differentiate(model, tokens.windows[sample], calibration.seed, sample, gradients, gradients.settle)
         gradients.tokens += len(tokens.windows[sample])
         timings.fisher_s += time.perf_counter() - start
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from threading import Barrier
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from sweep.quantization.statistics import Key
 MOST = 2**31 - 1  # values that 32-bit counts hold in any case
 STRETCH = 4096  # tokens of a text that are summed in float32; of longer ones the sums of stretches are, in float64
 Sums = NDArray[np.float64]
+T = TypeVar("T")
 LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
 
 
@@ -235,7 +236,7 @@ class Observer:
         if at_once := [(key, x) for key, tensors in waiting.items() for x in tensors if _counts_in_one_launch(x)]:
             from sweep.calibration import count_cuda
 
-            for launch in _one_of_each(at_once):
+            for launch in one_of_each(at_once):
                 count_cuda.count([self._sites[key].row(x) for key, x in launch.items()])
             return
         # a site is one thread's, so that no two touch the same counts; the largest go first
@@ -313,9 +314,9 @@ class Observer:
         return done
 
 
-def _one_of_each(waiting: Sequence[tuple[Key, Tensor]]) -> list[dict[Key, Tensor]]:
-    """Tensors of sites, dealt so that no launch has two of one site, whose sums would get in each other's way."""
-    launches: list[dict[Key, Tensor]] = []
+def one_of_each(waiting: Sequence[tuple[Key, T]]) -> list[dict[Key, T]]:
+    """What waits of sites, dealt so that no launch has two of one site, whose sums would get in each other's way."""
+    launches: list[dict[Key, T]] = []
     for key, x in waiting:
         launch = next((launch for launch in launches if key not in launch), None)
         if launch is None:

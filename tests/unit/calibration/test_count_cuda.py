@@ -14,7 +14,7 @@ from numba import types
 
 from sweep.calibration import count_cuda
 from sweep.calibration.cuda_rows import COLUMNS, tables
-from sweep.calibration.observer import _one_of_each
+from sweep.calibration.observer import one_of_each
 from sweep.models.kernels.conv import lazily
 from tests.harness import ROOT, require
 from tests.launches import empty
@@ -82,9 +82,9 @@ def test_the_table_of_a_launch_tells_where_each_site_lies() -> None:
 def test_one_launch_counts_all_sites_of_a_hook_and_no_site_twice() -> None:
     tensors = [torch.zeros(2, 3, n + 1) for n in range(4)]
     first = [((0, site), x) for site, x in zip("abcd", tensors, strict=True)]
-    assert _one_of_each(first) == [dict(first)]
+    assert one_of_each(first) == [dict(first)]
     again = [((0, "a"), tensors[0]), ((0, "a"), tensors[0]), ((0, "b"), tensors[1])]
-    assert [list(launch) for launch in _one_of_each(again)] == [[(0, "a"), (0, "b")], [(0, "a")]]
+    assert [list(launch) for launch in one_of_each(again)] == [[(0, "a"), (0, "b")], [(0, "a")]]
 
 
 def test_sites_of_several_dtypes_are_a_launch_each_and_empty_ones_none() -> None:
