@@ -17,7 +17,7 @@ LAST_PLACE = 2.0**-52  # of a float64
 
 
 def empty(x: Tensor, g: Tensor) -> Weighed:
-    """A site that has met nothing yet, and what it is about to meet; float32's bins are four codes wide, as in a fold."""
+    """A site that has met nothing yet, and what it is about to; float32's bins are four codes wide, as in a fold."""
     sums = torch.zeros(16_384 if x.dtype is torch.float32 else 65_536, dtype=torch.float64, device=x.device)
     return Weighed(x, g, sums, torch.zeros(1, dtype=torch.int64, device=x.device))
 

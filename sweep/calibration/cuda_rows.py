@@ -72,8 +72,8 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One launch: the dtype of its values, its words (rows, then a ticket for each stretch of channels of each row), the
-    number of rows and of blocks, and memory for the sums of single texts, float64."""
+    """One launch: the dtype of its values; its words, which are rows, then a ticket for each stretch of channels of
+    each row; the number of rows and of blocks; and memory for the sums of single texts, float64."""
 
     dtype: torch.dtype
     words: list[int]

@@ -1,7 +1,7 @@
 """Sums of squared gradients, by the bins of the values they belong to.
 
-They are float64, sample after sample, fold by fold. A CPU adds a sample's values one after the other; a CUDA device adds
-up all those of a bin exactly, for all sites of a hook at once (`weigh_cuda`), and is not waited for before the fold is
+They are float64, sample after sample, fold by fold. A CPU adds a sample's values one after the other; a CUDA device
+adds up those of a bin exactly, for all sites of a hook at once (`weigh_cuda`), and is not waited for before the fold is
 done or its state is saved. So either way sums are the same bit for bit however the work is cut.
 """
 

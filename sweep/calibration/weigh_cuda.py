@@ -5,9 +5,10 @@ gradient, 48 bits anywhere between 2^-298 and 2^256, is added as an integer: cut
 that digit of its bin, in 64 bits, which hold 2^31 of them. When a hook's values are in, `_settle` makes a float64 of
 each bin's digits, within one unit in its last place of the exact sum, and adds it to the fold's.
 
-A fold's sum is thus the sum of its samples' exact ones, each rounded once, in the order of the samples: the same bit for
-bit however blocks are scheduled, a fold is interrupted or folds are dealt out. The CPU adds value after value in float64
-(`count_cpu.weigh`): of n values in a bin the two differ by n x 2^-53 of the sum at most, sqrt(n) x 2^-53 as a rule.
+A fold's sum is thus the sum of its samples' exact ones, each rounded once, in the order of the samples: the same bit
+for bit however blocks are scheduled, a fold is interrupted or folds are dealt out. The CPU adds value after value in
+float64 (`count_cpu.weigh`): of n values in a bin the two differ by n x 2^-53 of the sum at most, by sqrt(n) x 2^-53 as
+a rule.
 
 The bin is found as the counts' is. There is no window in shared memory: one sample passes at a time, and a hook's
 values are a million, of which one in some hundred shares a bin.
@@ -40,8 +41,8 @@ COLUMNS = 16
 
 @dataclass(frozen=True, eq=False)
 class Weighed:
-    """Values x and their gradients g [texts, tokens, channels] of a site, and what the squares are added to: sums float64
-    [65536 / width], width codes to a bin; strange int64 [1], which becomes 1 where a gradient is not finite."""
+    """Values x and their gradients g [texts, tokens, channels] of a site, and what the squares are added to: sums
+    float64 [65536 / width], width codes to a bin; strange int64 [1], 1 as soon as a gradient is not finite."""
 
     x: Tensor
     g: Tensor

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sweep.models.kernels.conv import Convolve, convolve
@@ -92,7 +91,7 @@ class Mixer:
         pre, out = convolve(entered, conv.weight, conv.bias)
         widths = [width for _, width in self.parts]
         for stage, tensor in zip(STAGES, (entered, pre, out), strict=True):
-            for (part, _), piece in zip(self.parts, tensor.split(widths, -1), strict=True):
+            for (part, _), piece in zip(self.parts, tensor.split(widths, -1), strict=True):  # type: ignore[no-untyped-call]
                 yield f"{part}_{stage}", piece
 
 

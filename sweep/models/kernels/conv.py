@@ -57,8 +57,13 @@ class Convolved:
     def split(self, widths: list[int], dim: int) -> list[Convolved]:
         """Those of some channels after the other; dim: the channels'."""
         assert dim == -1
-        biases = [None] * len(widths) if self.bias is None else self.bias.split(widths)
-        pieces = zip(self.entered.split(widths, -1), self.weight.split(widths), biases, strict=True)
+        biases = [None] * len(widths) if self.bias is None else torch.split_with_sizes(self.bias, widths)
+        pieces = zip(
+            torch.split_with_sizes(self.entered, widths, -1),
+            torch.split_with_sizes(self.weight, widths),
+            biases,
+            strict=True,
+        )
         return [Convolved(*piece, self.silu) for piece in pieces]
 
 
