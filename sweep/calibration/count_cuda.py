@@ -115,8 +115,8 @@ def _count(address, rows, mantissa, stretch, most, like):  # type: ignore[no-unt
     if inside and lane < tokens:
         start = part * by_text + channel * by_channel
         for i in range(BACK + 1):
-            at = lane + i - BACK
-            held[i] = bits_of(values[start + at * by_token]) if at >= 0 else np.uint32(0)
+            back = lane + i - BACK
+            held[i] = bits_of(values[start + back * by_token]) if back >= 0 else np.uint32(0)
         bits = held[BACK]
         if convolution:
             bits = convolved(held, 0, bias, first, second, third, last, silu, like)
