@@ -19,7 +19,8 @@ def empty(x: Tensor | Convolved, texts_before: int = 0) -> Row:
     counts = torch.zeros(65_536, dtype=torch.int64, device=x.device)
     sums = torch.zeros(1, x.shape[-1], dtype=torch.float64, device=x.device)
     strange = cuda_rows.none_strange(x.device)
-    return Row(x, counts, low, -low, sums, torch.zeros_like(low), strange, texts_before)
+    kept = counts, low, -low, sums, torch.zeros_like(low), strange, texts_before
+    return Row(x.entered, *kept, x) if isinstance(x, Convolved) else Row(x, *kept)
 
 
 def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor, text_mean: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def _check_convolution(dtype: torch.dtype, kernel: int, biased: bool, device: st
             rounded = values.to(dtype)
             counts = row.counts.cpu()
             assert int(counts.sum()) == rounded.numel()
-            if exact and not row.values.silu:
+            if exact and row.convolution and not row.convolution.silu:
                 assert torch.equal(counts, torch.bincount(bin_codes(rounded), minlength=65_536))
             low, high = row.low.cpu().amin(0), row.high.cpu().amax(0)
             step = 2.0 ** {torch.float32: -18, torch.bfloat16: -7, torch.float16: -10}[dtype]

