@@ -1,8 +1,8 @@
 """`python -m bench gpu [--quick]`: what the project claims of CUDA devices, checked and measured on the one here.
 
-First the observer against the CPU's on the same activations, for every number format and family, then the table.
-Without a CUDA device every function runs on the CPU all the same, on small shapes, so that the command is known to
-run; its kernel runs in numba's simulator; every figure says "not measured". --quick: fewer repeats and samples."""
+First observer and gradients against the CPU's, for every number format and family, then the table. Without a CUDA
+device every function runs on the CPU all the same, on small shapes, so that the command is known to run; the kernels
+run in numba's simulator; every figure says "not measured". --quick: fewer repeats, and of 2.7b fewer samples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from bench import geometry
+from bench import geometry, gpu_correctness
 from bench.race import table
 from sweep.calibration.observer import Observer
 from sweep.calibration.taps import taps
@@ -36,7 +34,6 @@ ROOT = Path(__file__).resolve().parent.parent
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 QUICK = "--quick" in sys.argv
-DTYPES = ("float32", "bfloat16", "float16")
 REPEATS = 5 if QUICK else 20
 if not CUDA:
     REPEATS = 1
@@ -62,58 +59,12 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def correctness() -> list[dict[str, Any]]:
-    """A fold of one pass, observed on the device, against the same activations observed on the CPU."""
-    rows = []
-    for family, build in (("mamba1", geometry.mamba1), ("mamba2", geometry.mamba2)):
-        for dtype in DTYPES:
-            lm = build("130m", dtype, 2).to(DEVICE)
-            found, ids = mixers(lm), geometry.tokens(2, 96 if CUDA else 16).to(DEVICE)
-            there, here = Observer(), Observer()
-
-            def both(layer: int, site: str, x: Tensor, there: Observer = there, here: Observer = here) -> None:
-                there(layer, site, x)
-                here(layer, site, x.cpu())
-
-            with (
-                torch.inference_mode(),
-                kernels(found, DEVICE) as convolve,
-                taps(found, both, convolve, settle=there.settle),
-            ):
-                lm.base_model(ids, use_cache=False)
-                there.check(range(len(ids)))
-                here.check(range(len(ids)))
-                own, reference = there.finish(), here.finish()
-            same = all(
-                np.array_equal(own[key].histogram.counts, site.histogram.counts)
-                and np.array_equal(own[key].histogram.bins, site.histogram.bins)
-                and np.array_equal(own[key].channel_absmax, site.channel_absmax)
-                for key, site in reference.items()
-            )
-            sums = max(
-                float(np.abs(own[key].channel_abs_sum / np.maximum(site.channel_abs_sum, 1e-30) - 1).max())
-                for key, site in reference.items()
-            )
-            if not same or sums > 1e-5:
-                raise RuntimeError(
-                    f"{family} {dtype}: what {DEVICE} observes is not what the CPU observes ({sums:.1e})"
-                )
-            rows.append({"family": family, "dtype": dtype, "sites": len(reference), "largest error of a sum": sums})
-    return rows
-
-
-def simulated() -> None:
-    """The kernel on this CPU, in numba's simulator. Raises where it finds something else than torch does."""
-    script = ROOT / "tests" / "unit" / "count_cuda_on_cpu.py"
-    subprocess.run([sys.executable, str(script)], env={"PYTHONPATH": str(ROOT)}, check=True, stdout=subprocess.DEVNULL)
-
-
 def _steps(found: tuple[Mixer, ...], backbone: Callable[[], Any], batch: int) -> list[Callable[[], None]]:
     """A pass over a batch, alone and with all sites observed."""
     observer = Observer()
 
     def run(observed: bool) -> None:
-        with kernels(found, DEVICE) as convolve:
+        with kernels(found, DEVICE, tensors=False) as convolve:
             seen = taps(found, observer, convolve, settle=observer.settle) if observed else nullcontext()
             with seen:
                 backbone()
@@ -215,14 +166,14 @@ def command(size: str, samples: int) -> tuple[float, float]:
 def main() -> list[dict[str, Any]]:
     begin = time.perf_counter()
     print(f"{where()}\n")
-    title = "Observed on the device and on the CPU, the same activations: bins, counts and maxima equal"
+    title = "The device against the CPU, the same activations: counts and maxima equal, largest relative errors"
     table(
-        title if CUDA else "No CUDA device: the CPU's observer against itself, to show that the comparison runs",
-        correctness(),
+        title if CUDA else "No CUDA device: the CPU against itself, to show that the comparison runs",
+        gpu_correctness.rows(DEVICE, 96 if CUDA else 16),
     )
     if not CUDA:
-        simulated()
-        print("The kernel finds in numba's simulator what torch finds.\n")
+        gpu_correctness.simulated()
+        print("In numba's simulator the kernels find what torch finds.\n")
     ratios, launches = forwards()
     tensors = values()
     whole, _ = command("130m", 512)
@@ -234,12 +185,15 @@ def main() -> list[dict[str, Any]]:
         _row("one observed value / absmax of it by torch", tensors["absmax"], 4),
         _row("launches per mixer", launches, 6),
         _row("python -m sweep model=130m model.weights=random device=cuda, 512 x 512, after imports, s", whole, 15),
-        _row(f"2.7b, {64 if QUICK else 512} x 512, bfloat16, peak memory, GB", peak, 16),
+        _row(f"2.7b, 512 x 512{', the first 64' * QUICK}, bfloat16, peak memory, GB", peak, 16),
         *(_row(f"{p} / ours", tensors.get(p), 5, least=True) for p in ("ModelOpt histogram", "torch.histc")),
         _row("torch.bincount / ours", tensors["torch.bincount"], 5, least=True),
     ]
-    print(f"{time.perf_counter() - begin:.0f} s\n")
-    return table("On this device" if CUDA else "No CUDA device here: all ran on the CPU, nothing is measured", rows)
+    print(f"All of it took {time.perf_counter() - begin:.0f} s.\n")
+    return table(
+        "On this device" if CUDA else "No CUDA device here: all ran on the CPU, on small shapes, nothing is measured",
+        rows,
+    )
 
 
 def where() -> str:

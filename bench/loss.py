@@ -64,7 +64,7 @@ def backward(histograms: bool, **shape: Any) -> Callable[[], None]:
     gradients = Gradients()
 
     def step() -> None:
-        differentiate(model, ids, 0, 0, gradients if histograms else lambda *_: None)
+        differentiate(model, ids, 0, 0, gradients if histograms else lambda *_: None, gradients.settle)
 
     return step
 

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sweep.calibration import counting
+from sweep.calibration import counting, cuda_rows
 from sweep.calibration.text_quantiles import text_quantiles
+from sweep.models.kernels.conv import Convolved
 from sweep.quantization.bins import BFLOAT16, BINS, FLOAT16, FLOAT32
 from sweep.quantization.histogram import Histogram
 
@@ -45,7 +46,7 @@ class Accumulator:
 
     quantiles: of each text, float64 [batch, A, 3] for each batch. counts: int64 [BINS]; recent: int32 [BINS], what a
     CPU counts first, to be added to `counts`, and held: the number of values in it. low, high, text_mean: float32
-    [parts, channels], abs_sum: float64 of that shape. texts: how many there were, and strange: int64 [1], the least
+    [parts, channels], abs_sum: float64 [1, channels]. texts: how many there were, and strange: int64 [1], the least
     number of one that is not finite; both on CUDA devices only.
 
     These fields are what a checkpoint holds: whoever changes them raises `observer.VERSION`."""
@@ -69,7 +70,7 @@ class Accumulator:
         """An empty one for tensors like x [batch, seq, channels]. abs_sum: what the sums of |x| start from."""
         parts, channels, device = counting.parts(x), x.shape[-1], x.device
         at_once = counting.in_one_launch(x)
-        begun = torch.zeros(parts, channels, dtype=torch.float64, device=device)
+        begun = torch.zeros(1, channels, dtype=torch.float64, device=device)
         if abs_sum is not None:
             begun[0] = torch.from_numpy(abs_sum * 2.0**shift)
         return cls(
@@ -83,7 +84,7 @@ class Accumulator:
             abs_sum=begun,
             text_mean=torch.zeros(parts, channels, device=device),
             quantiles=[],
-            strange=counting.no_text(device) if at_once else None,
+            strange=cuda_rows.none_strange(device) if at_once else None,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,15 +112,14 @@ class Accumulator:
             self.quantiles.append(text_quantiles(x, self.alphas))
         return scaled(x, self.shift)
 
-    def row(self, x: Tensor) -> Any:
-        """The `Row` by which a launch of `sweep.calibration.count_cuda` observes x [batch, seq, channels]."""
-        from sweep.calibration.count_cuda import Row
-
+    def row(self, x: Tensor | Convolved) -> cuda_rows.Row:
+        """The row by which a launch of `sweep.calibration.count_cuda` observes x [batch, seq, channels]."""
         assert self.strange is not None  # as wherever sites are counted in one launch
         kept = self.counts, self.low, self.high, self.abs_sum, self.text_mean, self.strange
-        row = Row(self._prepared(x), *kept, self.texts)
-        self.texts += len(x)
-        return row
+        before, self.texts = self.texts, self.texts + len(x)
+        if isinstance(x, Tensor):
+            return cuda_rows.Row(self._prepared(x), *kept, before)
+        return cuda_rows.Row(x.entered, *kept, before, x)
 
     def _long(self, text: Tensor) -> Tensor:
         """Observe a text [1, seq, channels] stretch by stretch, so that neither its counts nor its sums go astray."""

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from sweep.calibration import cuda_rows
 from sweep.core.errors import UsageError
 
 
@@ -29,18 +30,9 @@ def in_one_launch(x: Tensor) -> bool:
 
 
 def parts(x: Tensor) -> int:
-    """Number of parts in which extremes and sums of a channel are kept, by the loops of the tensor's device."""
+    """Number of parts in which extremes of a channel are kept, by the loops of the tensor's device."""
     if in_one_launch(x):
-        from sweep.calibration import count_cuda
-
-        return count_cuda.PARTS
+        return cuda_rows.PARTS
     from sweep.calibration import count_cpu
 
     return count_cpu.PARTS
-
-
-def no_text(device: torch.device) -> Tensor:
-    """`Row.strange` of a site without a text that is not finite, int64 [1]; CUDA only."""
-    from sweep.calibration import count_cuda
-
-    return count_cuda.none_strange(device)

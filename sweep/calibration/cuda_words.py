@@ -29,6 +29,12 @@ if config.ENABLE_CUDASIM:
             return np.float32(np.uint16(bits).view(np.float16))
         return np.uint32(bits if like.dtype == np.float32 else int(bits) << 16).view(np.float32)
 
+    def rounded(value: Any, like: Any) -> Any:
+        if like.dtype == np.uint16:
+            bits = int(np.float32(value).view(np.uint32))
+            return np.uint32(0x7FC0 if value != value else bits + 0x7FFF + (bits >> 16 & 1) >> 16)
+        return bits_of(np.float16(value) if like.dtype == np.int16 else np.float32(value))
+
     def code_of(bits: Any, like: Any) -> int:
         if like.dtype != np.float32:
             return int(bits)
@@ -85,6 +91,20 @@ else:
             return builder.bitcast(given, _FLOAT)
 
         return types.float32(types.uint32, like), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def rounded(typing: Any, value: Any, like: Any) -> Any:
+        """The bits of what a float32 rounds to, to the nearest, of ties to the even one."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            given, _ = arguments
+            if like is types.int16:
+                return builder.zext(_ptx(builder, "cvt.rn.f16.f32 $0, $1;", given, _SHORT, "=h,f"), _WORD)
+            if like is types.uint16:  # bfloat16
+                return builder.zext(_ptx(builder, "cvt.rn.bf16.f32 $0, $1;", given, _SHORT, "=h,f"), _WORD)
+            return builder.bitcast(given, _WORD)
+
+        return types.uint32(types.float32, like), generate
 
     @intrinsic  # type: ignore[untyped-decorator]
     def code_of(typing: Any, bits: Any, like: Any) -> Any:

@@ -28,11 +28,14 @@ from sweep.quantization.sites import quantized
 AT_ONCE = 1 << 23  # logits held at a time: float64, four times
 _ADVICE = "Choose another model.backend, or calibration.fisher=0"
 Meet = Callable[[int, str, Tensor, Tensor], None]  # layer, site, values and their gradients [1, seq, channels]
+Settle = Callable[[], None]
 
 
-def differentiate(model: Model, ids: NDArray[np.int64], seed: int, sample: int, meet: Meet) -> None:
+def differentiate(
+    model: Model, ids: NDArray[np.int64], seed: int, sample: int, meet: Meet, settle: Settle = lambda: None
+) -> None:
     """One forward and backward pass of a sample's token ids [seq]; every quantized site of every layer meets its
-    gradient. seed and sample decide the labels.
+    gradient. seed and sample decide the labels. settle: called when all sites of a hook have met theirs.
 
     Raises UsageError where a site is out of reach, or a kernel behind it has no gradient."""
 
@@ -42,7 +45,7 @@ def differentiate(model: Model, ids: NDArray[np.int64], seed: int, sample: int, 
     def slope(states: Tensor) -> Tensor:
         return log_likelihood_gradient(model, states[0], seed, sample)[None]
 
-    differentiate_through(model.mixers, forward, slope, len(ids), meet)
+    differentiate_through(model.mixers, forward, slope, len(ids), meet, settle)
 
 
 def differentiate_through(
@@ -51,10 +54,11 @@ def differentiate_through(
     slope: Callable[[Tensor], Tensor],
     tokens: int,
     meet: Meet,
+    settle: Settle = lambda: None,
 ) -> None:
     """`differentiate` of whatever the mixers are part of: forward gives what it makes of so many tokens, slope the
     gradient by that."""
-    probe = Probe(mixers, meet)
+    probe = Probe(mixers, meet, settle)
     with torch.inference_mode(False), torch.enable_grad():
         try:
             with rewritten(mixers, probe):
@@ -95,11 +99,11 @@ class Probe:
     Every site goes on as a view of itself: the gradient is the one by what a quantizer would write there, whoever else
     reads the tensor."""
 
-    def __init__(self, mixers: tuple[Mixer, ...], meet: Meet) -> None:
+    def __init__(self, mixers: tuple[Mixer, ...], meet: Meet, settle: Settle) -> None:
         self._quantized = set(quantized())
         sites = [(m.layer, site) for m in mixers for site in m.sites if site in self._quantized]
         self._reached, self._returned = Reached(mixers, sites), Reached(mixers, sites)
-        self._meet = meet
+        self._meet, self._settle = meet, settle
         self._begun = False
 
     def __call__(self, mixer: Mixer, point: Point, x: Tensor) -> Tensor:
@@ -122,6 +126,7 @@ class Probe:
                 slope = gradient[..., sites[site]]
                 self._returned.add(layer, site, slope.numel())
                 self._meet(layer, site, piece, slope)
+            self._settle()
 
         through.register_hook(came)  # type: ignore[no-untyped-call]
         return through

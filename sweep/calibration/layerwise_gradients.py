@@ -116,7 +116,7 @@ class LayerwiseGradients:
                     tokens = len(self.tokens.windows[sample])
                     if layer >= self.first:
                         hidden = read().to(self.device).requires_grad_(layer > self.first)
-                        differentiate_through(found, partial(block, hidden), slope, tokens, gradients)
+                        differentiate_through(found, partial(block, hidden), slope, tokens, gradients, gradients.settle)
                         if hidden.grad is not None:
                             write(hidden.grad)
                     gradients.tokens += tokens

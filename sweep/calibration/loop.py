@@ -94,12 +94,12 @@ def calibrate(
 
     def differentiate_sample(sample: int) -> None:
         start = time.perf_counter()
-        differentiate(model, tokens.windows[sample], calibration.seed, sample, gradients)
+        differentiate(model, tokens.windows[sample], calibration.seed, sample, gradients, gradients.settle)
         gradients.tokens += len(tokens.windows[sample])
         timings.fisher_s += time.perf_counter() - start
 
     begin = time.perf_counter()
-    with deferred() as signal, kernels(model.mixers, model.device) as convolve:
+    with deferred() as signal, kernels(model.mixers, model.device, tensors=collect != Collect()) as convolve:
 
         def after(fold: int, number: int) -> None:
             """Save what there is where it is time to, or where a signal has come; a later one waits for the next."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from sweep.core.errors import UsageError
 from sweep.quantization.statistics import Key
 
 VERSION = 1  # of `Observer.state_dict`
+T = TypeVar("T")
 
 
 class Observer:
@@ -59,7 +60,7 @@ class Observer:
         if at_once := [(key, x) for key, tensors in waiting.items() for x in tensors if counting.in_one_launch(x)]:
             from sweep.calibration import count_cuda
 
-            for launch in _one_of_each(at_once):
+            for launch in one_of_each(at_once):
                 count_cuda.count([self._sites[key].row(x) for key, x in launch.items()])
             return
         # a site is one thread's, so that no two touch the same counts; the largest go first
@@ -142,9 +143,9 @@ class Observer:
         return done
 
 
-def _one_of_each(waiting: Sequence[tuple[Key, Tensor]]) -> list[dict[Key, Tensor]]:
-    """Tensors of sites, dealt so that no launch has two of one site, whose sums would get in each other's way."""
-    launches: list[dict[Key, Tensor]] = []
+def one_of_each(waiting: Sequence[tuple[Key, T]]) -> list[dict[Key, T]]:
+    """What waits of sites, dealt so that no launch has two of one site, whose sums would get in each other's way."""
+    launches: list[dict[Key, T]] = []
     for key, x in waiting:
         launch = next((launch for launch in launches if key not in launch), None)
         if launch is None:

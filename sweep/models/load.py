@@ -54,7 +54,7 @@ def backend(model: knobs.Model, device: str) -> str:
     else:
         if not by_authors:
             versions.append(mamba_ssm_backend.version())  # which transformers calls, too, where they are installed
-        versions.append("sums 2")  # of |x|, batch after batch
+        versions.append("sums 3")  # of |x|, text after text; of squared gradients, exact for each sample
     return " ".join(filter(None, versions))
 
 

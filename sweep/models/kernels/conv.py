@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Convolve = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+TAPS = 4  # widest kernel that is computed while its result is observed; all published Mamba networks have it
 
 
 def convolve(entered: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -20,6 +22,52 @@ def convolve(entered: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tens
     padding, channels = weight.shape[-1] - 1, weight.shape[0]
     pre = F.conv1d(channels_first, weight, bias, padding=padding, groups=channels)[..., : entered.shape[1]]
     return pre.transpose(1, 2), F.silu(pre).transpose(1, 2)
+
+
+@dataclass(eq=False, slots=True)  # frozen it would take twice as long to make, eight times a mixer
+class Convolved:
+    """What a convolution is going to make of `entered` [batch, seq, channels], before or after SiLU: for an observer
+    that computes the values as it counts them, so that they need not be written to memory and read again.
+
+    weight [channels, kernel]; bias [channels] or None. It answers to what is asked of a tensor that is observed."""
+
+    entered: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    silu: bool
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.entered.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.entered.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.entered.device
+
+    def numel(self) -> int:
+        return self.entered.numel()
+
+    def __len__(self) -> int:
+        return len(self.entered)
+
+    def __getitem__(self, at: tuple[Any, slice]) -> Convolved:
+        """That of some channels: `convolved[..., channels]`."""
+        _, channels = at
+        bias = None if self.bias is None else self.bias[channels]
+        return Convolved(self.entered[..., channels], self.weight[channels], bias, self.silu)
+
+
+def lazily(entered: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, Any]:
+    """`convolve` without computing anything: a `Convolved` before and one after SiLU, in place of tensors; tensors all
+    the same for a kernel that is wider than TAPS, or of several dtypes."""
+    if weight.shape[-1] > TAPS or {entered.dtype, *(() if bias is None else (bias.dtype,))} != {weight.dtype}:
+        return convolve(entered, weight, bias)
+    before, after = (Convolved(entered, weight.squeeze(1), bias, silu) for silu in (False, True))
+    return before, after
 
 
 class SharedConvolution:

@@ -14,19 +14,20 @@ from contextlib import contextmanager
 import torch
 
 from sweep.models.kernels import malloc, selective_scan, ssd
-from sweep.models.kernels.conv import Convolve, SharedConvolution, convolve
+from sweep.models.kernels.conv import Convolve, SharedConvolution, convolve, lazily
 from sweep.models.mixer import Mixer
 
 VERSION = 3  # to be raised with any change of rounding
 
 
 @contextmanager
-def kernels(mixers: Sequence[Mixer], device: torch.device) -> Iterator[Convolve]:
+def kernels(mixers: Sequence[Mixer], device: torch.device, tensors: bool = True) -> Iterator[Convolve]:
     """Put them into the modules that the mixers come from; everything is put back whatever happens inside.
 
-    Gives the convolution that the taps are to use. Does nothing on other devices."""
+    Gives the convolution that the taps are to use. tensors: whether its results are asked for by others than an
+    observer, which computes them as it counts them on a CUDA device. Does nothing to the model on other devices."""
     if device.type != "cpu":
-        yield convolve
+        yield convolve if tensors else lazily
         return
     shared = SharedConvolution()
     replacements = {

@@ -5,6 +5,7 @@ Prints a line per case; an assertion that fails ends it. test_count_cuda.py star
 from __future__ import annotations
 
 import os
+import warnings
 
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # read when numba is imported
 
@@ -12,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.calibration import count_cuda, counting, observer
+from sweep.calibration import count_cuda, counting, cuda_rows, observer
 from sweep.core.errors import UsageError
 from tests import launches
 from tests.tallies import DTYPES, ORDERS
 
 # fewer threads of Python for the simulator to start
-count_cuda.PARTS = launches.ALONE.PARTS = 2
-count_cuda.CHANNELS, count_cuda.ROWS, count_cuda._THREADS = 32, 2, 64
-np.seterr(over="ignore", invalid="ignore")  # as a device does
+count_cuda.PARTS = cuda_rows.PARTS = launches.ALONE.PARTS = 2
+count_cuda.CHANNELS = cuda_rows.CHANNELS = 32
+count_cuda.ROWS, count_cuda._THREADS = 2, 64
+warnings.simplefilter("ignore", RuntimeWarning)  # a device overflows in silence
 
 
 def check_observer() -> None:
@@ -55,6 +57,28 @@ def check_observer() -> None:
         watched.finish()
 
 
+def check_growth() -> None:
+    """A fold of the first texts, and one that begins with its sums and holds the others, are the fold of all."""
+    octaves = torch.arange(9) * 29 % 60 - 30  # so far apart that float64 rounds the sums of texts
+    x = (torch.randn(9, 20, 40, generator=torch.Generator().manual_seed(0)) * 2.0 ** octaves[:, None, None]).bfloat16()
+
+    def fold(*parts: torch.Tensor, begun: dict[tuple[int, str], np.ndarray] | None = None) -> observer.SiteFold:
+        watched = observer.Observer()
+        watched.begin(begun or {})
+        for part in parts:
+            watched(0, "a", part)
+            watched.check(range(len(part)))
+        return watched.finish()[0, "a"]
+
+    whole, first = fold(*x.split([4, 2, 3])), fold(x[:4])
+    grown = fold(*x[4:].split([2, 3]), begun={(0, "a"): first.channel_abs_sum})
+    assert np.array_equal(grown.channel_abs_sum, whole.channel_abs_sum)
+    assert not np.array_equal(fold(x[4:]).channel_abs_sum, whole.channel_abs_sum)
+    together = first.histogram + grown.histogram
+    assert np.array_equal(together.bins, whole.histogram.bins)
+    assert np.array_equal(together.counts, whole.histogram.counts)
+
+
 for dtype in DTYPES:
     for order in ORDERS:
         launches.check_one_site(dtype, 37, order)
@@ -62,8 +86,15 @@ for dtype in DTYPES:
     launches.check_one_site(dtype, 2 * count_cuda.CHANNELS, "plain")
     launches.check_hook(dtype)
     launches.check_strange(dtype)
+    launches.check_special(dtype)
+    launches.check_convolution(dtype, 4, biased=True)
     print(dtype, flush=True)
+for kernel, biased in ((4, False), (2, True)):
+    launches.check_convolution(torch.bfloat16, kernel, biased)
 launches.check_every_code()
 launches.check_long_texts()
+launches.check_overlapping()
+launches.check_sums_go_on()
 check_observer()
+check_growth()
 print("observer", flush=True)

@@ -93,10 +93,11 @@ def test_grown_is_direct(models: dict[str, load.Model], tokens: Tokens, tmp_path
         assert (tmp_path / "grown").read_bytes() == (tmp_path / "direct").read_bytes()
 
 
-def test_a_cuda_device_computes_anew() -> None:
-    preimage = {"folds": 2, "batch_size": 1, "backend": "transformers 5.23 torch 2.13 cuda sums 2"}
-    assert "another order" in growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage)
-    assert growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage | {"backend": "transformers 5.23 cpu"}) == ""
+def test_a_cuda_device_goes_on_as_a_cpu_does() -> None:
+    """Its sums of |x| are added text after text, too; tests/unit/calibration/count_cuda_on_cpu.py has the bits."""
+    preimage = {"folds": 2, "batch_size": 1, "backend": "transformers 5.23 torch 2.13 cuda sums 3"}
+    assert growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage) == ""
+    assert "larger" in growth._cut(5, Outline((8,) * 8, ("",) * 9), preimage | {"batch_size": 4})
 
 
 def test_squared_gradients_are_taken_over(models: dict[str, load.Model], tokens: Tokens) -> None:

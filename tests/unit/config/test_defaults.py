@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from cells import finished, record
 
 from sweep.config.config import Config
 from sweep.config.knobs import Data, Model
 from sweep.models import defaults
+from sweep.runs.tracking import view
 from tests.harness import Run
 
 RANDOM = ("model=130m", "model.weights=random")
@@ -107,6 +110,25 @@ def test_a_plan_shows_what_was_resolved_cell_by_cell(sweep: Run, cuda: None) -> 
         lines = [line for line in done.stdout.splitlines() if name in line]
         assert any("cuda bfloat16" in line for line in lines)
         assert any("cpu float32" in line for line in lines)
+
+
+def test_a_run_records_and_wandb_is_shown_what_was_resolved(sweep: Run, no_cuda: None, tmp_path: Path) -> None:
+    small = ("calibration.samples=2", "calibration.seqlen=16", "calibration.batch_size=2", "hydra.run.dir=out")
+    done = sweep(*small)
+    assert done.returncode == 0, done.stderr
+    for config in (record(tmp_path / "out")["config"], view.read(tmp_path / "out").config):
+        assert (config["device"], config["dtype"], config["data"]["name"]) == ("cpu", "float32", "stdlib")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_wandb_is_shown_the_device_of_a_run_on_one(tmp_path: Path, cuda: None, dtype: str) -> None:
+    settled = defaults.settled(
+        Config(Model("x", repo="a/b", weights="random"), Data("stdlib"), device="auto", dtype="default")
+    )
+    config = replace(settled, dtype=dtype).to_dict()
+    shown = view.read(finished(tmp_path / "0", config=config)).config
+    assert (shown["device"], shown["dtype"]) == ("cuda", dtype)
+    assert settled.dtype == "bfloat16"
 
 
 def test_weights_that_vary_over_a_grid_take_their_own_text(sweep: Run, no_cuda: None) -> None:

@@ -1,0 +1,77 @@
+"""Runs the kernel that sums squared gradients on CUDA devices on CPU tensors, in numba's simulator.
+
+Prints a line per case; an assertion that fails ends it. test_weigh_cuda.py starts it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # read when numba is imported
+
+import numpy as np
+import pytest
+import torch
+
+from sweep.calibration import gradients, weigh_cuda
+from sweep.calibration.gradients import Gradients
+from sweep.core.errors import UsageError
+from tests import weighing
+from tests.tallies import DTYPES
+
+weigh_cuda.THREADS, weigh_cuda.EACH, weigh_cuda.BLOCKS = 16, 5, 1  # fewer threads of Python for the simulator to start
+
+
+def fold(at_once: bool, cut: bool, dtype: torch.dtype) -> Gradients:
+    """Two samples of three sites, two of them of one hook; cut: saved and gone on from after each."""
+    gradients._at_once = lambda _: at_once
+    random = torch.Generator().manual_seed(1)
+    own = Gradients(shifts={(0, "a"): 3, (0, "b"): 0, (1, "a"): 0} if dtype is torch.float32 else None)
+    for _ in range(2):
+        x, g = torch.randn(2, 1, 11, 9, generator=random).to(dtype)
+        own(0, "a", x[..., :4], g[..., :4])
+        own(0, "b", x[..., 4:], g[..., 4:])
+        own.settle()
+        own(1, "a", x, g)
+        own(1, "a", g, x)  # one site twice before anything is settled
+        own.tokens += 11
+        if cut:
+            state, own = own.state(), Gradients(shifts=own._shifts)
+            own.restore(state)
+    return own
+
+
+def check_fold(dtype: torch.dtype) -> None:
+    """A fold of gradients that a device adds up is the CPU's to 1e-12, and the same bit for bit when it is cut."""
+    here, there, cut = (fold(*how, dtype).finish() for how in ((False, False), (True, False), (True, True)))
+    assert here.keys() == there.keys() == cut.keys()
+    for key, own in there.items():
+        assert str(own.layout) == str(here[key].layout)
+        assert np.array_equal(own.bins, here[key].bins)
+        np.testing.assert_allclose(own.weights, here[key].weights, rtol=1e-12)
+        assert np.array_equal(own.weights, cut[key].weights)
+        assert own.tokens.tolist() == here[key].tokens.tolist() == [22]
+
+
+def check_told_late() -> None:
+    gradients._at_once = lambda _: True
+    x = torch.ones(1, 2, 3, dtype=torch.float16)
+    own = Gradients()
+    for layer, factor in ((4, 1.0), (3, torch.inf), (2, 1.0)):
+        own(layer, "x_conv_in", x, x * torch.tensor([1, factor, 1]))
+        own.settle()
+    for ask in (own.state, own.finish):
+        with pytest.raises(UsageError, match="layer 3, site x_conv_in is NaN or infinite"):
+            ask()
+
+
+warnings.simplefilter("ignore", RuntimeWarning)  # a device overflows in silence
+for kind in DTYPES:
+    weighing.check_squares(kind)
+    weighing.check_strange(kind)
+    print(kind, flush=True)
+check_fold(torch.float32)
+check_fold(torch.bfloat16)
+weighing.check_any_order()
+check_told_late()
+print("order", flush=True)
