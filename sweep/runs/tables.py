@@ -37,8 +37,8 @@ class Tables:
     scales: a row per layer, site and part with a scale of its own. replicates: the same numbers as without one fold
     (see `quantization.replicates`), a row per fold, for errors of differences between cells. convergence: a row per
     layer, site and number of folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values
-    before and after SiLU, for pictures. grouping: a row per layer, the fields of `Grouping` flattened
-    (granularity=group, else None)."""
+    before and after SiLU, for pictures. grouping: a row per layer, the fields of `Grouping` flattened and the largest
+    magnitude of every channel, in the original order (granularity=group, else None)."""
 
     scales: pa.Table
     replicates: pa.Table
@@ -95,7 +95,7 @@ def build(
         assemble(replicates, REPLICATES),
         assemble(convergence, CONVERGENCE),
         assemble(list(_coarse(statistics)), HISTOGRAMS),
-        assemble([_grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
+        assemble([_grouping(statistics, layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
     )
 
 
@@ -198,10 +198,11 @@ def _convergence(
     }
 
 
-def _grouping(layer: int, grouping: Grouping) -> Columns:
+def _grouping(statistics: Statistics, layer: int, grouping: Grouping) -> Columns:
     ssd, heads, dims = grouping.dim_ends.shape
     names = ("channels", "heads", "head_ends", "dim_ends")
     lists = {name: [getattr(grouping, name).ravel().tolist()] for name in names}
+    lists["absmax"] = [statistics.sites[layer, "x_conv_out"].channel_absmax.max(0).tolist()]
     return {"layer": np.array([layer]), "ssd_groups": ssd, "head_groups": heads, "dim_groups": dims, **lists}
 
 

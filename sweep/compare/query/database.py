@@ -14,8 +14,8 @@ from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
 from sweep.runs.discovery import Cell, Problem
 
-SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS = (
-    f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms")
+SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS, GROUPING = (
+    f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms", "grouping")
 )
 FEW = 500  # files that are all looked into for the columns of `scales()`; of more the first one's count
 PATTERN = re.compile(r"[*?\[]")
