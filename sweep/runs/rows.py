@@ -124,10 +124,11 @@ def convergence(
     }
 
 
-def grouping(layer: int, grouping: Grouping) -> Columns:
+def grouping(statistics: Statistics, layer: int, grouping: Grouping) -> Columns:
     ssd, heads, dims = grouping.dim_ends.shape
     names = ("channels", "heads", "head_ends", "dim_ends")
     lists = {name: [getattr(grouping, name).ravel().tolist()] for name in names}
+    lists["absmax"] = [statistics.sites[layer, sites.MAIN].channel_absmax.max(0).tolist()]
     return {"layer": np.array([layer]), "ssd_groups": ssd, "head_groups": heads, "dim_groups": dims, **lists}
 
 

@@ -56,6 +56,7 @@ GROUPING = pa.schema(
         ("layer", pa.int32()),
         *[(name, pa.int32()) for name in ("ssd_groups", "head_groups", "dim_groups")],
         *[(name, pa.list_(pa.int32())) for name in ("channels", "heads", "head_ends", "dim_ends")],
+        ("absmax", pa.list_(pa.float32())),
     ]
 )
 HISTOGRAMS = pa.schema(

@@ -27,8 +27,8 @@ class Tables:
     scales: a row per layer, site and part with a scale of its own. replicates: the same numbers as without one fold
     (see `quantization.replicates`), a row per fold, for errors of differences between cells. convergence: a row per
     layer, site and number of folds used (granularity=tensor). histograms: 512 signed logarithmic bins of the values
-    before and after SiLU, for pictures. grouping: a row per layer, the fields of `Grouping` flattened
-    (granularity=group, else None)."""
+    before and after SiLU, for pictures. grouping: a row per layer, the fields of `Grouping` flattened and the largest
+    magnitude of every channel, in the original order (granularity=group, else None)."""
 
     scales: pa.Table
     replicates: pa.Table
@@ -87,7 +87,9 @@ def build(
         rows.assemble(replicates, REPLICATES),
         rows.assemble(convergence, CONVERGENCE),
         rows.assemble(list(rows.histograms(statistics)), HISTOGRAMS),
-        rows.assemble([rows.grouping(layer, g) for layer, g in groupings.items()], GROUPING) if groupings else None,
+        rows.assemble([rows.grouping(statistics, layer, g) for layer, g in groupings.items()], GROUPING)
+        if groupings
+        else None,
     )
 
 

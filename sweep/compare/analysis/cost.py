@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
+from sweep.compare.analysis.per_site import read
 from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import REPLICATES, SCALES, deployed
+from sweep.quantization.sites import quantized
 from sweep.runs.compared import Cell
 
 if TYPE_CHECKING:
@@ -97,20 +99,33 @@ def known_sqnr(runs: Comparison) -> dict[int, float]:
 
 
 def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
-    """Mean SQNR of the deployed sites, dB, by cell, with its jackknife error over folds where replicates tell one."""
+    """Mean SQNR of the quantized sites, dB, by cell, with its jackknife error over folds if replicates tell one."""
     means = known_sqnr(runs)
     query = (
         "SELECT cell, list(mean ORDER BY fold) FROM (SELECT cell, fold, avg(sqnr_db) AS mean FROM {} "
         "WHERE isfinite(sqnr_db) GROUP BY cell, fold) GROUP BY cell"
     )
-    plain = [n for n in cells if runs.listed[n].granularity == "tensor"]  # others would have to be pooled
+    known = [n for n in cells if n in means]
+    plain = [n for n in known if runs.listed[n].granularity == "tensor"]
     folds = {cell: np.array(each) for cell, each in _ask(runs, REPLICATES, plain, query)}
-    wanted = set(cells)
+    folds |= _pooled(runs, [n for n in known if n not in plain])
     return {
-        n: Estimate(mean, float(jackknife(folds[n])) if n in folds else NAN, freedom(len(folds.get(n, ()))))
-        for n, mean in means.items()
-        if n in wanted
+        n: Estimate(means[n], float(jackknife(folds[n])) if n in folds else NAN, freedom(len(folds.get(n, ()))))
+        for n in known
     }
+
+
+def _pooled(runs: Comparison, cells: list[int]) -> dict[int, Floats]:
+    """Mean SQNR of cells with groups without one fold, [K]: groups pooled, then averaged over quantized sites."""
+    if not cells:
+        return {}
+    rounded = np.isin(runs.sites, quantized())
+    replicates = {}
+    for n, places in read(runs, cells, runs.sites).items():
+        if places.sqnr_replicates is not None:
+            counted = rounded[places.codes % len(runs.sites)] & np.isfinite(places.sqnr)
+            replicates[n] = np.asarray(places.sqnr_replicates[counted].mean(0))
+    return replicates
 
 
 def text(cell: Cell) -> tuple[Any, ...] | None:

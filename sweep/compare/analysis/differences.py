@@ -61,12 +61,14 @@ class Evidence:
     @property
     def blind(self) -> int:
         """Places whose scale differs while an SQNR is not known: minmax of groups is read off channel maxima."""
-        return int(((self.rows.scale != 0) & np.isnan(self.rows.sqnr)).sum())
+        rounded = np.isin(self.rows.site.astype(str), quantized())
+        return int(((self.rows.scale != 0) & np.isnan(self.rows.sqnr) & rounded).sum())
 
     @property
     def overall(self) -> tuple[float, float]:
-        """Mean SQNR difference over layers and deployed sites, dB, and its standard error; NaN if unknown."""
-        if not len(self.means.site) or self.means.site[0] != "all":
+        """Mean SQNR difference over layers and quantized sites, dB, and its standard error; NaN if unknown at a place
+        where the scale differs: a mean of some places is no mean."""
+        if not len(self.means.site) or self.means.site[0] != "all" or self.blind:
             return float("nan"), float("nan")
         return float(self.means.sqnr[0]), float(self.means.sqnr_se[0])
 

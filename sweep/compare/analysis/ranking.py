@@ -51,7 +51,7 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     their costs, of which no error is asked for."""
     by_context = {one.context: one for one in advice}
     every = contexts(runs)
-    means = known_sqnr(runs) if len(by_context) < len(every) else {}
+    means = known_sqnr(runs)
 
     def row(name: str, n: int, verdict: str, sqnr: float | None, more: Estimate | None, lost: Estimate | None) -> Row:
         e = runs.listed[n].evaluation or {}
@@ -75,10 +75,17 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
             kind = costs.kind(context.cells)
             cost = {n: e.value for n, e in costs.values(kind).items()} or {n: -mean for n, mean in means.items()}
             order = sorted(zip(context.cells, context.names, strict=True), key=lambda c: cost.get(c[0], math.inf))
-            several = len(order) > 1
+            several = sum(n in cost for n in context.cells) > 1
             rows = [
-                row(name, n, BEST if several and place == 0 else "", means.get(n), None, None)
-                for place, (n, name) in enumerate(order)
+                row(
+                    name,
+                    n,
+                    BEST if several and n == order[0][0] else "" if n in cost else UNRANKED,
+                    means.get(n),
+                    None,
+                    None,
+                )
+                for n, name in order
             ]
             alone.append(Group(context.text, kind, tuple(rows)))
             continue
@@ -87,9 +94,9 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
                 r.setting,
                 r.cell,
                 BEST if place == 0 else AS_GOOD if r.tied else "",
-                r.sqnr_db,
+                r.sqnr_db if r.cell in means else None,
                 r.more,
-                Estimate(r.loss_db, r.loss_se) if place else None,
+                Estimate(r.loss_db, r.loss_se) if place and {r.cell, one.best.cell} <= means.keys() else None,
             )
             for place, r in enumerate(one.runners)
         ]

@@ -6,6 +6,8 @@ SQNR averaged, in dB and with equal weight, over layers and the sites a deployme
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sweep.compare.analysis.advice import Advice, LayerChoice, Runner
@@ -28,9 +30,11 @@ def recommend(runs: Comparison, prints: dict[int, int] | None = None, costs: Cos
     costs = costs or Costs.of(runs)
     chosen = [context for context in contexts(runs) if len(context.cells) > 1][:CONTEXTS]
     unknown = dict(runs.sql(UNKNOWN)) if any(c.granularity != "tensor" for c in runs.listed) else {}
-    ranked = [_ranked(list(context.cells), unknown) for context in chosen]
+    members_of = {context: _members(context.cells, unknown, costs) for context in chosen}
+    chosen = [context for context in chosen if members_of[context]]
     if not chosen:
         return []
+    ranked = [members_of[context] for context in chosen]
     members = ", ".join(f"({c}, {n})" for c, numbers in enumerate(ranked) for n in numbers)
     by_layer = runs.arrays(BY_LAYER.format(contexts=members))
     means = [Means.of(by_layer, c, numbers) for c, numbers in enumerate(ranked)]
@@ -74,11 +78,12 @@ def _corrected(
     return dict(zip(raw, holm(np.array(list(raw.values()))).tolist(), strict=True))
 
 
-def _ranked(numbers: list[int], unknown: dict[int, int]) -> list[int]:
-    """The cells with the fewest places of unknown SQNR if those are several, else all."""
+def _members(numbers: Sequence[int], unknown: dict[int, int], costs: Costs) -> list[int]:
+    """The cells with the fewest places of unknown SQNR, since others' is a mean of other places. Where that leaves
+    one: all of them if their cost ranks them, else none."""
     least = min(unknown.get(n, 0) for n in numbers)
     known = [n for n in numbers if unknown.get(n, 0) == least]
-    return known if len(known) > 1 else numbers
+    return known if len(known) > 1 else [] if costs.kind(numbers) == SQNR else list(numbers)
 
 
 UNKNOWN = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sweep.compare.analysis.cost import MEASURED
@@ -11,7 +12,7 @@ from sweep.compare.facts import Answer
 from sweep.compare.render.theme import METHODS, OTHERS, SHAPES
 
 PANEL = 4  # formats from which panels stand in two rows
-FIELDS = ("cell", "context", "format", "method", "setting", "alpha", "clipped", "cost", "low", "high")
+FIELDS = ("cell", "context", "format", "method", "setting", "alpha", "clipped", "cost", "low", "high", "missing")
 
 
 def cost(a: Answer) -> Chart | None:
@@ -63,20 +64,26 @@ def _caption(m: Measure, swept: bool) -> str:
     better = "Less is better" if m.lower else "More is better, but what it costs the network was not measured"
     band = "Bands and bars are ± 2 standard errors" + (" over the texts." if m.name == MEASURED else ".")
     lines = " A horizontal line is a method that has no alpha." if swept else ""
-    return f"{better}. {band}{lines}"
+    maxima = (
+        " Clips of groups that are read off the channels' maxima have no distribution to tell it from."
+        if m.unknown
+        else ""
+    )
+    return f"{better}. {band}{lines}{maxima}"
 
 
 def _rows(a: Answer, m: Measure) -> list[tuple[Any, ...]]:
     several = [k for k in ("model", "data", "sizes", "dtype") if len(_values(a, k)) > 1]
     panels = [k for k in ("format", "granularity") if len(_values(a, k)) > 1] or ["format"]
     table = []
-    for n, e in m.cells.items():
-        c = a.runs.listed[n]
+    for n in (n for n in a.shown if n in m.cells or n in m.unknown):
+        c, e = a.runs.listed[n], m.cells.get(n)
         context = " · ".join(str(getattr(c, k)) for k in several) or c.model
         panel = " · ".join(str(getattr(c, k)) for k in panels)
         clipped = None if c.alpha is None else 1 - c.alpha
         label = a.runs.labels[n]
-        table.append((label, context, panel, c.method, c.setting, c.alpha, clipped or None, e.value, *band(e, m.log)))
+        known = (None, None, None, m.missing) if e is None else (e.value, *band(e, m.log), None)
+        table.append((label, context, panel, c.method, c.setting, c.alpha, clipped or None, *known))
     return table
 
 
@@ -122,7 +129,9 @@ def _by_alpha(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> Spe
     }
     y, tip = {**_axis(m), "title": unit}, _tip(m)
     band = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
-    with_alpha, without = [{"filter": "isValid(datum.clipped)"}], [{"filter": "!isValid(datum.clipped)"}]
+    known = "isValid(datum.cost)"
+    with_alpha, without = ([{"filter": f"{known} && {part}isValid(datum.clipped)"}] for part in ("", "!"))
+    missing = [{"filter": f"!{known}"}, {"calculate": "datum.setting + ': ' + datum.missing", "as": "said"}]
     return {
         "encoding": {"color": colour},
         "layer": [
@@ -143,6 +152,11 @@ def _by_alpha(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> Spe
                 "mark": {**points(46), "clip": False},
                 "encoding": {"x": {"value": 0}, "y": y, "shape": shape, "tooltip": tip},
             },
+            {
+                "transform": missing,
+                "mark": {"type": "text", "align": "left", "fontSize": 11, "fontStyle": "italic"},
+                "encoding": {"x": {"value": 8}, "y": {"value": 10}, "text": {"field": "said"}},
+            },
         ],
     }
 
@@ -157,7 +171,8 @@ def _dashes(table: list[tuple[Any, ...]]) -> Spec:
 
 def _by_setting(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> Spec:
     colour, shape = _methods(table)
-    order = [row[4] for row in sorted(table, key=lambda row: row[7] if m.lower else -row[7])]
+    sign = 1.0 if m.lower else -1.0
+    order = [row[4] for row in sorted(table, key=lambda row: math.inf if row[7] is None else sign * row[7])]
     y: Spec = {"field": "setting", "type": "nominal", "title": None, "sort": list(dict.fromkeys(order))}
     y["axis"] = {"labelLimit": 150, "grid": True, "domain": False}
     axis = {**_axis(m), "title": unit}
@@ -170,7 +185,16 @@ def _by_setting(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> S
                 "mark": {"type": "rule", "strokeWidth": 2},
                 "encoding": bar,
             },
-            {"mark": points(60), "encoding": {"x": axis, "shape": shape, "tooltip": _tip(m)}},
+            {
+                "transform": [{"filter": "isValid(datum.cost)"}],
+                "mark": points(60),
+                "encoding": {"x": axis, "shape": shape, "tooltip": _tip(m)},
+            },
+            {
+                "transform": [{"filter": "!isValid(datum.cost)"}],
+                "mark": {"type": "text", "align": "left", "fontSize": 11, "fontStyle": "italic"},
+                "encoding": {"x": {"value": 8}, "text": {"field": "missing"}},
+            },
         ],
     }
 

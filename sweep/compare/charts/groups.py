@@ -6,7 +6,7 @@ from itertools import product
 
 from sweep.compare.charts.base import Chart, rows
 from sweep.compare.facts import Answer
-from sweep.compare.query.database import SCALES
+from sweep.compare.query.database import GROUPING, SCALES
 from sweep.compare.tables.pivots import pick
 
 LAYERS = 8
@@ -118,7 +118,7 @@ def groups(a: Answer) -> Chart | None:
 
 def _places(a: Answer, cells: list[int]) -> dict[tuple[int, int, int, int, int], tuple[str, str]]:
     """(cell, layer, ssd, head and dim group) → its heads, and which of their positions, sorted by size, of how many."""
-    source = a.runs.source("grouping.parquet", cells)
+    source = a.runs.source(GROUPING, cells)
     if source is None:
         return {}
     query = (

@@ -10,6 +10,7 @@ import duckdb
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate, mean_sqnr
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES, deployed
+from sweep.runs.compared import Cell
 
 UNITS = {
     MEASURED: "KL to the unquantized model, nats per token",
@@ -20,10 +21,12 @@ UNITS = {
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """name: one of MEASURED, PREDICTED, SQNR. cells: known values by number of the shown cell."""
+    """name: one of MEASURED, PREDICTED, SQNR. cells: known values by number of the shown cell. unknown: shown cells
+    that have none: of groups and channels that are read off maxima neither loss nor SQNR can be told."""
 
     name: str
     cells: dict[int, Estimate]
+    unknown: tuple[int, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -43,23 +46,37 @@ class Measure:
     def log(self) -> bool:
         return self.lower and all(e.value > 0 for e in self.cells.values())
 
+    @property
+    def missing(self) -> str:
+        """The words for an unknown value."""
+        return "no prediction" if self.name == PREDICTED else "unknown"
+
     def best(self) -> list[int]:
         """Numbers of the cells, best first."""
         return sorted(self.cells, key=lambda n: self.cells[n].value if self.lower else -self.cells[n].value)
 
 
 def measure(a: Answer) -> Measure:
-    """Measured KL or predicted loss where every shown cell of each model has it, else the SQNR that cells rank by."""
+    """Measured KL where every shown cell of each model has it, else predicted loss where every cell that can have it
+    does, else the SQNR that cells rank by."""
     models: dict[str, list[int]] = {}
     for n in a.shown:
         models.setdefault(a.runs.listed[n].model, []).append(n)
-    kinds = {a.costs.kind(cells) for cells in models.values()}
-    for name, values in ((MEASURED, a.costs.measured), (PREDICTED, a.costs.predicted)):
-        if kinds == {name} or (name == PREDICTED and all(n in values for n in a.shown)):
-            return Measure(name, {n: values[n] for n in a.shown})
+    if {a.costs.kind(cells) for cells in models.values()} == {MEASURED}:
+        return Measure(MEASURED, {n: a.costs.measured[n] for n in a.shown})
+    predicted = {n: a.costs.predicted[n] for n in a.shown if n in a.costs.predicted}
+    without = tuple(n for n in a.shown if n not in predicted)
+    if predicted and all(_of_maxima(a.runs.listed[n]) for n in without):
+        return Measure(PREDICTED, predicted, without)
     errors = mean_sqnr(a.runs, a.shown)
     ranked = {row.cell: row.sqnr for group in a.ranking for row in group.rows if row.sqnr is not None}
-    return Measure(SQNR, {n: Estimate(ranked[n], errors[n].se) for n in a.shown if n in ranked and n in errors})
+    known = {n: Estimate(ranked[n], errors[n].se) for n in a.shown if n in ranked and n in errors}
+    return Measure(SQNR, known, tuple(n for n in a.shown if n not in known))
+
+
+def _of_maxima(cell: Cell) -> bool:
+    """Whether its clips are read off channels' maxima, which hold no distribution to tell a loss from."""
+    return cell.granularity != "tensor" and cell.method == "minmax"
 
 
 def by_place(a: Answer) -> tuple[str, list[tuple[int, int, str, float]]]:

@@ -28,7 +28,7 @@ def gain(a: Answer) -> Chart | None:
         "field": "gain",
         "type": "quantitative",
         "title": "scale after SiLU / before",
-        "scale": {"zero": False},
+        "scale": {"zero": False, "padding": 8},
     }
     tip = [
         {"field": "cell"},

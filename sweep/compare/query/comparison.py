@@ -25,7 +25,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.compare.query.database import SCALES, open_cells, ordered, register, scan
+from sweep.compare.query.database import GROUPING, SCALES, open_cells, ordered, register, scan
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import labels, warnings
 from sweep.core.errors import UsageError
@@ -80,14 +80,15 @@ class Comparison:
     def source(self, name: str, cells: Sequence[int] | None = None) -> str | None:
         """SQL for the rows of a file of `cells` (default all) with the cell's number; None if no cell has it.
 
-        name: `replicates.parquet`, `convergence.parquet` or `histograms.parquet`.
+        name: `replicates.parquet`, `convergence.parquet`, `histograms.parquet` or `grouping.parquet`, which is of
+        x_conv_out and has no column for the site.
         """
         numbers = range(len(self.listed)) if cells is None else sorted(set(cells))
         have = [i for i in numbers if (self.listed[i].path / name).exists()]
         if not have:
             return None
         table = scan([self.listed[i] for i in have], name, have, whole=True)
-        return f"(SELECT * FROM {table} WHERE {self.filters.rows})"
+        return f"(SELECT * FROM {table} WHERE {self.filters.layers if name == GROUPING else self.filters.rows})"
 
 
 def load(*paths: str | Path, **filters: object) -> Comparison:

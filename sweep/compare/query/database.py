@@ -14,8 +14,8 @@ from sweep.core.errors import UsageError
 from sweep.quantization import sites
 from sweep.runs.compared import Cell, Problem
 
-SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS = (
-    f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms")
+SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS, GROUPING = (
+    f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms", "grouping")
 )
 FEW = 500  # files that are all looked into for the columns of `scales()`; of more the first one's count
 PATTERN = re.compile(r"[*?\[]")

@@ -58,9 +58,13 @@ class Filters:
     @property
     def rows(self) -> str:
         """The SQL condition on layer and site."""
-        layers = f"layer IN {(*self.layer, -1)}" if self.layer else "TRUE"
         sites = " OR ".join(f"lower(site) GLOB '{_literal(site.lower())}'" for site in self.site) or "TRUE"
-        return f"{layers} AND ({sites})"
+        return f"{self.layers} AND ({sites})"
+
+    @property
+    def layers(self) -> str:
+        """The SQL condition on layer alone, for tables that are of one site."""
+        return f"layer IN {(*self.layer, -1)}" if self.layer else "TRUE"
 
     def check(self, database: duckdb.DuckDBPyConnection, everything: str) -> None:
         """Raises UsageError naming what there is, where the filters leave no row. everything: unfiltered rows."""

@@ -13,9 +13,13 @@ from sweep.compare.render.numbers import nats
 def measures(a: Answer) -> list[tuple[str, str]]:
     """(label, text): one line, or none where only one measure is known."""
     names = dict(zip([g.context for g in a.ranking], short([g.context for g in a.ranking]), strict=True))
-    where = {c: f"{name}: " if len(names) > 1 else "" for c, name in names.items()}
-    parts = [where[one.context] + agreement(a, one.perplexity, "KL") for one in a.advice if one.perplexity][:1]
-    parts += [where[one.context] + agreement(a, one.agreement, "SQNR") for one in a.advice if one.agreement][:1]
+    by_context: dict[str, list[str]] = {}
+    for kind, other in (("perplexity", "KL"), ("agreement", "SQNR")):
+        for one in [one for one in a.advice if getattr(one, kind)][:1]:
+            by_context.setdefault(one.context, []).append(agreement(a, getattr(one, kind), other))
+    parts = [
+        (f"{names[context]}: " if len(names) > 1 else "") + "; ".join(said) for context, said in by_context.items()
+    ]
     if c := a.calibration:
         rank = "" if np.isnan(c.rank) else f"; rank correlation {c.rank:.2f}, {c.cells} cells"
         parts.append(f"measured KL is {c.factor:.1f} times predicted loss ({c.low:.1f} to {c.high:.1f}{rank})")

@@ -11,7 +11,7 @@ from sweep.compare.analysis.agreement import spearman
 from sweep.compare.analysis.contexts import short
 from sweep.compare.analysis.convergence import ENOUGH
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR
-from sweep.compare.analysis.ranking import AS_GOOD, Group
+from sweep.compare.analysis.ranking import AS_GOOD, BEST, Group
 from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
 from sweep.compare.render.agreement import measures
@@ -37,7 +37,7 @@ def spoken(a: Answer) -> list[str]:
 def conclusions(a: Answer) -> list[Line]:
     """At most MOST lines: the setting to take and its command, knobs that matter and knobs that do not, agreement of
     the measures, need for more data, and the measurements that are missing."""
-    ranked = [group for group in a.ranking if len(group.rows) > 1]
+    ranked = [group for group in a.ranking if group.rows[0].verdict == BEST]
     lines = _take(ranked, a) if ranked else _results(a)
     lines += knobs(a) + measures(a) + _sensitivity(a) + _data(a)
     last = _unmeasured(a) + _study(a)

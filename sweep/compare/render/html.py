@@ -27,12 +27,12 @@ TONES = {
 }  # fmt: skip
 ASKED = {HOLDS: "matters", FAILS: "dead", OPEN: "open", STILL: "open"}
 WRAPPED = 40  # characters from which a text in a table may break
-COSTS = (("measured", "KL, nats/token"), ("predicted", "predicted, nats/token"))
+COSTS = (("measured", "KL, nats"), ("predicted", "predicted, nats"))  # per token
 LONG = 14  # rows from which a table starts folded
 FOLDED = ("layers", "verdicts")  # tables that say in full what is shown above
 MOST = 400  # rows of a table in the page; csv and json have them all
 VERDICTS = 200  # of which the page shows as many
-FIGURE = re.compile(r"(?:[+−±]|&lt;)*\d[\d,.]*(?: ± (?:&lt;)?\d[\d.]*)? ?(?:dB|%|nats)")
+FIGURE = re.compile(r"[+−]?\d[\d,.]* ± (?:&lt;)?\d[\d.]*(?: ?(?:dB|%|nats))?|[+−]\d[\d,.]* (?:dB|nats)")
 # what tells cells apart, in the order of the switches; field of a cell → heading
 DIMENSIONS = (
     ("model", "model"), ("setting", "setting"), ("format", "format"), ("granularity", "granularity"), ("data", "text"),
@@ -111,7 +111,8 @@ def ranking(a: Answer) -> dict[str, Any]:
         shown += [Shown(str(getattr(cell, key)), str(getattr(cell, key)), "") for key in differing]
         for name, _ in costs:
             e = getattr(row, name)
-            shown.append(Shown(nats(e, error=name == costs[0][0]), "" if e is None else repr(e.value), "n"))
+            text = "no prediction" if e is None and name == "predicted" else nats(e, error=name == costs[0][0])
+            shown.append(Shown(text, "" if e is None else repr(e.value), "n"))
         shown.append(Shown(row.verdict, row.verdict, "tie" if row.verdict in (BEST, AS_GOOD) else ""))
         rows.append([*shown, _shown(Column("", "db"), row.sqnr), Shown(share(row.clipped), _raw(row.clipped), "n")])
     kinds = list(dict.fromkeys(group.kind for group in a.ranking))
@@ -120,7 +121,8 @@ def ranking(a: Answer) -> dict[str, Any]:
     return {
         "name": "ranking",
         "title": "Ranking",
-        "caption": f"By {', '.join(kinds)}; ± is one standard error. Tied: no worse than the best beyond error.{proxy}",
+        "caption": f"By {', '.join(kinds)}; costs are per token, ± is one standard error. Tied: no worse than the best "
+        f"beyond error.{proxy}",
         "heads": [(head, "n" if head in numeric else "") for head in heads],
         "rows": rows,
         "count": len(ranked),
@@ -142,17 +144,18 @@ def verdicts(a: Answer) -> list[dict[str, str]]:
 
 
 def _effect(v: Verdict) -> str:
-    """The largest difference to the baseline: of the cost where it is known, else of the mean SQNR."""
+    """The largest difference to the baseline: of the cost if it is known, with dB beside, else of the mean SQNR."""
     if v.verdict == DEAD:
         return "none"
+    known = {v.contrast.value(e.other): e.overall for e in v.evidence if e.overall[0] == e.overall[0]}
+    db = {value: f"{sentences.plus(*overall)} dB" for value, overall in known.items()}
     if v.nats:
         most = max(v.nats, key=lambda n: abs(n.more.value))
-        return f"{nats(most.more, signed=True)} nats with {most.value}"
-    known = [(v.contrast.value(e.other), *e.overall) for e in v.evidence if e.overall[0] == e.overall[0]]
-    if not known:
-        return "unknown"
-    value, db, error = max(known, key=lambda k: abs(k[1]))
-    return f"{sentences.plus(db, error)} dB with {value}"
+        beside = f" ({db[most.value]})" if most.value in db else ""
+        return f"{nats(most.more, signed=True)} nats{beside} with {most.value}"
+    value = max(known, key=lambda value: abs(known[value][0]), default=None)
+    places = f"at {v.counted} of {v.places} places" if v.counted else "unknown"
+    return f"{db[value]} with {value}" if value else places
 
 
 def _why(v: Verdict) -> str:

@@ -29,7 +29,9 @@ def knobs(a: Answer) -> list[tuple[str, str]]:
         kinds[v.verdict][v.contrast.knob].append(v)
     lines = []
     if MATTERS in kinds:
-        lines.append(("matters", ", ".join(_largest(knob, same) for knob, same in kinds[MATTERS].items())))
+        lines.append(
+            ("matters", ", ".join(_largest(_where(knob, same, a), same) for knob, same in kinds[MATTERS].items()))
+        )
     none = [f"{_where(knob, same, a)}: {WORDS[k]}" for k in WORDS for knob, same in kinds.get(k, {}).items()]
     lines += [("no effect", "; ".join(none))] if none else []
     left = [_where(knob, same, a) for k in (UNRESOLVED, UNEXAMINED) for knob, same in kinds.get(k, {}).items()]
@@ -47,7 +49,9 @@ def _largest(knob: str, same: Sequence[Verdict]) -> str:
         known = [(*e.overall, v.contrast.value(e.other)) for v in same for e in v.evidence]
         db, se, value = max(known, key=lambda k: -1.0 if np.isnan(k[0]) else abs(k[0]), default=(np.nan, np.nan, ""))
         size = f"{value}: {sentences.plus(db, se)} dB"
-    return f"{knob} ({size})"
+        if np.isnan(db):
+            size = f"at {sum(v.counted for v in same)} of {sum(v.places for v in same)} places; elsewhere unknown"
+    return f"{knob[:-1]}; {size})" if knob.endswith(")") else f"{knob} ({size})"
 
 
 def _where(knob: str, same: Sequence[Verdict], a: Answer) -> str:

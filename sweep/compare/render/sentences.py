@@ -39,11 +39,12 @@ def verdict(v: Verdict) -> str:
     if v.verdict == UNEXAMINED:
         return f"{len(q.cells)} values differ; narrow the comparison with a filter to test them."
     known = [(q.value(e.other), *e.overall) for e in v.evidence if not np.isnan(e.overall[0])]
-    if not known:
+    blind = max((e.blind for e in v.evidence), default=0)
+    if not known and not blind:
         return "The cells have no layer and site in common that could be compared."
     text = []
     if v.verdict == MATTERS:
-        text.append(_extremes(v, base, known))
+        text += [_extremes(v, base, known)] if known or v.nats else []
         if v.row and v.row.p <= FAMILY:
             text.append(f"Largest at one place: {place(v.row)}.")
         if len(v.evidence) < len(q.pairs):
@@ -66,7 +67,7 @@ def verdict(v: Verdict) -> str:
         acting = sorted({str(s) for e in v.evidence for s in e.rows.site} - set(v.silent))
         few = len(v.silent) <= len(acting)
         text.append(f"Exactly no change at {', '.join(v.silent)}." if few else f"It acts only at {', '.join(acting)}.")
-    if blind := max((e.blind for e in v.evidence), default=0):
+    if blind:
         text.append(f"At {blind} places scales differ and nothing is known of the SQNR (minmax of groups has none).")
     if not v.paired:
         text.append("Errors taken as independent: the cells do not share a calibration.")

@@ -143,6 +143,8 @@ def _column(name: str, rows: Sequence[Row], bare: set[str]) -> list[str]:
             return share(value)
         if name == "lost":
             return "" if value is None else sentences.plus(-value.value, math.nan if name in bare else value.se)
+        if name == "predicted" and value is None:
+            return "no prediction"
         return value if isinstance(value, str) else nats(value, name not in bare, name == "rise")
 
     return [HEADINGS.get(name, name), *map(show, rows)]

@@ -37,7 +37,7 @@ def choice_table(a: Answer) -> Table:
     rows = [(one.context, c.layer, c.setting, c.sqnr_db, -c.loss_db) for one in a.advice for c in one.layers]
     return Table.of(
         "choices",
-        "Best setting of every layer",
+        "Best setting of every layer, by SQNR",
         "Loss: what the best global setting loses in this layer against the layer's own best.",
         "context | layer:count | best setting | SQNR dB:db | loss dB:gain",
         rows,

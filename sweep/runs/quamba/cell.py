@@ -79,7 +79,8 @@ def _sites(values: Values) -> list[tuple[str, Any, Any, float | None]]:
 
 
 def _groupings(saved: Saved) -> list[dict[str, Any]]:
-    """The ranges of each layer; the permutation is not in the file, its weights are already in the new order."""
+    """The ranges of each layer; neither the permutation, since its weights are already in the new order, nor
+    channels' maxima are in the file."""
     return [
         {
             "layer": np.array([layer]),
@@ -88,6 +89,7 @@ def _groupings(saved: Saved) -> list[dict[str, Any]]:
             "heads": [None],
             "head_ends": [values["x_head_group_range"].ravel().tolist()],
             "dim_ends": [values["x_dim_group_range"].ravel().tolist()],
+            "absmax": [None],
         }
         for layer, values in saved.layers.items()
         if values["x_out_scales"].ndim == 3

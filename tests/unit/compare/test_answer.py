@@ -308,3 +308,27 @@ def test_groups_beyond_those_that_are_tested_are_in_order(tmp_path: Path, monkey
         means = [row.sqnr for row in group.rows if row.sqnr is not None]
         assert means == sorted(means, reverse=True)
         assert next(row.verdict for row in group.rows) == "best"
+
+
+def test_what_is_known_of_some_places_is_no_best(tmp_path: Path) -> None:
+    """Minmax of groups has no SQNR where groups are: it is not ranked, and no mean difference to it is told."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for method in ("minmax", "percentile"):
+        cell = write(tmp_path / "s" / method, mamba(layers=2, size=300), method=method, grid=(2, 2))
+        for name in ("scales", "replicates") if method == "minmax" else ():
+            table = pq.read_table(cell / f"{name}.parquet").to_pylist()
+            table = [row | {"sqnr_db": None} if row["site"] == "x_conv_out" else row for row in table]
+            pq.write_table(pa.Table.from_pylist(table), cell / f"{name}.parquet")
+    a = answer(load(tmp_path / "s"))
+    (group,) = a.ranking
+    assert [(row.setting, row.verdict) for row in group.rows] == [("percentile 0.9995", ""), ("minmax", "not ranked")]
+    assert not a.advice
+    labels = [line.split(":")[0] for line in headlines(a)]
+    assert "Take" not in labels
+    assert "Best by SQNR" not in labels
+    (v,) = [v for v in a.verdicts if v.contrast.knob == "method"]
+    assert all(np.isnan(e.overall[0]) for e in v.evidence)
+    assert "nothing is known of the SQNR" in sentences.verdict(v)
+    assert "dB" not in next(line for line in headlines(a) if "method" in line)

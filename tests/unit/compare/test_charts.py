@@ -173,3 +173,97 @@ def test_figures_fit_a_column_and_hold_no_title(swept: Answer, tmp_path: Path) -
         assert chart.title not in (tmp_path / f"{name}.svg").read_text()
         assert (tmp_path / f"{name}.txt").read_text().startswith(chart.title)
     json.dumps(spec, allow_nan=False)
+
+
+def with_grouping(cell: Path, absmax: list[float] | None) -> None:
+    """The grouping of three heads of four channels in two clusters of heads, two of positions, in one layer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    grouping = {
+        "layer": 0, "ssd_groups": 1, "head_groups": 2, "dim_groups": 2, "heads": [2, 0, 1],
+        "channels": [8, 9, 10, 11, 1, 0, 2, 3, 4, 5, 6, 7], "head_ends": [1, 3], "dim_ends": [1, 4, 3, 4],
+    }  # fmt: skip
+    more = {} if absmax is None else {"absmax": absmax}
+    pq.write_table(pa.Table.from_pylist([grouping | more]), cell / "grouping.parquet")
+
+
+def test_channels_and_heads_before_and_after_sorting(tmp_path: Path) -> None:
+    maxima = [float(n) for n in range(1, 13)]
+    for method in ("minmax", "percentile"):
+        with_grouping(write(tmp_path / "s" / method, mamba(layers=1, size=300), method=method, grid=(2, 2)), maxima)
+    a = answer(load(tmp_path / "s"))
+    chart = charts(a)["channels"]
+    table = [row for row in rows_of(chart.spec) if row["cell"] == "minmax"]
+
+    def curve(kind: str, order: str, field: str = "absmax") -> list[float]:
+        return [r[field] for r in table if (r["kind"], r["order"]) == (kind, order) and r["absmax"] is not None]
+
+    assert curve("channels", "original order") == maxima
+    assert curve("channels", "sorted and clustered") == [9, 10, 11, 12, 2, 1, 3, 4, 5, 6, 7, 8]
+    assert curve("heads", "original order") == [4, 8, 12]
+    assert curve("heads", "sorted and clustered") == [12, 4, 8]
+    edges = {(r["kind"], r["order"], r["edge"]) for r in table if r["edge"] is not None}
+    assert edges == {("channels", "sorted and clustered", 4), ("heads", "sorted and clustered", 1)}
+    clips = dict(a.runs.sql(
+        "SELECT (head_group, dim_group), clip FROM scales() WHERE cell = 0 AND site = 'x_conv_out'"
+    ))  # fmt: skip
+    near = pytest.approx
+    expected = [clips[0, 0], *[clips[0, 1]] * 3, *([clips[1, 0]] * 3 + [clips[1, 1]]) * 2]
+    assert curve("channels", "sorted and clustered", "clip") == near(expected, rel=1e-4)
+    assert curve("channels", "original order", "clip")[8:] == near(expected[:4], rel=1e-4)
+
+
+def test_without_maxima_of_channels_there_is_no_such_chart(tmp_path: Path, grouped: Answer) -> None:
+    """As older versions wrote it; and a filter of sites is none of the grouping."""
+    for method in ("minmax", "percentile"):
+        with_grouping(write(tmp_path / "s" / method, mamba(layers=1, size=300), method=method, grid=(2, 2)), None)
+    drawn = charts(answer(load(tmp_path / "s", site="x_conv_out")))
+    assert "groups" in drawn
+    assert "channels" not in drawn
+    assert "channels" not in charts(grouped)
+
+
+def predicts(cell: Path, loss: float | None) -> None:
+    """As run.json has it of a cell with gradients, or of one whose clips are read off maxima."""
+    run = json.loads((cell / "run.json").read_text())
+    run["loss"] = None if loss is None else {"loss": loss, "loss_se": loss / 10}
+    (cell / "run.json").write_text(json.dumps(run))
+
+
+@pytest.mark.parametrize("alphas", [(0.9995,), (0.99, 0.9995)])
+def test_groups_read_off_maxima_have_no_prediction_and_say_so(tmp_path: Path, alphas: tuple[float, ...]) -> None:
+    world = mamba(layers=1, size=300)
+    for grid in (None, (2, 2)):
+        for alpha in alphas:
+            predicts(write(tmp_path / "s" / f"p{alpha}{grid}", world, alpha=alpha, grid=grid), 0.01 + alpha)
+        predicts(write(tmp_path / "s" / f"m{grid}", world, method="minmax", grid=grid), None if grid else 0.05)
+    a = answer(load(tmp_path / "s"))
+    chart = charts(a)["cost"]
+    assert "predicted loss" in chart.title
+    (row,) = [row for row in rows_of(chart.spec) if row["cost"] is None]
+    assert (row["method"], row["missing"]) == ("minmax", "no prediction")
+    assert "maxima" in chart.caption
+    assert "no prediction" in page(a)
+    standalone(chart, a)
+
+
+def test_mean_sqnr_of_groups_has_an_error(grouped: Answer) -> None:
+    rows = rows_of(charts(grouped)["cost"].spec)
+    assert rows
+    assert all(row["low"] < row["cost"] < row["high"] for row in rows)
+
+
+def test_measured_against_predicted(tmp_path: Path) -> None:
+    for i, alpha in enumerate((0.99, 0.9995, 0.9999)):
+        evaluation = {"kl": 0.02 * (i + 1), "kl_se": 0.001, "sites": [], "tokens": {"sha256": "t", "samples": 8}}
+        cell = write(tmp_path / "s" / str(alpha), mamba(layers=1, size=60), alpha=alpha, evaluation=evaluation)
+        predicts(cell, 0.01 * (i + 1))
+    chart = charts(answer(load(tmp_path / "s")))["predicted"]
+    assert {(row["predicted"], row["measured"]) for row in rows_of(chart.spec)} == {
+        (0.01, 0.02),
+        (0.02, 0.04),
+        (0.03, 0.06),
+    }
+    assert "Rank correlation 1.00 over 3 cells" in chart.caption
+    assert "2.0 times" in chart.caption
