@@ -70,6 +70,13 @@ class Gradients:
                 "Try dtype=float32, or check the weights"
             )
 
+    def begin(self, sums: Mapping[Key, FisherHistogram]) -> None:
+        """Start a fold's sums where those of earlier samples, one fold for each site, ended."""
+        for key, fisher in sums.items():
+            size = BINS // max(fisher.layout.width, 1)
+            self._sums[key], self._layout[key] = torch.from_numpy(fisher.dense(0, size)), fisher.layout
+            self.tokens = int(fisher.tokens[0])
+
     def state(self) -> dict[str, Any]:
         """All that has been added so far, for `restore`."""
         layouts = {key: str(bins) for key, bins in self._layout.items()}

@@ -2,8 +2,8 @@
 
 The first N samples of a seed are the same for every N. Samples are dealt into folds in turn, so each fold of a
 calibration of fewer samples holds the first of a larger one's, and histograms, extremes and quantiles of texts are
-added to it in any order. The one thing that depends on the order, the sums of |x| per channel, goes on from where it
-ended. What is left is the batches: a sample's activations depend, in their last bits, on the batch it passes in, so
+added to it in any order. What depends on the order, the sums of |x| per channel and of squared gradients, goes on from
+where it ended. What is left is the batches: a sample's activations depend, in their last bits, on the batch it passes in, so
 every batch has to be the one it would have been. Then the result is the same, bit for bit, as of one pass.
 """
 
@@ -59,9 +59,17 @@ def steps(key: Key, outline: Outline, others: Iterable[Key]) -> list[Step]:
         there, here = dict(other.preimage), dict(key.preimage)
         samples = known.get(there.pop("tokens", ""), 0)
         del here["tokens"]
+        here |= _first_differentiated(samples, here)
         if samples and there.get("model") == here["model"] and there.keys() == here.keys():
             found.append(Step(other, samples, "; ".join(differences(there, here)) or _cut(samples, outline, here)))
     return sorted(found, key=lambda step: -step.samples)
+
+
+def _first_differentiated(samples: int, preimage: dict[str, Any]) -> dict[str, Any]:
+    """How many squared gradients a calibration of the first samples alone would hold, as its preimage says it."""
+    if "fisher" not in preimage:
+        return {}
+    return {"fisher": preimage["fisher"] | {"samples": min(samples, preimage["fisher"]["samples"])}}
 
 
 def _cut(samples: int, outline: Outline, preimage: dict[str, Any]) -> str:

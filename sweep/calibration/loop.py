@@ -114,6 +114,7 @@ def calibrate(
             before, state = checkpoint.running(fold, model.device) if checkpoint else (0, {})
             observer.begin(base.abs_sums(fold) if base else {})
             observer.restore(state.get("observed", {}))
+            gradients.begin(base.fisher(fold) if base and calibration.fisher > tokens.since else {})
             gradients.restore(state.get("differentiated", {}))
             batched = list(batches(tokens, fold, calibration))
             with (

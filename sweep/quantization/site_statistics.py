@@ -154,8 +154,8 @@ class SiteStatistics:
     def grown(self, more: SiteStatistics) -> SiteStatistics:
         """The same folds with later samples of some of them: what one pass over all samples gives, bit for bit.
 
-        more: the later samples alone, but for `channel_abs_sum`, which goes on from this one's, since sums of floats
-        depend on their order. Raises ValueError where folds are not this one's, or channels, weights or layouts
+        more: the later samples alone, but for `channel_abs_sum` and `fisher`, which go on from this one's, since sums
+        of floats depend on their order. Raises ValueError where folds are not this one's, or channels, weights or layouts
         differ."""
         rows = np.searchsorted(self.folds, more.folds)
         if not set(more.folds) <= set(self.folds):
@@ -180,7 +180,16 @@ class SiteStatistics:
             channel_text_mean_max=joined(np.maximum, self.channel_text_mean_max, more.channel_text_mean_max),
             text_quantiles=tuple(quantiles),
             pooled=self.pooled + more.pooled if self.pooled and more.pooled else None,
+            fisher=self._grown_fisher(more),
         )
+
+    def _grown_fisher(self, more: SiteStatistics) -> FisherHistogram | None:
+        """Folds of later samples that were differentiated hold the sums of the earlier ones too."""
+        if self.fisher is None or more.fisher is None:
+            return self.fisher
+        same = np.flatnonzero(~np.isin(self.folds, more.folds))
+        order = np.argsort(np.concatenate([self.folds[same], more.folds]))
+        return FisherHistogram.merge([self.fisher.take(same), more.fisher]).take(order)
 
 
 def _split(stack: Histogram) -> Iterator[Histogram]:

@@ -194,6 +194,12 @@ class Statistics:
         """`channel_abs_sum` of one fold, by site: float64 [channels]."""
         return {key: site.channel_abs_sum[list(site.folds).index(fold)] for key, site in self.sites.items()}
 
+    def fisher(self, fold: int) -> dict[Key, FisherHistogram]:
+        """Squared gradients of one fold, by site; of those sites that have any."""
+        return {
+            key: site.fisher.take(np.flatnonzero(site.folds == fold)) for key, site in self.sites.items() if site.fisher
+        }
+
     def save(self, path: Path) -> None:
         """Write one Parquet file, the same bytes for the same statistics."""
         differentiated = any(site.fisher for site in self.sites.values())

@@ -99,19 +99,21 @@ def test_a_cuda_device_computes_anew() -> None:
     assert growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage | {"backend": "transformers 5.23 cpu"}) == ""
 
 
-def test_squared_gradients_are_taken_over(models: dict[str, load.Model], tokens: Tokens) -> None:
-    settings = replace(SETTINGS, fisher=6)
-    direct = observed(models["float32"], tokens, settings=settings)
+@pytest.mark.parametrize("fisher", [6, 9, ALL])
+def test_squared_gradients_go_on(models: dict[str, load.Model], tokens: Tokens, tmp_path: Path, fisher: int) -> None:
+    """Of as many samples as before, of some more, and of all."""
+    model, settings = models["float32"], replace(SETTINGS, fisher=fisher)
+    direct = observed(model, tokens, settings=settings)
     few, _ = first(tokens, 6)
-    base = observed(models["float32"], few, settings=replace(settings, samples=6))
-    grown, _ = calibrate(models["float32"], replace(tokens, since=6), settings, quiet, base=base)
-    for key, site in direct.sites.items():
-        mine = grown.sites[key].fisher
-        assert (mine is None) == (site.fisher is None)
-        if mine and site.fisher:
-            assert np.array_equal(mine.weights, site.fisher.weights)
-            assert np.array_equal(mine.tokens, site.fisher.tokens)
+    base = observed(model, few, settings=replace(settings, samples=6, fisher=min(fisher, 6)))
+    later = replace(tokens, since=6)
+    with pytest.raises(Stop):
+        calibrate(model, later, settings, stop_after(11), Checkpoint(tmp_path / "k", 0), base=base)
+    grown, _ = calibrate(model, later, settings, quiet, Checkpoint(tmp_path / "k", 0), base=base)
     assert any(site.fisher for site in direct.sites.values())
+    for name, statistics in (("grown", grown), ("direct", direct)):
+        statistics.save(tmp_path / name)
+    assert (tmp_path / "grown").read_bytes() == (tmp_path / "direct").read_bytes()
 
 
 def test_growing_in_steps_kills_and_shards_changes_nothing(
@@ -139,10 +141,10 @@ def test_growing_in_steps_kills_and_shards_changes_nothing(
     assert same(calibrate(model, replace(tokens, since=12), SETTINGS, quiet, base=middle)[0], direct)
 
 
-@pytest.mark.parametrize("fisher", [0, 6])
+@pytest.mark.parametrize("fisher", [0, 6, 9])
 def test_layer_by_layer(models: dict[str, load.Model], path: Path, tokens: Tokens, tmp_path: Path, fisher: int) -> None:
     few, settings = first(tokens, 6)
-    base = observed(models["float32"], few, settings=replace(settings, fisher=fisher))
+    base = observed(models["float32"], few, settings=replace(settings, fisher=min(fisher, 6)))
     direct = observed(models["float32"], tokens, settings=replace(SETTINGS, fisher=fisher))
     streamed = knobs.Model("small", str(path), stream=True)
     later, settings = replace(tokens, since=6), replace(SETTINGS, fisher=fisher)
