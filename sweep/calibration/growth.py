@@ -3,8 +3,8 @@
 The first N samples of a seed are the same for every N. Samples are dealt into folds in turn, so each fold of a
 calibration of fewer samples holds the first of a larger one's, and histograms, extremes and quantiles of texts are
 added to it in any order. What depends on the order, the sums of |x| per channel and of squared gradients, goes on from
-where it ended. What is left is the batches: a sample's activations depend, in their last bits, on the batch it passes in, so
-every batch has to be the one it would have been. Then the result is the same, bit for bit, as of one pass.
+where it ended. What is left is the batches: a sample's activations depend, in their last bits, on the batch it passes
+in, so every batch has to be the one it would have been. Then the result is the same, bit for bit, as of one pass.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def steps(key: Key, outline: Outline, others: Iterable[Key]) -> list[Step]:
         del here["tokens"]
         here |= _first_differentiated(samples, here)
         if samples and there.get("model") == here["model"] and there.keys() == here.keys():
-            found.append(Step(other, samples, "; ".join(differences(there, here)) or _cut(samples, outline, here)))
+            found.append(Step(other, samples, "; ".join(differences(there, here)) or cut(samples, outline, here)))
     return sorted(found, key=lambda step: -step.samples)
 
 
@@ -72,7 +72,7 @@ def _first_differentiated(samples: int, preimage: dict[str, Any]) -> dict[str, A
     return {"fisher": preimage["fisher"] | {"samples": min(samples, preimage["fisher"]["samples"])}}
 
 
-def _cut(samples: int, outline: Outline, preimage: dict[str, Any]) -> str:
+def cut(samples: int, outline: Outline, preimage: dict[str, Any]) -> str:
     """Why the first samples' statistics are not what one pass over all samples holds of them."""
     if "cuda" in str(preimage.get("backend", "")).split():
         return "a CUDA device keeps its sums of |x| in parts, which add up in another order from where a fold ended"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-from sweep.calibration import collect, gradients, growth, tokens
+from sweep.calibration import collect, gradients, growth, tokens, until
 from sweep.calibration.cache import Store
 from sweep.calibration.collect import Collect
 from sweep.calibration.tokens import Outline, Tokens
@@ -59,8 +59,21 @@ def key(config: Config, wanted: Collect | None = None) -> Key:
             "backend": load.backend(config.model, config.device),
             **(wanted or collect.of(config)).preimage,
             **gradients.preimage(config.calibration),
+            **_tolerated(config.calibration),
         },
     )
+
+
+def _tolerated(calibration: Calibration) -> dict[str, float]:
+    """Where the number of samples is left open, this is no calibration's identity, but that of the question."""
+    if calibration.tolerance is None:
+        return {}
+    return {"tolerance": calibration.tolerance, "tolerance_share": calibration.tolerance_share}
+
+
+def counts(config: Config) -> list[int]:
+    """After how many samples a calibration is looked at that stops by calibration.tolerance."""
+    return until.counts(_outline(_text(config)), key(config).preimage)
 
 
 def keys() -> Callable[[Config], Key]:
@@ -120,9 +133,20 @@ def _text(config: Config) -> _Text:
     return _Text(config.data, config.model, plain, stamps)
 
 
-@lru_cache(maxsize=2)  # windows of a large data set are large; a grid asks for one set many times in a row
 def _tokens(text: _Text) -> Tokens:
-    return tokens.load(text.data, load.encoder(text.model), text.calibration)
+    """The first samples of a seed are the same for every number of them: the largest that was asked for is kept."""
+    samples = text.calibration.samples
+    of_any = replace(text, calibration=replace(text.calibration, samples=1))
+    if of_any not in _longest or len(_longest[of_any].windows) < samples:
+        kept = _longest.pop(of_any, None)
+        if kept is None and len(_longest) == KEPT:
+            _longest.pop(next(iter(_longest)))
+        _longest[of_any] = tokens.load(text.data, load.encoder(text.model), text.calibration)
+    return _longest[of_any].first(samples)
+
+
+KEPT = 2  # windows of a large data set are large; a grid asks for one set many times in a row
+_longest: dict[_Text, Tokens] = {}
 
 
 @cache

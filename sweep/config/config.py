@@ -182,7 +182,8 @@ class Config:
         values = {k: v for k, v in self.to_dict().items() if k not in ("store", "wandb")}
         values["alpha"] = self.effective_alpha
         values["recipe"] = recipe.digest if (recipe := self.chosen) else None
-        values["calibration"] = {k: v for k, v in values["calibration"].items() if k not in _HOW}
+        without = _HOW if self.calibration.tolerance else (*_HOW, "tolerance", "tolerance_share")
+        values["calibration"] = {k: v for k, v in values["calibration"].items() if k not in without}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from sweep.core.paths import expanded
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
 FOLDS = 8
+SURE = 8  # folds at least, where their errors decide when a calibration stops (see `sweep.calibration.until`)
+SHARE = 0.95
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
@@ -97,6 +99,8 @@ class Calibration:
     fisher: int = 0  # samples that are differentiated, the first ones
     ssm_state: bool = False
     text_quantiles: list[float] = field(default_factory=list)
+    tolerance: Any = None  # a relative standard error, as 0.01, once validated; `samples` is then the most
+    tolerance_share: Any = SHARE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text_quantiles", [tidy(alpha) for alpha in self.text_quantiles])
@@ -127,6 +131,24 @@ class Calibration:
             raise UsageError(
                 f"calibration.fisher={self.fisher} is the number of samples that are differentiated: 0 for none, else "
                 f"at least calibration.folds={self.folds}, one a fold"
+            )
+        self._check_tolerance()
+
+    def _check_tolerance(self) -> None:
+        share = fraction("calibration.tolerance_share", self.tolerance_share, "90% or 0.9", most=1.0)
+        object.__setattr__(self, "tolerance_share", share if self.tolerance is not None else SHARE)
+        if self.tolerance is None:
+            return
+        object.__setattr__(self, "tolerance", fraction("calibration.tolerance", self.tolerance, "1% or 0.01"))
+        if self.folds < SURE:
+            raise UsageError(
+                f"calibration.tolerance={self.tolerance} stops by the errors of the folds, which takes {SURE} of them "
+                f"at least: calibration.folds={self.folds} of calibration.samples={self.samples} are too few"
+            )
+        if self.shards > 1:
+            raise UsageError(
+                f"calibration.tolerance={self.tolerance} is decided by all folds after every step, not by a shard "
+                f"alone: calibration.shards={self.shards} must be 1"
             )
 
 
@@ -205,6 +227,19 @@ def one_of(key: str, value: str, choices: Any) -> str:
         if choice.casefold() == value.casefold():
             return str(choice)
     raise allowed(key, value, choices)
+
+
+def fraction(key: str, value: Any, example: str, most: float | None = None) -> float:
+    """0.01 of 0.01, "0.01" or "1%". Raises UsageError where it is no number, not above 0, above `most`, or 1 and more
+    without that."""
+    try:
+        text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        number = float("nan")
+    if 0 < number < 1 or number == most:
+        return tidy(number)
+    raise UsageError(f"{key}={value} is no share between 0 and 1; for example {example}")
 
 
 def tidy(alpha: float) -> float:

@@ -17,6 +17,7 @@ from sweep.config.hydra_errors import counted
 from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
+from sweep.grid import demands
 from sweep.runs import record as runs
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Plan:
                 }
                 for cell in self.cells
             ],
+            demands.DEMANDS: demands.of((cell.config, cell.key) for cell in self.cells),
         }
 
     def resumed(self, earlier: dict[str, Any], directory: Path) -> Plan:
@@ -205,7 +207,7 @@ def show(plan: Plan, console: Console, every: bool = False, gpus: str | None = N
         if leader and leader.config.calibration.shards > 1:
             state = f"to compute in {leader.config.calibration.shards} shards, merged by cell {leader.number}"
         elif leader:
-            state = f"to compute in cell {leader.number}"
+            state = f"to compute in cell {leader.number}" + demands.until(cells[0].config.calibration, len(cells))
         elif all(cell.number in plan.done for cell in cells):
             state = "finished"
         if leader and (step := plan.continued.get(leader.key.hash)):

@@ -18,13 +18,12 @@ from sweep.core.errors import UsageError
 from sweep.core.files import write_json
 from sweep.core.fresh import fresh
 from sweep.core.store_key import differences
+from sweep.grid.demands import PLAN
 from sweep.grid.plan import Cell, Plan, same
 from sweep.runs import record as runs
 from sweep.runs.place import INSIST, held, take
 from sweep.runs.record import Failure, RunRecord, RunStatus
 from sweep.runs.results import Results
-
-PLAN = "plan.json"
 
 
 @dataclass

@@ -155,8 +155,8 @@ class SiteStatistics:
         """The same folds with later samples of some of them: what one pass over all samples gives, bit for bit.
 
         more: the later samples alone, but for `channel_abs_sum` and `fisher`, which go on from this one's, since sums
-        of floats depend on their order. Raises ValueError where folds are not this one's, or channels, weights or layouts
-        differ."""
+        of floats depend on their order. Raises ValueError where folds are not this one's, or channels, weights or
+        layouts differ."""
         rows = np.searchsorted(self.folds, more.folds)
         if not set(more.folds) <= set(self.folds):
             raise ValueError("cannot grow: a fold is not there")

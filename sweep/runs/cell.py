@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,14 @@ from sweep.quantization import replicates
 from sweep.quantization.statistics import Statistics
 from sweep.runs import record as runs
 from sweep.runs import tables as table
-from sweep.runs import tracking
+from sweep.runs import tracking, until
 from sweep.runs.cost import predicted, standard
 from sweep.runs.record import Failure, RunRecord
-from sweep.runs.results import CalibrationRecord, DeviceRecord, ModelRecord, Results, TokensRecord
+from sweep.runs.results import CalibrationRecord, DeviceRecord, Json, ModelRecord, Results, TokensRecord
 from sweep.runs.schemas import write_table
 from sweep.runs.tables import Tables
 from sweep.runs.tracking import TrackedRun
+from sweep.runs.until import Passes
 
 if TYPE_CHECKING:
     from sweep.calibration.collect import Collect
@@ -56,12 +58,13 @@ class Cell:
         return "read from the store" if first.cached else "calibrated"
 
 
-def run(config: Config, directory: Path, group: str, siblings: bool = False) -> Cell:
+def run(config: Config, directory: Path, group: str, siblings: bool = False, asked: Sequence[Json] = ()) -> Cell:
     """Calibrate (or read the calibration from the store), read the scales off it, write and log everything.
 
     directory: the run's own. group: the sweep it belongs to. siblings: whether this process may have further cells of
-    the same calibration to run; then it stays in memory, ready to be read. Raises UsageError for what a user can mend;
-    the run's record then says `failed`, with the error."""
+    the same calibration to run; then it stays in memory, ready to be read. asked: what those cells ask, where
+    calibration.tolerance lets the most demanding one decide (`until.asked`). Raises UsageError for what a user can
+    mend; the run's record then says `failed`, with the error."""
     tracking.check(config.wandb.mode)
     record = runs.start(directory, runs.describe(config, group))
     name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
@@ -69,9 +72,18 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
         shutil.copyfile(recipe.path, directory / runs.RECIPE)
     tracker = tracking.start(TrackedRun(directory, name, group, config))
     try:
-        statistics, results = _calibration(config, tracker.progress)
-        statistics, results = _rescaled(config, statistics, results, tracker.progress)
-        grouped, results = _second_pass(config, statistics, results, tracker.progress)
+        if config.calibration.tolerance is None:
+            statistics, grouped, results = _passes(config, tracker.progress)
+        else:
+            config, (statistics, grouped, results), decided = until.reach(
+                config,
+                asked,
+                partial(_passes, report=tracker.progress),
+                partial(_second_pass, report=tracker.progress),
+                tracker.looked,
+            )
+            until.write(directory, decided)
+            results = replace(results, calibration=replace(results.calibration, until=decided))
         begin = time.perf_counter()
         factor = results.tokens.error_factor
         tables = table.build(statistics, config, grouped, siblings, math.inf if factor is None else factor)
@@ -106,6 +118,14 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False) -> 
     finally:
         tracker.finish()
     return Cell(directory, record, results, tables, tracker.hints)
+
+
+def _passes(config: Config, report: Callable[[int, int], None]) -> Passes:
+    """The statistics of a cell, those of its groups, None if it needs none, and what the run records of both."""
+    statistics, results = _calibration(config, report)
+    statistics, results = _rescaled(config, statistics, results, report)
+    grouped, results = _second_pass(config, statistics, results, report)
+    return statistics, grouped, results
 
 
 def _rescaled(

@@ -58,6 +58,19 @@ GROUPING = pa.schema(
         *[(name, pa.list_(pa.int32())) for name in ("channels", "heads", "head_ends", "dim_ends")],
     ]
 )
+UNTIL = pa.schema(
+    [
+        ("samples", pa.int64()),
+        ("cell", pa.string()),
+        *[(name, pa.float64()) for name in ("settled", "error", "worst")],
+        ("worst_layer", pa.int32()),
+        ("worst_site", pa.string()),
+        ("layers", pa.list_(pa.int32())),
+        ("layer_errors", pa.list_(pa.float64())),
+        ("loss_error", pa.float64()),
+        ("differentiated", pa.bool_()),
+    ]
+)
 HISTOGRAMS = pa.schema(
     [
         ("layer", pa.int32()),

@@ -95,8 +95,8 @@ def test_grown_is_direct(models: dict[str, load.Model], tokens: Tokens, tmp_path
 
 def test_a_cuda_device_computes_anew() -> None:
     preimage = {"folds": 2, "batch_size": 1, "backend": "transformers 5.23 torch 2.13 cuda sums 2"}
-    assert "another order" in growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage)
-    assert growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage | {"backend": "transformers 5.23 cpu"}) == ""
+    assert "another order" in growth.cut(4, Outline((8,) * 8, ("",) * 9), preimage)
+    assert growth.cut(4, Outline((8,) * 8, ("",) * 9), preimage | {"backend": "transformers 5.23 cpu"}) == ""
 
 
 @pytest.mark.parametrize("fisher", [6, 9, ALL])

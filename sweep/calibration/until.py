@@ -1,0 +1,192 @@
+"""Calibrating until the scales are known well enough: after how many samples to look, and when to stop.
+
+What is looked at is the relative standard error of every scale, told from the scatter between folds. It is looked at
+after START samples a fold, and then whenever there are twice as many (`counts`), so that a calibration is looked at a
+few times, not after every sample, and passes at most twice the samples that would have done. Calibrations of these
+numbers of samples go on from each other (`growth`), and the last of them is the very one of calibration.samples=N.
+
+Why stopping does not spoil the errors. A mean over folds and the scatter between them are independent where folds
+scatter normally, and nearly so else: a rule that reads the scatter alone says nothing of whether the estimate is too
+large or too small, so that it stays unbiased (Stein, Annals of Mathematical Statistics 16, 1945; Chow & Robbins, ibid.
+36, 1965). What a rule does choose is scatter that happens to be small. Against that:
+
+* eight folds at least (`knobs.SURE`), since with fewer the scatter is too uncertain to be a reason;
+* few looks, each of them at a scatter half of which is new;
+* errors are taken SAFETY times as large;
+* many scales have to agree, while chance makes single ones look settled;
+* intervals are Student's with the 4.6 degrees of freedom of heavy tails instead of seven
+  (`sweep.compare.analysis.significance`), which cover 97 % before stopping, of heavy tails 96 %, and no less than
+  93 % after it, for a single scale, the worst case (tests/unit/calibration/test_until.py simulates it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.calibration.growth import cut
+from sweep.calibration.tokens import Outline
+
+VERSION = 1  # of the rule: what it decided is stored
+START = 4  # samples of every fold that are there before errors are looked at
+SAFETY = 1.1
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """tolerance: the relative standard error to be reached, by so large a share of the scales of quantized sites."""
+
+    tolerance: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """The errors of one cell after so many samples. All errors are relative standard errors; infinite where the folds
+    tell none.
+
+    settled: the share of its scales that are known well enough. error: the largest one of the share that was asked for.
+    worst, worst_layer, worst_site: the largest one of all. layers, layer_errors: the median of every layer.
+    loss_error: of the predicted loss of all quantized sites together; None where nothing is predicted.
+    differentiated: whether more samples would bring no more gradients, so that `loss_error` is left as it is."""
+
+    samples: int
+    cell: str
+    settled: float
+    error: float
+    worst: float
+    worst_layer: int
+    worst_site: str
+    layers: list[int] = field(default_factory=list)
+    layer_errors: list[float] = field(default_factory=list)
+    loss_error: float | None = None
+    differentiated: bool = True
+
+    @classmethod
+    def at(
+        cls, samples: int, cell: str, goal: Goal, places: Sequence[tuple[int, str]], errors: Floats, **loss: Any
+    ) -> Look:
+        """places: layer and site of each scale. errors: relative standard errors, float64 [scales]."""
+        layer, worst = np.array([number for number, _ in places]), int(errors.argmax())
+        there = np.unique(layer)
+        return cls(
+            samples,
+            cell,
+            float((SAFETY * errors <= goal.tolerance).mean()),
+            float(np.sort(errors)[math.ceil(goal.share * len(errors)) - 1]),
+            float(errors[worst]),
+            *places[worst],
+            there.tolist(),
+            [float(np.median(errors[layer == number])) for number in there],
+            **loss,
+        )
+
+    def demand(self, goal: Goal) -> float:
+        """How far it is from the goal: 1 or less where more samples are not needed."""
+        asked = [self.error, *([self.loss_error] if self.loss_error is not None and not self.differentiated else [])]
+        return SAFETY * max(asked) / goal.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, which knows no infinity: None stands for it."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Look:
+        infinite = {name: math.inf for name in ("error", "worst") if raw[name] is None}
+        errors = [math.inf if error is None else error for error in raw["layer_errors"]]
+        return cls(**{**raw, **infinite, "layer_errors": errors})
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where a calibration has stopped. question: the hash of what was asked. most: samples that it could have taken.
+    cells: how many cells were asked for. looks: of the cell that was the most demanding, one for each number of
+    samples, ascending."""
+
+    question: str
+    goal: Goal
+    most: int
+    cells: int
+    looks: tuple[Look, ...]
+
+    @property
+    def last(self) -> Look:
+        return self.looks[-1]
+
+    @property
+    def scales_known(self) -> bool:
+        return SAFETY * self.last.error <= self.goal.tolerance
+
+    @property
+    def loss_known(self) -> bool | None:
+        """None where nothing is predicted."""
+        error = self.last.loss_error
+        return None if error is None else SAFETY * error <= self.goal.tolerance
+
+    def __str__(self) -> str:
+        """One line: what was reached, and what was not."""
+        last, goal = self.last, self.goal
+        where = f" of {last.cell}, the most demanding of {self.cells} cells," if self.cells > 1 else ""
+        said = f"{last.samples} of at most {self.most} samples: {last.settled:.0%} of the scales{where} are known to "
+        said += f"{percent(goal.tolerance)} (asked: {goal.share:.0%}{'' if self.scales_known else '; not reached'})"
+        if self.loss_known is None:
+            return said
+        missed = "" if self.loss_known else " (not reached)"
+        if missed and last.differentiated and last.samples < self.most:
+            missed = " (not reached; calibration.fisher allows no more gradients)"
+        return f"{said}; predicted loss to {percent(last.loss_error or 0.0)}{missed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        looks = [look.to_dict() for look in self.looks]
+        return {
+            "question": self.question,
+            "tolerance": self.goal.tolerance,
+            "share": self.goal.share,
+            "most": self.most,
+            "cells": self.cells,
+            "scales_known": self.scales_known,
+            "loss_known": self.loss_known,
+            "looks": looks,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Decision:
+        looks = tuple(Look.from_dict(look) for look in raw["looks"])
+        return cls(raw["question"], Goal(raw["tolerance"], raw["share"]), raw["most"], raw["cells"], looks)
+
+
+def percent(share: float) -> str:
+    """1%, 0.5%, 12%."""
+    return f"{100 * share:.3g}%"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def most_demanding(looks: Iterable[Look], goal: Goal) -> Look:
+    """Of the looks at several cells after the same samples the one that decides; of equal ones the first."""
+    return max(looks, key=lambda look: look.demand(goal))
+
+
+def counts(outline: Outline, preimage: Mapping[str, Any]) -> list[int]:
+    """After how many samples to look, all of them last. Whole batches in every fold, where lengths allow it, else a
+    calibration could not go on from the one before. preimage: of the calibration of all samples."""
+    folds, size, most = preimage["folds"], preimage["batch_size"], len(outline.lengths)
+    unit = folds * size
+    wanted = unit * math.ceil(START / size)
+    looks: list[int] = []
+    while wanted < most:
+        near = range(wanted, max(wanted - unit, looks[-1] if looks else folds), -1)
+        looks.append(next((n for n in near if not cut(n, outline, dict(preimage))), wanted))
+        wanted *= 2
+    return [*looks, most]
