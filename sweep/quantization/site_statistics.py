@@ -7,7 +7,7 @@ distributed as all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -126,7 +126,7 @@ class SiteStatistics:
         if (self.fisher is None) != (other.fisher is None):
             raise ValueError("cannot merge: one side has no squared gradients")
         order = np.argsort(np.concatenate([self.folds, other.folds]))
-        merged = Histogram.stack([*_split(self.histogram), *_split(other.histogram)])
+        merged = self.histogram.beside(other.histogram)
         if (self.pooled is None) != (other.pooled is None):
             raise ValueError("cannot merge: one side has no histogram of all folds together")
 
@@ -190,8 +190,3 @@ class SiteStatistics:
         same = np.flatnonzero(~np.isin(self.folds, more.folds))
         order = np.argsort(np.concatenate([self.folds[same], more.folds]))
         return FisherHistogram.merge([self.fisher.take(same), more.fisher]).take(order)
-
-
-def _split(stack: Histogram) -> Iterator[Histogram]:
-    for counts, low, high in zip(stack.counts, stack.min, stack.max, strict=True):
-        yield Histogram(stack.layout, stack.bins, counts, low, high)
