@@ -12,11 +12,15 @@ large or too small, so that it stays unbiased (Stein, Annals of Mathematical Sta
 
 * eight folds at least (`knobs.SURE`), since with fewer the scatter is too uncertain to be a reason;
 * few looks, each of them at a scatter half of which is new;
+* a look is believed together with the one before: an error counts as no less than the root mean square of itself and
+  of what the one before foretold, its own over the square root of two. So one look alone never stops a calibration;
 * errors are taken SAFETY times as large;
 * many scales have to agree, while chance makes single ones look settled;
 * intervals are Student's with the 4.6 degrees of freedom of heavy tails instead of seven
-  (`sweep.compare.analysis.significance`), which cover 97 % before stopping, of heavy tails 96 %, and no less than
-  93 % after it, for a single scale, the worst case (tests/unit/calibration/test_until.py simulates it).
+  (`sweep.compare.analysis.significance`).
+
+tests/unit/calibration/test_until.py simulates it: intervals of 95 % cover no less than 93 % after stopping, also where
+a single scale decides, the worst case, whose true error is up to a fifth larger than the one told.
 """
 
 from __future__ import annotations
@@ -47,50 +51,82 @@ class Goal:
     share: float
 
 
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """Of one cell: places, layer and site of each scale of a quantized site; scales, the relative standard error of
+    each, float64 [scales]; loss, that of the predicted loss of all together, None where nothing is predicted."""
+
+    places: Sequence[tuple[int, str]]
+    scales: Floats
+    loss: float | None = None
+
+
+def _taken(now: Floats, before: Floats | None) -> Floats:
+    """What errors count as, together with those of half as many samples; infinite where there are none."""
+    if before is None or before.shape != now.shape:
+        return np.full_like(now, np.inf)
+    return np.maximum(now, np.sqrt((np.square(now) + np.square(before) / 2) / 2))
+
+
 @dataclass(frozen=True)
 class Look:
     """The errors of one cell after so many samples. All errors are relative standard errors; infinite where the folds
     tell none.
 
     settled: the share of its scales that are known well enough. error: the largest one of the share that was asked for.
-    worst, worst_layer, worst_site: the largest one of all. layers, layer_errors: the median of every layer.
-    loss_error: of the predicted loss of all quantized sites together; None where nothing is predicted.
+    taken: the same as the rule takes it, together with the look before. worst, worst_layer, worst_site: the largest one
+    of all. layers, layer_errors: the median of every layer.
+    loss_error, loss_taken: of the predicted loss of all quantized sites together; None where nothing is predicted.
     differentiated: whether more samples would bring no more gradients, so that `loss_error` is left as it is."""
 
     samples: int
     cell: str
     settled: float
     error: float
+    taken: float
     worst: float
     worst_layer: int
     worst_site: str
     layers: list[int] = field(default_factory=list)
     layer_errors: list[float] = field(default_factory=list)
     loss_error: float | None = None
+    loss_taken: float | None = None
     differentiated: bool = True
 
     @classmethod
     def at(
-        cls, samples: int, cell: str, goal: Goal, places: Sequence[tuple[int, str]], errors: Floats, **loss: Any
+        cls,
+        samples: int,
+        cell: str,
+        goal: Goal,
+        now: Errors,
+        before: Errors | None = None,
+        differentiated: bool = True,
     ) -> Look:
-        """places: layer and site of each scale. errors: relative standard errors, float64 [scales]."""
-        layer, worst = np.array([number for number, _ in places]), int(errors.argmax())
+        """before: the errors of the same cell after half as many samples, where there was a look."""
+        errors, worst = now.scales, int(now.scales.argmax())
+        layer = np.array([number for number, _ in now.places])
         there = np.unique(layer)
+        at = math.ceil(goal.share * len(errors)) - 1
+        known = now.loss is not None
         return cls(
             samples,
             cell,
             float((SAFETY * errors <= goal.tolerance).mean()),
-            float(np.sort(errors)[math.ceil(goal.share * len(errors)) - 1]),
+            float(np.sort(errors)[at]),
+            float(np.sort(_taken(errors, before.scales if before else None))[at]),
             float(errors[worst]),
-            *places[worst],
+            *now.places[worst],
             there.tolist(),
             [float(np.median(errors[layer == number])) for number in there],
-            **loss,
+            now.loss,
+            float(_taken(np.array(now.loss), np.array(before.loss) if before else None)) if known else None,
+            differentiated,
         )
 
     def demand(self, goal: Goal) -> float:
         """How far it is from the goal: 1 or less where more samples are not needed."""
-        asked = [self.error, *([self.loss_error] if self.loss_error is not None and not self.differentiated else [])]
+        asked = [self.taken, *([self.loss_taken] if self.loss_taken is not None and not self.differentiated else [])]
         return SAFETY * max(asked) / goal.tolerance
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +135,7 @@ class Look:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Look:
-        infinite = {name: math.inf for name in ("error", "worst") if raw[name] is None}
+        infinite = {name: math.inf for name in ("error", "taken", "worst") if raw[name] is None}
         errors = [math.inf if error is None else error for error in raw["layer_errors"]]
         return cls(**{**raw, **infinite, "layer_errors": errors})
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sweep.calibration import until
 from sweep.calibration.cache import Damaged, Store
-from sweep.calibration.until import Decision, Goal, Look
+from sweep.calibration.until import Decision, Errors, Goal, Look
 from sweep.config.config import Config
 from sweep.config.knobs import QUANTIZED, Grouping
 from sweep.core.errors import UsageError
@@ -73,16 +73,16 @@ def reach(
     with store.locked(key):
         looks = _stored(store, key)
         if looks is None:
-            looks, spent = [], dict[str, float]()
+            looks, spent, before = [], dict[str, float](), dict[str, Errors]()
             for samples in spec.counts(config):
                 statistics, grouped, results = calibrate(of(samples))
                 spent = _sum(spent, results.timings)
                 passes = statistics, grouped, replace(results, timings=spent)
-                fixed = of(samples).calibration
-                now = [
-                    _look(replace(cell, calibration=fixed), name, goal, passes, second, samples >= calibration.fisher)
-                    for name, cell in cells.items()
-                ]
+                fixed = {name: replace(cell, calibration=of(samples).calibration) for name, cell in cells.items()}
+                errors = {name: _errors(cell, passes, second) for name, cell in fixed.items()}
+                complete = samples >= calibration.fisher
+                now = [Look.at(samples, name, goal, errors[name], before.get(name), complete) for name in errors]
+                before = errors
                 looks += now
                 deciding = until.most_demanding(now, goal)
                 told(deciding)
@@ -146,22 +146,18 @@ def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, floa
     return {name: one.get(name, 0.0) + spent for name, spent in other.items()}
 
 
-def _look(cell: Config, name: str, goal: Goal, passes: Passes, second: Second, differentiated: bool) -> Look:
+def _errors(cell: Config, passes: Passes, second: Second) -> Errors:
     """What the folds say of the errors of a cell's scales, and of its predicted loss."""
     statistics, grouped, results = passes
     if cell.second_pass:
         grouped, _ = second(cell, statistics, results)
     factor = math.inf if results.tokens.error_factor is None else results.tokens.error_factor
-    places, errors, loss = read(cell, statistics, grouped if cell.second_pass else None, factor)
-    samples = cell.calibration.samples
-    return Look.at(samples, name, goal, places, errors, loss_error=loss, differentiated=differentiated)
+    return read(cell, statistics, grouped if cell.second_pass else None, factor)
 
 
-def read(
-    cell: Config, statistics: Statistics, grouped: Statistics | None, factor: float
-) -> tuple[list[tuple[int, str]], NDArray[np.float64], float | None]:
-    """Layer and site of every scale of a quantized site, its relative standard error, and that of the predicted loss of
-    `evaluate.sites` together; None where none is known."""
+def read(cell: Config, statistics: Statistics, grouped: Statistics | None, factor: float) -> Errors:
+    """The relative standard errors of a cell that statistics tell, grouped ones where it has a second pass; factor:
+    what they are multiplied by, since samples repeat. The loss is that of `evaluate.sites`."""
     splits, _ = granularity.split(statistics, cell.granularity, cell.grouping)
     places: list[tuple[int, str]] = []
     errors: list[NDArray[np.float64]] = []
@@ -191,7 +187,7 @@ def read(
         places += [(layer, name)] * int(known.sum())
         if name in cell.evaluate.sites:
             loss = loss + reading.loss.sum(0)
-    return places, np.concatenate(errors), _relative(loss)
+    return Errors(places, np.concatenate(errors), _relative(loss))
 
 
 def _relative(loss: NDArray[np.float64] | float) -> float | None:
