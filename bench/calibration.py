@@ -20,6 +20,7 @@ from sweep.calibration.tokens import Tokens
 from sweep.config.knobs import Calibration
 from sweep.models.load import Model
 from sweep.models.mixer import mixers
+from sweep.quantization.fold_sums import each
 
 ALPHAS = (0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99995, 0.99999, 0.999995, 0.999999, 1.0)
 SAMPLES = 2
@@ -42,7 +43,7 @@ def ours(alphas: list[float]) -> Callable[[], None]:
     def step() -> None:
         statistics, _ = calibrate(model, tokens, Calibration(SAMPLES, 512, 1, 1), lambda *_: None)
         for site in statistics.sites.values():
-            total = site.total
+            total = each(site.total)
             for alpha in alphas:
                 total.abs_quantile(alpha)
 

@@ -19,7 +19,7 @@ import torch
 from bench import geometry
 from bench.race import table
 from sweep.calibration import cache as store
-from sweep.calibration.cache import Store
+from sweep.calibration.cache import CalibrationStore
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.loop import calibrate
 from sweep.calibration.tokens import Tokens
@@ -88,7 +88,7 @@ def storing(dtype: str) -> list[dict[str, Any]]:
     begin = time.perf_counter()
     statistics, _ = calibrate(model, tokens, settings, lambda done, total: None)
     full = time.perf_counter() - begin
-    kept, key = Store(Path(f"store-{dtype}")), Key("130m", {"geometry": "130m", "dtype": dtype})
+    kept, key = CalibrationStore(Path(f"store-{dtype}")), Key("130m", {"geometry": "130m", "dtype": dtype})
     begin = time.perf_counter()
     entry = kept.write(key, statistics)
     written = time.perf_counter() - begin

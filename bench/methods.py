@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sweep.calibration.observer import Observer, text_quantiles
+from sweep.calibration.observer import Observer
+from sweep.calibration.text_quantiles import text_quantiles
 from sweep.quantization import formats, metrics
+from sweep.quantization.fold_sums import FoldSums, each
 from sweep.quantization.formats import Format
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import mse
@@ -66,7 +68,7 @@ def read_out() -> list[str]:
         bins.append(len(folds.bins))
         wide, pooled = folds.coarser(folds.layout.of_folds), Histogram.stack([folds.total()])
         begin = time.process_time()
-        observed = wide.finer(pooled).pick(LEFT_OUT)
+        observed = FoldSums(wide.finer(pooled), LEFT_OUT)
         seconds["preparing", ""] = seconds.get(("preparing", ""), 0.0) + time.process_time() - begin
         after_silu: dict[str, float] = {}
         for format in formats.FORMATS.values():
@@ -132,7 +134,7 @@ NAMES = ["gaussian", "laplace", "student, 3", "cauchy", "lognormal", "uniform", 
 NAMES += ["one spike of 3000", "97 % zeros", "8 values", "Poisson", "two modes"]
 
 
-def brute(observed: Histogram, format: Format) -> float:
+def brute(observed: FoldSums, format: Format) -> float:
     """Least error sum over 20,000 evenly spaced clips, or 100 x 200 pairs of them."""
     if format.symmetric:
         high = np.arange(1, CANDIDATES + 1) / CANDIDATES * observed.absmax[0]
@@ -171,7 +173,7 @@ def optimality() -> list[str]:
         for format in formats.FORMATS.values():
             losses = []
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
-                observed = histogram(draw(name).to(dtype))
+                observed = each(histogram(draw(name).to(dtype)))
                 low, high = mse.clip(observed, format)
                 mine = metrics.measure(observed, format.place(low[0], high[0])).mse[0] * observed.n[0]
                 floor = mse.EQUAL * signed(observed).second[0]
@@ -205,7 +207,10 @@ def order() -> list[str]:
             moved = [ema(rng.permutation(quantiles)) / ema(quantiles) - 1 for _ in range(200)]
             pooled = [
                 scales.clip(
-                    histogram(x[torch.from_numpy(rng.permutation(256))].flatten()), METHODS["percentile"], alpha, format
+                    each(histogram(x[torch.from_numpy(rng.permutation(256))].flatten())),
+                    METHODS["percentile"],
+                    alpha,
+                    format,
                 )
                 for _ in range(3)
             ]
@@ -245,7 +250,7 @@ def order_of_a_network() -> list[str]:
     for index, alpha in enumerate(alphas):
         widths, moved = [], []
         for key, site in forth.sites.items():
-            pooled, again = (float(of.sites[key].total.abs_quantile(alpha)) for of in (forth, back))
+            pooled, again = (float(each(of.sites[key].total).abs_quantile(alpha)[0]) for of in (forth, back))
             moved.append(abs(again / pooled - 1))
             quantiles = np.concatenate([q[:, index] for q in site.text_quantiles])
             clips = [

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.race import table
 from sweep.calibration.observer import Observer
+from sweep.quantization.fold_sums import each
 
 ALPHAS = (0.99, 0.999, 0.9995, 0.9999, 0.99999, 1.0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,13 +46,13 @@ def main() -> list[dict[str, Any]]:
             for batch in values:
                 observer(0, "x", batch[None])
                 observer.settle()
-            histogram = observer.finish()[0, "x"].histogram
+            histogram = each(observer.finish()[0, "x"].histogram)
             exact = np.sort(values.float().abs().flatten().numpy())
             method = "linear" if dtype is torch.float32 else "higher"
             row: dict[str, Any] = {"data": name, "dtype": str(dtype).removeprefix("torch.")}
             for alpha in ALPHAS:
                 truth = _order_statistic(exact, alpha, method)
-                row[str(alpha)] = f"{abs(float(histogram.abs_quantile(alpha)) / truth - 1) * 100:.5f}"
+                row[str(alpha)] = f"{abs(float(histogram.abs_quantile(alpha)[0]) / truth - 1) * 100:.5f}"
             rows.append(row)
     return table(f"Error of the percentile, %, against exact order statistics of {source.numel():,} values", rows)
 

@@ -23,8 +23,9 @@ from sweep.calibration.tokens import Tokens
 from sweep.compare import load
 from sweep.compare.analysis.differences import Evidence, evidence
 from sweep.compare.analysis.recommend import recommend
+from sweep.compare.analysis.rules import MATTERS, NEGLIGIBLE
 from sweep.compare.analysis.significance import freedom, quantile
-from sweep.compare.analysis.verdicts import MATTERS, NEGLIGIBLE, verdicts
+from sweep.compare.analysis.verdicts import verdicts
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
 from sweep.core.files import write_json

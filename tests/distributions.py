@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sweep.calibration.observer import LAYOUTS
+from sweep.calibration.accumulator import LAYOUTS
 from sweep.quantization.bins import BINS
+from sweep.quantization.fold_sums import FoldSums, each
 from sweep.quantization.histogram import Histogram
 from tests.tallies import bin_codes
 
@@ -73,7 +74,12 @@ def tensor(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.from_numpy(_draw(name)).to(dtype)
 
 
-def histogram(*parts: torch.Tensor) -> Histogram:
+def histogram(*parts: torch.Tensor) -> FoldSums:
+    """A histogram of each tensor, as methods and metrics read it."""
+    return each(stack(*parts))
+
+
+def stack(*parts: torch.Tensor) -> Histogram:
     """A stack of one member per tensor."""
     return Histogram.stack(
         [

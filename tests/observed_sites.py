@@ -8,7 +8,8 @@ from operator import add
 import numpy as np
 import torch
 
-from sweep.calibration.observer import Observer, SiteFold
+from sweep.calibration.accumulator import SiteFold
+from sweep.calibration.observer import Observer
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics

@@ -1,4 +1,4 @@
-"""What a calibration under way has so far, on disk: finished folds, and the one that is running.
+"""The work area of a calibration under way: finished folds on disk, and the one that is running.
 
 Every file carries the SHA-256 of its content in its name and is put into place by a rename, so a file
 is whole or it is not taken. Folds are independent and deterministic: it does not matter which process
@@ -25,7 +25,7 @@ from sweep.core.files import sha256, sync
 from sweep.quantization.statistics import Statistics
 
 _FOLD = re.compile(r"fold-(\d+)-([0-9a-f]{64})\.parquet")
-_RUNNING = re.compile(r"running-(\d+)-(\d+)-([0-9a-f]{64})\.v4\.pt\.zst")  # the fourth layout of what runs
+_RUNNING = re.compile(r"running-(\d+)-(\d+)-([0-9a-f]{64})\.v5\.pt\.zst")  # the fifth layout of this file
 
 
 class Checkpoint:
@@ -42,7 +42,7 @@ class Checkpoint:
         return time.monotonic() - self._last >= self._every
 
     def folds(self, wanted: Collection[int]) -> Iterator[tuple[int, Statistics]]:
-        """Those of the wanted folds that are finished and sound, each one once."""
+        """The wanted folds that are finished and sound, each one once; of another version counts as unfinished."""
         for path, match in self._files(_FOLD):
             if (fold := int(match[1])) in wanted and fold not in self._saved and sha256(path) == match[2]:
                 try:
@@ -53,14 +53,14 @@ class Checkpoint:
                 yield fold, statistics
 
     def passed(self, since: int, samples: int, folds: int, size: int) -> int:
-        """How many of the samples since a number are done, by the names of the files; batches are taken to be full."""
+        """Number of the samples since `since` that are done, by the names of the files, as if batches were full."""
         finished = {int(match[1]) for _, match in self._files(_FOLD)}
         running = {int(match[1]): int(match[2]) for _, match in self._files(_RUNNING)}
         whole = sum(number % folds in finished for number in range(since, samples))
         return whole + size * sum(batches for fold, batches in running.items() if fold not in finished)
 
     def running(self, fold: int, device: torch.device) -> tuple[int, dict[Any, Any]]:
-        """How many batches of a fold are done, and the observer's state after them; (0, {}) without any."""
+        """Number of a fold's batches that are done, and the state saved after them; (0, {}) without any."""
         files = [(int(m[2]), path, m[3]) for path, m in self._files(_RUNNING) if int(m[1]) == fold]
         for batches, path, digest in sorted(files, reverse=True):
             if sha256(path) == digest:
@@ -75,14 +75,14 @@ class Checkpoint:
         self._unsaved[fold] = statistics
 
     def save(self, fold: int, batches: int, state: dict[Any, Any]) -> None:
-        """Keep what there is. A disk that is full costs the checkpoint, not the calibration."""
+        """Write the finished folds and the running one's state. A full disk costs the checkpoint alone."""
         try:
             self.keep()
             raw = io.BytesIO()
             torch.save(state, raw)
             packed = len(raw.getbuffer()).to_bytes(8, "little") + pa.compress(raw.getbuffer(), "zstd", asbytes=True)
             older = [path for path, m in self._files(_RUNNING) if int(m[1]) in {fold, *self._saved}]
-            new = self._put(f"running-{fold:04}-{batches:06}-{{}}.v4.pt.zst", lambda p: p.write_bytes(packed))
+            new = self._put(f"running-{fold:04}-{batches:06}-{{}}.v5.pt.zst", lambda p: p.write_bytes(packed))
             for path in older:
                 if path != new:
                     path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sweep.calibration.observer import LAYOUTS, scaled
+from sweep.calibration.accumulator import LAYOUTS, scaled
 from sweep.config.knobs import Calibration
 from sweep.core.errors import UsageError
 from sweep.quantization.bins import BINS, Layout, layout

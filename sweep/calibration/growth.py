@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.calibration.cache import Damaged, Store
+from sweep.calibration.boundaries import cut
+from sweep.calibration.cache import CalibrationStore
 from sweep.calibration.checkpoint import Checkpoint
-from sweep.calibration.tokens import Outline, in_batches
+from sweep.calibration.tokens import Outline
 from sweep.core.errors import UsageError
+from sweep.core.store import Damaged
 from sweep.core.store_key import Key, differences
 from sweep.quantization.statistics import Statistics
 
@@ -72,24 +74,7 @@ def _first_differentiated(samples: int, preimage: dict[str, Any]) -> dict[str, A
     return {"fisher": preimage["fisher"] | {"samples": min(samples, preimage["fisher"]["samples"])}}
 
 
-def cut(samples: int, outline: Outline, preimage: dict[str, Any]) -> str:
-    """Why the first samples' statistics are not what one pass over all samples holds of them."""
-    if "cuda" in str(preimage.get("backend", "")).split():
-        return "a CUDA device keeps its sums of |x| in parts, which add up in another order from where a fold ended"
-    folds, size = preimage["folds"], preimage["batch_size"]
-    for fold in range(folds):
-        numbers = range(fold, len(outline.lengths), folds)
-        begun = [batch[0] for batch in in_batches(outline.lengths, numbers, size)]
-        later = [number for number in numbers if number >= samples]
-        if later and later[0] not in begun:
-            return (
-                f"its last batch in fold {fold} would have been larger (folds x calibration.batch_size = "
-                f"{folds * size}; multiples of it can be gone on from)"
-            )
-    return ""
-
-
-def base(store: Store, key: Key, outline: Outline) -> Base | None:
+def base(store: CalibrationStore, key: Key, outline: Outline) -> Base | None:
     """What `key` is to go on from: the stored calibration that leaves the least to do, unless more was done before
     without it. Says so on stderr, and why it is not one of more samples."""
     samples, folds, size = len(outline.lengths), int(key.preimage["folds"]), int(key.preimage["batch_size"])

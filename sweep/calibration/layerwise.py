@@ -27,6 +27,7 @@ from sweep.config import knobs
 from sweep.core.errors import UsageError
 from sweep.core.signals import deferred
 from sweep.models import assemble, load
+from sweep.models.blocks import LM
 from sweep.models.mixer import mixers
 from sweep.models.source import settings
 from sweep.quantization.statistics import Statistics
@@ -67,7 +68,8 @@ def calibrate_streamed(
     if calibration.fisher <= tokens.since:
         calibration = replace(calibration, fisher=0)  # the samples before hold all that are differentiated
     first = _resume(work, len(layers))
-    gradients = LayerwiseGradients(work, len(layers), tokens, calibration, torch.device(device))
+    first_mixer = min(mixer.layer for mixer in mixers(skeleton))
+    gradients = LayerwiseGradients(work, len(layers), first_mixer, tokens, calibration, torch.device(device))
     timings, total = Timings(), len(tokens.windows) - tokens.since
     passes = len(layers) * (total + gradients.samples)
     if first == 0:
@@ -136,7 +138,8 @@ def _differentiate(
         tied = skeleton.config.tie_word_embeddings
         table = source.read("backbone.embeddings.weight" if tied else "lm_head.weight", dtype, device)
         head.weight = nn.Parameter(table, requires_grad=False)
-        gradients.start(load.Model(name, skeleton, skeleton, (), gradients.device, "transformers"), norm)
+        leave = skeleton.backbone.leave if isinstance(skeleton, LM) else norm
+        gradients.start(load.Model(name, skeleton, skeleton, (), gradients.device, "transformers"), leave)
         del table
         head.to("meta")
         norm.to("meta")

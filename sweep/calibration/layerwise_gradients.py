@@ -34,10 +34,12 @@ Report = Callable[[], None]  # a sample is done
 
 @dataclass(frozen=True)
 class LayerwiseGradients:
-    """The samples that are differentiated, in the work area of a streamed calibration. layers: how many there are."""
+    """The samples that are differentiated, in the work area of a streamed calibration. layers: how many there are.
+    first: the first that has a mixer; what enters it, and all before, has no gradient."""
 
     work: Path
     layers: int
+    first: int
     tokens: Tokens
     calibration: Calibration
     device: torch.device
@@ -83,8 +85,8 @@ class LayerwiseGradients:
         """How many of the first layers are not done yet."""
         return next((layer for layer in reversed(range(self.layers)) if not self.done(layer).exists()), -1) + 1
 
-    def start(self, model: Model, norm: Any) -> None:
-        """Write the gradient by what leaves the last layer. norm: what stands between it and the head of the model."""
+    def start(self, model: Model, leave: Callable[[Tensor], Tensor]) -> None:
+        """Write the gradient by what leaves the last layer. leave: from that to what enters the head."""
         with (
             deferred() as signal,
             reading(self.entering(self.layers)) as read,
@@ -92,7 +94,7 @@ class LayerwiseGradients:
         ):
             for _, sample in self._samples():
                 hidden = read().to(self.device).requires_grad_()
-                states = norm(hidden)
+                states = leave(hidden)
                 slope = log_likelihood_gradient(model, states[0].detach(), self.calibration.seed, sample)
                 write(*torch.autograd.grad(states, hidden, slope[None]))
                 signal.check()
@@ -118,11 +120,12 @@ class LayerwiseGradients:
                 gradients.begin(observed.fisher(fold))
                 for sample in differentiated(self.tokens, fold, self.calibration):
                     tokens = len(self.tokens.windows[sample])
-                    hidden = read().to(self.device).requires_grad_(layer > 0)
-                    differentiate_through(found, partial(block, hidden), slope, tokens, gradients)
+                    if layer >= self.first:
+                        hidden = read().to(self.device).requires_grad_(layer > self.first)
+                        differentiate_through(found, partial(block, hidden), slope, tokens, gradients)
+                        if hidden.grad is not None:
+                            write(hidden.grad)
                     gradients.tokens += tokens
-                    if hidden.grad is not None:
-                        write(hidden.grad)
                     report()
                     signal.check()
                 folds.append(gradients.finish())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sweep.calibration.accumulator import SiteFold
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
 from sweep.calibration.differentiate import differentiate
 from sweep.calibration.gradients import Gradients
-from sweep.calibration.observer import Observer, SiteFold
+from sweep.calibration.observer import Observer
 from sweep.calibration.taps import Fired, taps
 from sweep.calibration.tokens import Tokens, in_batches
 from sweep.config.knobs import Calibration
@@ -103,7 +105,7 @@ def calibrate(
             """Save what there is where it is time to, or where a signal has come; a later one waits for the next."""
             stop = bool(signal)
             if checkpoint and (stop or checkpoint.due()):
-                checkpoint.save(fold, number, {"observed": observer.state(), "differentiated": gradients.state()})
+                checkpoint.save(fold, number, {"observed": observer.state_dict(), "differentiated": gradients.state()})
             if stop:
                 progress(done, total)
                 signal.check()
@@ -111,11 +113,9 @@ def calibrate(
         for fold in wanted:
             if fold in finished:
                 continue
-            before, state = checkpoint.running(fold, model.device) if checkpoint else (0, {})
             observer.begin(base.abs_sums(fold) if base else {})
-            observer.restore(state.get("observed", {}))
             gradients.begin(base.fisher(fold) if base and calibration.fisher > tokens.since else {})
-            gradients.restore(state.get("differentiated", {}))
+            before = _resume(checkpoint, fold, model.device, observer, gradients) if checkpoint else 0
             batched = list(batches(tokens, fold, calibration))
             with (
                 torch.inference_mode(),
@@ -148,6 +148,19 @@ def calibrate(
         found = base.grown(found) if found else base
     assert found  # knobs.Calibration has one fold at least, and each fold a sample
     return found, timings
+
+
+def _resume(checkpoint: Checkpoint, fold: int, device: torch.device, observer: Observer, gradients: Gradients) -> int:
+    """Load the state that was saved of a fold, if any; returns the number of its batches that are done."""
+    done, state = checkpoint.running(fold, device)
+    try:
+        if state:
+            observer.load_state_dict(state["observed"])
+    except ValueError as stale:
+        print(f"the checkpoint of fold {fold} is not used ({stale}); it is computed again", file=sys.stderr, flush=True)
+        return 0
+    gradients.restore(state.get("differentiated", {}))
+    return done
 
 
 def _dealt(tokens: Tokens, fold: int, calibration: Calibration) -> range:

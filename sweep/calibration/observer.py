@@ -1,4 +1,4 @@
-"""The torch side of a histogram: dense accumulators for one fold of all sites.
+"""Observers: every site's tensors in, the statistics of one fold at a time out.
 
 One fold accumulates at a time (768 KiB a site, and some numbers of each channel); a finished one is kept sparse.
 
@@ -13,196 +13,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from threading import Barrier
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from sweep.calibration import counting
+from sweep.calibration.accumulator import Accumulator, SiteFold, Sums
 from sweep.core.errors import UsageError
-from sweep.quantization.bins import BFLOAT16, BINS, FLOAT16, FLOAT32
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.statistics import Key
 
-MOST = 2**31 - 1  # values that 32-bit counts hold in any case
-STRETCH = 4096  # tokens of a text that are summed in float32; of longer ones the sums of stretches are, in float64
-Sums = NDArray[np.float64]
-LAYOUTS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
-
-
-@dataclass(frozen=True, eq=False)
-class SiteFold:
-    """A finished fold of one site; the arrays are those of `SiteStatistics` without their fold axis."""
-
-    histogram: Histogram
-    channel_absmax: NDArray[np.float32]
-    channel_abs_sum: NDArray[np.float64]
-    channel_text_mean_max: NDArray[np.float32]
-    text_alphas: NDArray[np.float64]
-    text_quantiles: NDArray[np.float64]
-
-
-def text_quantiles(x: Tensor, alphas: Sequence[float]) -> Tensor:
-    """Of each text of x [batch, seq, channels], for each alpha: the alpha-quantile of |x|, and the (1 - alpha)- and
-    the alpha-quantile of x; linear interpolation, float64 [batch, A, 3].
-
-    As `torch.quantile`, which refuses more than 2^24 values and rounds the rank to float32."""
-    flat = x.flatten(1).float()
-    ends = [_upper(values, alphas) for values in (flat.abs(), -flat, flat)]
-    return torch.stack([ends[0], -ends[1], ends[2]], -1)
-
-
-def _upper(values: Tensor, alphas: Sequence[float]) -> Tensor:
-    """alpha-quantiles [batch, A] of each row."""
-    last = values.shape[1] - 1
-    ranks = [last * alpha for alpha in alphas]
-    descending = values.topk(last + 1 - int(min(ranks)), dim=1).values.double()
-    found = []
-    for rank in ranks:
-        below = int(rank)
-        lower, upper = descending[:, last - below], descending[:, max(last - below - 1, 0)]
-        found.append(lower + (upper - lower) * (rank - below))
-    return torch.stack(found, -1)
-
-
-def require(device: str) -> None:
-    """Raises UsageError where what counts on the device is not installed."""
-    if torch.device(device).type == "cuda" and find_spec("numba_cuda") is None:
-        version = (torch.version.cuda or "13").partition(".")[0]
-        raise UsageError(
-            f"device={device}: numba-cuda, by which the observer counts there, is not installed: "
-            f"pip install 'numba-cuda[cu{version}]'"
-        )
-
-
-def _counts_in_one_launch(x: Tensor) -> bool:
-    """Whether the device counts all sites of a hook at once, and is not waited for."""
-    return x.device.type == "cuda"
-
-
-def _parts(x: Tensor) -> int:
-    """In how many parts extremes and sums of a channel are kept; the modules need a compiler, or a CUDA toolkit."""
-    if _counts_in_one_launch(x):
-        from sweep.calibration import count_cuda
-
-        return count_cuda.PARTS
-    from sweep.calibration import count_cpu
-
-    return count_cpu.PARTS
-
-
-def _no_text(device: torch.device) -> Tensor:
-    from sweep.calibration import count_cuda
-
-    return count_cuda.none_strange(device)
-
-
-def scaled(x: Tensor, shift: int) -> Tensor:
-    """x times 2^shift, in two steps: the factor itself may be beyond float32."""
-    return x * 2.0 ** (shift // 2) * 2.0 ** (shift - shift // 2) if shift else x
-
-
-class _Accumulator:
-    """What is observed of one site in one fold; all but quantiles is of the values times 2^shift.
-
-    texts: how many there were, and strange: the least number of one that is not finite, both on CUDA devices only."""
-
-    texts = 0
-    strange: Tensor | None = None
-
-    def __init__(self, x: Tensor, alphas: tuple[float, ...], shift: int, abs_sum: Sums | None) -> None:
-        self.alphas = alphas
-        self.shift = shift
-        self.quantiles: list[Tensor] = []
-        channels = x.shape[-1]
-        self.dtype = x.dtype
-        self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
-        at_once = _counts_in_one_launch(x)
-        # what a CPU counts first, to be added to `counts`
-        self.recent = torch.zeros(0 if at_once else BINS, dtype=torch.int32, device=x.device)
-        self.held = 0  # values in `recent`
-        if at_once:
-            self.strange = _no_text(x.device)
-        parts = _parts(x)
-        self.low = torch.full((parts, channels), torch.inf, device=x.device)
-        self.high = torch.full((parts, channels), -torch.inf, device=x.device)
-        self.abs_sum = torch.zeros(parts, channels, dtype=torch.float64, device=x.device)
-        if abs_sum is not None:
-            self.abs_sum[0] = torch.from_numpy(abs_sum * 2.0**shift)
-        self.text_mean = torch.zeros(parts, channels, device=x.device)
-
-    def add(self, x: Tensor) -> Tensor:
-        """Observe x [batch, seq, channels]; returns whether each text was all finite, bool [batch]."""
-        x = self._prepared(x)
-        if x.shape[1] > STRETCH or x.numel() > MOST:
-            return torch.cat([self._long(text) for text in torch.split(x, 1)])
-        return self._count(x)
-
-    def _prepared(self, x: Tensor) -> Tensor:
-        """The values to be counted, those of texts' quantiles taken."""
-        if self.alphas:
-            self.quantiles.append(text_quantiles(x, self.alphas))
-        return scaled(x, self.shift)
-
-    def row(self, x: Tensor) -> Any:
-        """What a launch of `sweep.calibration.count_cuda` needs in order to observe x [batch, seq, channels]."""
-        from sweep.calibration.count_cuda import Row
-
-        if self.strange is None:  # saved by an earlier version
-            self.strange = _no_text(x.device)
-        kept = self.counts, self.low, self.high, self.abs_sum, self.text_mean, self.strange
-        row = Row(self._prepared(x), *kept, self.texts)
-        self.texts += len(x)
-        return row
-
-    def _long(self, text: Tensor) -> Tensor:
-        """Observe a text [1, seq, channels] stretch by stretch, so that neither its counts nor its sums go astray."""
-        tokens, channels = text.shape[1:]
-        largest, mean = self.text_mean, torch.zeros(channels, dtype=torch.float64, device=text.device)
-        finite = torch.ones(1, dtype=torch.bool, device=text.device)
-        for part in torch.split(text, max(1, min(STRETCH, MOST // channels)), 1):
-            self.text_mean = torch.zeros_like(largest)
-            finite &= self._count(part)
-            mean += self.text_mean.amax(0).double() * part.shape[1] / tokens
-        self.text_mean = largest
-        largest[0] = torch.maximum(largest[0], mean.float())
-        return finite
-
-    def _count(self, x: Tensor) -> Tensor:
-        if self.held + x.numel() > MOST:
-            self._carry()
-        self.held += x.numel()
-        kept = self.recent, self.low, self.high, self.abs_sum, self.text_mean
-        from sweep.calibration import count_cpu
-
-        finite: Tensor = count_cpu.tally(x, *kept)
-        return finite
-
-    def _carry(self) -> None:
-        if self.held:
-            self.counts += self.recent
-            self.recent.zero_()
-            self.held = 0
-
-    def finish(self) -> SiteFold:
-        self._carry()
-        back = 2.0**-self.shift
-        histogram = Histogram.from_dense(
-            LAYOUTS[self.dtype].times(self.shift),
-            self.counts.cpu().numpy(),
-            float(self.low.min()) * back,
-            float(self.high.max()) * back,
-        )
-        largest = torch.maximum(self.low.amin(0).abs(), self.high.amax(0).abs())
-        quantiles = torch.cat(self.quantiles).cpu().numpy() if self.alphas else np.zeros((0, 0, 3))
-        absmax, total, mean = (t.cpu().numpy() for t in (largest, self.abs_sum.sum(0), self.text_mean.amax(0)))
-        absmax, mean = ((a * back).astype(np.float32) for a in (absmax.astype(np.float64), mean.astype(np.float64)))
-        return SiteFold(histogram, absmax, total * back, mean, np.array(self.alphas, np.float64), quantiles)
+VERSION = 1  # of `Observer.state_dict`
 
 
 class Observer:
@@ -215,7 +38,7 @@ class Observer:
     def __init__(self, alphas: tuple[float, ...] = (), shifts: Mapping[Key, int] | None = None) -> None:
         self._alphas = alphas
         self._shifts = shifts or {}
-        self._sites: dict[Key, _Accumulator] = {}
+        self._sites: dict[Key, Accumulator] = {}
         self._abs_sums: Mapping[Key, Sums] = {}
         self._waiting: dict[Key, list[Tensor]] = {}
         self._finite: list[tuple[Key, Tensor]] = []
@@ -225,7 +48,7 @@ class Observer:
         """Observe the values x [batch, seq, channels] of one site, bf16, fp16 or fp32, on a CPU or a CUDA device."""
         if (layer, site) not in self._sites:
             shift, begun = self._shifts.get((layer, site), 0), self._abs_sums.get((layer, site))
-            self._sites[layer, site] = _Accumulator(x, self._alphas, shift, begun)
+            self._sites[layer, site] = Accumulator.begin(x, self._alphas, shift, begun)
         self._waiting.setdefault((layer, site), []).append(x)
 
     def settle(self) -> None:
@@ -233,7 +56,7 @@ class Observer:
         waiting, self._waiting = self._waiting, {}
         if not waiting:
             return
-        if at_once := [(key, x) for key, tensors in waiting.items() for x in tensors if _counts_in_one_launch(x)]:
+        if at_once := [(key, x) for key, tensors in waiting.items() for x in tensors if counting.in_one_launch(x)]:
             from sweep.calibration import count_cuda
 
             for launch in _one_of_each(at_once):
@@ -241,7 +64,7 @@ class Observer:
             return
         # a site is one thread's, so that no two touch the same counts; the largest go first
         todo = deque(sorted(waiting, key=lambda key: -sum(x.numel() for x in waiting[key])))
-        found: dict[Key, list[Tensor]] = {}
+        finite: dict[Key, list[Tensor]] = {}
 
         def work() -> None:
             with torch.inference_mode():  # which is a state of the thread
@@ -250,7 +73,7 @@ class Observer:
                         key = todo.popleft()
                     except IndexError:
                         return
-                    found[key] = [self._sites[key].add(x) for x in waiting[key]]
+                    finite[key] = [self._sites[key].add(x) for x in waiting[key]]
 
         others = min(torch.get_num_threads(), len(waiting)) - 1
         helpers = [_threads(torch.get_num_threads() - 1).submit(work) for _ in range(others)]
@@ -258,13 +81,13 @@ class Observer:
         for helper in helpers:
             if not helper.cancel():  # nothing is left for one that has not begun
                 helper.result()
-        self._finite += [(key, finite) for key in waiting for finite in found[key]]
+        self._finite += [(key, each) for key in waiting for each in finite[key]]
 
     def check(self, samples: Sequence[int]) -> None:
         """Raises UsageError naming layer, site and sample where a NaN or an infinity passed since the last call.
 
-        samples: the numbers of the texts of the batch, for the message. A CUDA device is not asked yet: `state` and
-        `finish` raise for it."""
+        samples: the numbers of the texts of the batch, for the message. A CUDA device is not asked yet: `state_dict`
+        and `finish` raise for it."""
         self.settle()
         self._texts += samples
         seen, self._finite = self._finite, []
@@ -287,22 +110,27 @@ class Observer:
         if text < self._sites[layer, site].texts:
             raise _strange(layer, site, self._texts[min(text, len(self._texts) - 1)])
 
-    def state(self) -> dict[Key, dict[str, Any]]:
-        """All that has been observed of this fold so far: tensors and plain values, for `restore`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Version and content of the running fold, tensors and plain values, for `load_state_dict`.
+
+        Raises UsageError as `check` does."""
         self._ask()
-        return {key: vars(site) for key, site in self._sites.items()}
+        return {"version": VERSION, "sites": {key: site.state_dict() for key, site in self._sites.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, bit for bit, where another observer's `state_dict` was taken.
+
+        Raises ValueError for that of another version, and then changes nothing."""
+        if (version := state.get("version")) != VERSION:
+            raise ValueError(f"an observer's state of version {version}; this is version {VERSION}")
+        self._sites = {key: Accumulator.from_state_dict(values) for key, values in state["sites"].items()}
+        # samples that were all finite, else they would not have been saved
+        self._texts = [-1] * max((site.texts for site in self._sites.values()), default=0)
 
     def begin(self, abs_sums: Mapping[Key, Sums]) -> None:
         """Start a fold's sums of |x| per channel, float64 [channels], where those of earlier samples ended. Nothing
         else depends on the order of samples."""
         self._abs_sums = abs_sums
-
-    def restore(self, state: dict[Key, dict[str, Any]]) -> None:
-        """Go on, bit for bit, where another observer's `state` was taken."""
-        for key, values in state.items():
-            self._sites[key] = site = _Accumulator.__new__(_Accumulator)
-            vars(site).update(values)
-            self._texts = [-1] * site.texts  # finite ones, else they would not have been saved
 
     def finish(self) -> dict[Key, SiteFold]:
         """The fold's statistics; the observer is empty again afterwards."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from sweep.calibration import collect, gradients, growth, tokens, until
-from sweep.calibration.cache import Store
+from sweep.calibration import boundaries, collect, gradients, growth, tokens
+from sweep.calibration.cache import CalibrationStore
 from sweep.calibration.collect import Collect
 from sweep.calibration.tokens import Outline, Tokens
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
 from sweep.core.store_key import Key
 from sweep.models import load, source
-from sweep.quantization.statistics import SCHEMA
+from sweep.quantization.statistics_io import SCHEMA
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Question:
     """store and key: where the answer lies, or will. tokens: what is to be read. wanted: what is to be collected.
     origin: where the weights come from (repository and commit, or path)."""
 
-    store: Store
+    store: CalibrationStore
     key: Key
     tokens: Tokens
     wanted: Collect
@@ -73,7 +73,7 @@ def _tolerated(calibration: Calibration) -> dict[str, float]:
 
 def counts(config: Config) -> list[int]:
     """After how many samples a calibration is looked at that stops by calibration.tolerance."""
-    return until.counts(_outline(_text(config)), key(config).preimage)
+    return boundaries.counts(_outline(_text(config)), key(config).preimage)
 
 
 def keys() -> Callable[[Config], Key]:
@@ -108,8 +108,8 @@ def continued(asked: Iterable[tuple[Config, Key]]) -> dict[str, growth.Step]:
     return found
 
 
-def _store(config: Config) -> Store:
-    return Store(Path(config.store).expanduser())
+def _store(config: Config) -> CalibrationStore:
+    return CalibrationStore(Path(config.store).expanduser())
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.table import Table
 
-from sweep.calibration.cache import MANIFEST, Damaged, Store, discard, verify
+from sweep.calibration.cache import FILES
 from sweep.calibration.until import percent
 from sweep.config.hydra_errors import counted
 from sweep.core import cli
 from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.paths import expanded
+from sweep.core.store import MANIFEST, Damaged, Store, discard, verify
 
 
 @cli.command
@@ -77,7 +78,7 @@ def remove(store: Store, names: list[str], dry: bool) -> int:
             print(f"in use    {path.name}")
             continue
         bytes_ = size(path)
-        if not dry and (theirs := discard(path)):
+        if not dry and (theirs := discard(path, FILES)):
             print(f"left      {path.name}: {theirs} is not the store's")
             continue
         total += bytes_

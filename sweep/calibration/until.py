@@ -1,9 +1,9 @@
 """Calibrating until the scales are known well enough: after how many samples to look, and when to stop.
 
 What is looked at is the relative standard error of every scale, told from the scatter between folds. It is looked at
-after START samples a fold, and then whenever there are twice as many (`counts`), so that a calibration is looked at a
-few times, not after every sample, and passes at most twice the samples that would have done. Calibrations of these
-numbers of samples go on from each other (`growth`), and the last of them is the very one of calibration.samples=N.
+after a few samples a fold, and then whenever there are twice as many (`boundaries.counts`), so that a calibration is
+looked at a few times, not after every sample. Calibrations of these numbers of samples go on from each other
+(`growth`), and the last of them is the very one of calibration.samples=N.
 
 Why stopping does not spoil the errors. A mean over folds and the scatter between them are independent where folds
 scatter normally, and nearly so else: a rule that reads the scatter alone says nothing of whether the estimate is too
@@ -33,11 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.calibration.growth import cut
-from sweep.calibration.tokens import Outline
-
 VERSION = 1  # of the rule: what it decided is stored
-START = 4  # samples of every fold that are there before errors are looked at
 SAFETY = 1.1
 
 Floats = NDArray[np.float64]
@@ -212,17 +208,3 @@ def _plain(value: Any) -> Any:
 def most_demanding(looks: Iterable[Look], goal: Goal) -> Look:
     """Of the looks at several cells after the same samples the one that decides; of equal ones the first."""
     return max(looks, key=lambda look: look.demand(goal))
-
-
-def counts(outline: Outline, preimage: Mapping[str, Any]) -> list[int]:
-    """After how many samples to look, all of them last. Whole batches in every fold, where lengths allow it, else a
-    calibration could not go on from the one before. preimage: of the calibration of all samples."""
-    folds, size, most = preimage["folds"], preimage["batch_size"], len(outline.lengths)
-    unit = folds * size
-    wanted = unit * math.ceil(START / size)
-    looks: list[int] = []
-    while wanted < most:
-        near = range(wanted, max(wanted - unit, looks[-1] if looks else folds), -1)
-        looks.append(next((n for n in near if not cut(n, outline, dict(preimage))), wanted))
-        wanted *= 2
-    return [*looks, most]

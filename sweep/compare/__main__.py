@@ -54,46 +54,46 @@ def run(arguments: list[str] | None) -> None:
 
     from sweep.compare.answer import answer
 
-    found = answer(runs, options.baseline, options.metric, options.explain)
+    answered = answer(runs, options.baseline, options.metric, options.explain)
     if options.format == "terminal":
-        _terminal(found, options.table, options.explain)
+        _terminal(answered, options.table, options.explain)
     else:
         from sweep.compare.render.writers import FORMATS as writers
 
         if options.format in ("csv", "json"):
             streams.exact()
-        sys.stdout.write(writers[options.format](found, _chosen(found, options.table)))
+        sys.stdout.write(writers[options.format](answered, _chosen(answered, options.table)))
     sys.stdout.flush()
     if options.plots:
         from sweep.compare.render.pictures import save
 
-        print(f"{save(found, options.plots)} charts in {options.plots}", file=sys.stderr)
-    _report(found, options)
+        print(f"{save(answered, options.plots)} charts in {options.plots}", file=sys.stderr)
+    _report(answered, options)
     if options.log_wandb:
         from sweep.compare.render.wandb_log import log
 
         named = [path for path in options.paths if Path(path).is_dir()]  # a glob is no place for W&B's files
-        print(f"W&B  {log(found, _sweep(named, found))}", file=sys.stderr)
+        print(f"W&B  {log(answered, _sweep(named, answered))}", file=sys.stderr)
 
 
-def _terminal(found, table: str | None, explain: bool) -> None:  # type: ignore[no-untyped-def]
+def _terminal(answered, table: str | None, explain: bool) -> None:  # type: ignore[no-untyped-def]
     from sweep.compare.render.terminal import show, show_table
     from sweep.core.console import Console
 
     console = Console(highlight=False)
     if table is None:
-        show(found, console, explain)
+        show(answered, console, explain)
         return
-    for warning in found.runs.warnings:
+    for warning in answered.runs.warnings:
         console.print(f"! {warning}", style="bold yellow", markup=False)
-    for one in _chosen(found, table):
+    for one in _chosen(answered, table):
         show_table(one, console)
 
 
-def _chosen(found, name: str | None):  # type: ignore[no-untyped-def]
+def _chosen(answered, name: str | None):  # type: ignore[no-untyped-def]
     from sweep.compare.tables.catalogue import tables as every
 
-    tables = every(found)
+    tables = every(answered)
     if name in (None, "all"):
         return tables
     names = list(dict.fromkeys(t.name for t in tables))
@@ -102,26 +102,26 @@ def _chosen(found, name: str | None):  # type: ignore[no-untyped-def]
     return [t for t in tables if t.name == name]
 
 
-def _report(found, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
-    wanted = options.html or (options.format == "terminal" and not options.table and len(found.runs.listed) <= MANY)
+def _report(answered, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+    wanted = options.html or (options.format == "terminal" and not options.table and len(answered.runs.listed) <= MANY)
     if not wanted or options.no_html:
         return
     from sweep.compare.render.report import write
 
-    path = options.html or _default(options.paths, found)
+    path = options.html or _default(options.paths, answered)
     try:
-        write(found, path)
+        write(answered, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; name another file with --html") from error
     print(f"report  {path}", file=sys.stderr)
 
 
-def _default(paths: list[str], found) -> Path:  # type: ignore[no-untyped-def]
-    return _sweep(paths, found) / "compare.html"
+def _default(paths: list[str], answered) -> Path:  # type: ignore[no-untyped-def]
+    return _sweep(paths, answered) / "compare.html"
 
 
-def _sweep(paths: list[str], found) -> Path:  # type: ignore[no-untyped-def]
-    first = Path(paths[0]) if paths else found.runs.listed[0].path.parent
+def _sweep(paths: list[str], answered) -> Path:  # type: ignore[no-untyped-def]
+    first = Path(paths[0]) if paths else answered.runs.listed[0].path.parent
     return first if first.is_dir() else Path()
 
 

@@ -1,14 +1,14 @@
-"""Everything that was found out about the cells of a comparison."""
+"""The answer: all results of the analysis of a comparison's cells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.agreement import Calibration
 from sweep.compare.analysis.convergence import Convergence
 from sweep.compare.analysis.cost import Costs
 from sweep.compare.analysis.ranking import Group
-from sweep.compare.analysis.recommend import Advice
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.query.comparison import Comparison

@@ -49,17 +49,17 @@ class Runs(Comparison):
     def _tables(self) -> dict[str, list[Table]]:
         from sweep.compare.tables.catalogue import tables
 
-        found: dict[str, list[Table]] = {}
+        by_name: dict[str, list[Table]] = {}
         for table in tables(self.answer):
-            found.setdefault(table.name, []).append(table)
-        return found
+            by_name.setdefault(table.name, []).append(table)
+        return by_name
 
     def tables(self) -> list[str]:
         """Names of the tables that these cells make."""
         return list(self._tables)
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table's raw values; where several are called so, one below the other, told apart by `title`.
+        """A table's raw values; tables of one name are concatenated and told apart by `title`.
 
         Raises UsageError for a name that is none of `tables()`."""
         import pandas as pd
@@ -76,11 +76,11 @@ class Runs(Comparison):
         return self.table("settings")
 
     def verdicts(self) -> pd.DataFrame:
-        """What every knob does, a row per question."""
+        """The verdicts, a row per question."""
         return self.table("verdicts")
 
     def conclusions(self) -> list[str]:
-        """What follows, in at most eight sentences."""
+        """The conclusions, at most eight sentences."""
         from sweep.compare.answer import headlines
 
         return headlines(self.answer)

@@ -17,7 +17,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.config import data_of_model, launch
-from sweep.config.config import Config, from_dict, from_hydra, schema, typed
+from sweep.config.config import Config, from_dict, from_hydra
+from sweep.config.typed import schema, typed
 
 
 class Composer:
@@ -70,12 +71,12 @@ class Composer:
         return set(self._loader.list_groups(""))
 
     def _base(self, files: tuple[str, ...]) -> dict[str, Any] | None:
-        """What some choice of files gives, every value typed; None where values depend on each other."""
+        """The typed values of a choice of files; None where values depend on each other."""
         if files not in self._bases:
             composed = self._compose(list(files))
             knobs = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
             linked = "${" in OmegaConf.to_yaml(knobs, resolve=False)
-            self._bases[files] = None if linked else typed(composed)
+            self._bases[files] = None if linked else typed(Config, composed)
         return self._bases[files]
 
     def _set(self, values: dict[str, Any], text: str) -> None:
@@ -96,4 +97,4 @@ class Composer:
 
     @cached_property
     def _schema(self) -> DictConfig:
-        return schema()
+        return schema(Config)

@@ -1,25 +1,24 @@
-"""What was asked for, typed and validated once, at the edge. Nothing inside ever sees Hydra."""
+"""The configuration of a cell, typed and validated once, at the edge. Nothing inside ever sees Hydra."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from sweep.config import data_of_model, launch
 from sweep.config import dtype as native
 from sweep.config import recipe as recipes
-from sweep.config.hydra_errors import unknown_key
-from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of, tidy
+from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb
+from sweep.config.label import HOW, unusual
 from sweep.config.recipe import Choice, Recipe
+from sweep.config.typed import hints, typed
+from sweep.config.values import one_of, tidy
 from sweep.core.errors import UsageError
 from sweep.core.paths import expanded
 from sweep.quantization import formats
@@ -79,8 +78,6 @@ class Config:
             )
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise UsageError(f"alpha={self.alpha} is outside (0, 1]; for example alpha=0.9995 clips 0.05 %")
-        if math.isnan(self.alpha or 0):
-            raise UsageError("alpha=nan is no quantile; allowed: a number in (0, 1]")
         if self.evaluate and self.model.stream:
             raise UsageError(
                 "model.stream=true holds one layer at a time, evaluation needs the whole network: "
@@ -127,13 +124,13 @@ class Config:
 
     @property
     def choices(self) -> list[Choice]:
-        """All that hold at some site; one without a recipe."""
+        """Every choice that some site has; a single one without a recipe."""
         if recipe := self.chosen:
             return sorted({*recipe.sites.values(), recipe.default}, key=str)
         return [Choice(self.method, self.alpha, self.format)]
 
     def choice(self, layer: int, site: str) -> Choice:
-        """What holds at a site of a layer; alpha is None where the method ignores it."""
+        """Method, alpha and format at a site of a layer; alpha is None where the method ignores it."""
         if recipe := self.chosen:
             return recipe.choice(layer, site)
         return Choice(self.method, self.effective_alpha, self.format)
@@ -158,22 +155,7 @@ class Config:
         """A readable name made of what matters: two cells of one label differ in no knob that can change a result."""
         alpha = "" if self.effective_alpha is None else f" a={self.effective_alpha}"
         named = f"{self.model.name} {self.method}{alpha} {self.format} {self.granularity}"
-        return " ".join([named, *(f"{key}={_short(value)}" for key, value in self._unusual())])
-
-    def _unusual(self) -> Iterator[tuple[str, Any]]:
-        """Knobs that are not as they are by default, as far as they can change the result."""
-        usual = _USUAL.to_dict()
-        usual["calibration"]["folds"] = Calibration(samples=self.calibration.samples).folds
-        for group, value in self.to_dict().items():
-            if group in ("calibration", "data", "evaluate", "grouping", "model") and value != usual[group]:
-                skipped = {"calibration": _HOW, "model": _IN_NAME}.get(group, ())
-                if self.model.name == "local" and group == "model":  # which is no name
-                    skipped = tuple(key for key in _IN_NAME if key != "path")
-                for key, one in value.items():
-                    if one != usual[group][key] and key not in skipped and not str(one).startswith("pkg://"):
-                        yield (key if group == "calibration" else f"{group}.{key}").removesuffix(".name"), one
-            elif group in ("device", "dtype") and value != usual[group]:
-                yield group, value
+        return " ".join([named, *unusual(self.to_dict(), _usual(self.calibration.samples).to_dict())])
 
     @property
     def identity(self) -> str:
@@ -182,7 +164,7 @@ class Config:
         values = {k: v for k, v in self.to_dict().items() if k not in ("store", "wandb")}
         values["alpha"] = self.effective_alpha
         values["recipe"] = recipe.digest if (recipe := self.chosen) else None
-        without = _HOW if self.calibration.tolerance else (*_HOW, "tolerance", "tolerance_share")
+        without = HOW if self.calibration.tolerance else (*HOW, "tolerance", "tolerance_share")
         values["calibration"] = {k: v for k, v in values["calibration"].items() if k not in without}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -190,90 +172,25 @@ class Config:
         return asdict(self)
 
 
-_IN_NAME = (
-    "name",
-    "path",
-    "repo",
-    "tokenizer",
-    "geometry",
-    "weights",
-    "stream",
-)  # of a model: what its name stands for
-_HOW = ("checkpoint", "shards", "shard")  # of a calibration: how it is computed, not what
-
-
-def _short(value: Any) -> str:
-    """A path by its last part, a list without brackets."""
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value).rstrip("/").rpartition("/")[2]
-
-
 def from_hydra(composed: DictConfig) -> Config:
     """The validated configuration. Raises UsageError with key, value and what is allowed."""
-    return from_dict(typed(composed))
-
-
-def typed(composed: DictConfig) -> dict[str, Any]:
-    """Every value converted to its knob's type, none of them judged. Raises UsageError where that fails."""
-    known = [f.name for f in fields(Config)]
-    groups = {f.name for f in fields(Config) if is_dataclass(_hints(Config)[f.name])}
-    plain: dict[str, Any] = {}
-    try:
-        for key in composed:
-            if key in ("hydra", *launch.KNOBS):
-                continue
-            if key not in known:
-                raise UsageError(unknown_key(str(key)))
-            plain[str(key)] = composed[key]
-            if key in groups and not OmegaConf.is_dict(composed[key]):
-                knobs = ", ".join(f"{key}.{f.name}" for f in fields(_hints(Config)[str(key)]))
-                raise UsageError(f"{key}={composed[key]}: {key} is a group of knobs: {knobs}")
-        plain |= data_of_model.chosen(composed)
-        return OmegaConf.to_container(OmegaConf.merge(schema(), plain), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise UsageError(_reworded(error, composed)) from error
-
-
-def _reworded(error: OmegaConfBaseException, composed: DictConfig) -> str:
-    """What is wrong with a value, in the words of the command line."""
-    key, said = error.full_key or "configuration", str(error.msg or error).splitlines()[0]
-    if unknown := re.match(r"Key '(.*)' not in '\w+'", said):
-        return unknown_key(key if key.endswith(unknown[1]) else unknown[1])
-    if "is not a ListConfig" in said:
-        value = OmegaConf.select(composed, key)
-        return f"{key}={value} is no list; write '{key}=[{value}]'"
-    if kind := re.match(r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", said):
-        wanted = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}.get(
-            kind[2], f"a {kind[2]}"
-        )
-        return f"{key}={kind[1]} is not {wanted}"
-    if said.startswith("Missing mandatory value"):
-        return f"{key} is missing; add {key}=…"
-    return f"{key}: {said}"
-
-
-def schema() -> DictConfig:
-    """Names and types of all knobs, as OmegaConf checks them."""
-    structured = OmegaConf.structured(Config)
-    for node in (structured, *(structured._get_node(key) for key in structured)):
-        OmegaConf.set_readonly(node, False)  # a frozen class makes its schema read-only, which merge minds
-    return structured  # type: ignore[no-any-return]
+    return from_dict(typed(Config, composed))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """What `to_dict` wrote. Raises UsageError for a value out of its range, or an unknown or missing key."""
+    """The configuration that `to_dict` wrote. Raises UsageError for a value out of its range, and for a key that is
+    unknown or missing."""
     return _build(Config, values, "")  # type: ignore[no-any-return]
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    hints, known = _hints(kind), [f.name for f in fields(kind)]
+    types, known = hints(kind), [f.name for f in fields(kind)]
     if unknown := [key for key in values if key not in known]:
         raise UsageError(f"unknown key {where}{unknown[0]}; allowed: {', '.join(known)}")
     try:
         return kind(
             **{
-                key: _build(hints[key], value, f"{where}{key}.") if is_dataclass(hints[key]) else value
+                key: _build(types[key], value, f"{where}{key}.") if is_dataclass(types[key]) else value
                 for key, value in values.items()
             }
         )
@@ -281,5 +198,7 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         raise UsageError(f"{where.rstrip('.') or 'configuration'}: {error}") from error
 
 
-_hints = cache(get_type_hints)  # thousands of cells are built for one plan
-_USUAL = Config(Model("", path="."), Data("stdlib"))
+@cache
+def _usual(samples: int) -> Config:
+    """A cell that has all defaults but for the number of samples, which that of folds follows."""
+    return Config(Model("", path="."), Data("stdlib"), Calibration(folds=Calibration(samples).folds))

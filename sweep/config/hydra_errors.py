@@ -71,7 +71,7 @@ def one_line(error: Exception) -> str:
 
 
 def unknown_key(key: str) -> str:
-    """What to say of a knob that there is not."""
+    """The message for a knob that does not exist."""
     if key in known_keys():  # what it stands in was replaced
         return f"{key} cannot be set beside {key.rpartition('.')[0]}=…, which is a group of knobs"
     close = difflib.get_close_matches(key, [*known_keys(), *GROUPS], n=1)

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweep.core.errors import UsageError, allowed
-from sweep.core.paths import expanded
+from sweep.config.values import expand, fraction, one_of, tidy
+from sweep.core.errors import UsageError
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
@@ -29,7 +29,7 @@ RANDOM = "-random"  # ends the name of every network of random weights
 
 @dataclass(frozen=True)
 class Model:
-    """Which network. `path` (a local checkpoint) wins over `repo` (one on the Hugging Face Hub).
+    """The network. `path` (a local checkpoint) wins over `repo` (one on the Hugging Face Hub).
 
     geometry: what state-spaces' own config.json says of a network (d_model, n_layer, ssm_cfg, …). It is all
     that random weights need."""
@@ -57,7 +57,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Which text. `path` (a local file or folder) wins over `repo` (a data set on the Hugging Face Hub).
+    """The text. `path` (a local file or folder) wins over `repo` (a data set on the Hugging Face Hub).
 
     cut: `windows` joins all texts and cuts windows of `calibration.seqlen` tokens, shuffled by the seed;
     `texts` takes texts in order, one a sample, truncated to `calibration.seqlen` tokens."""
@@ -112,6 +112,8 @@ class Calibration:
         for key in ("samples", "seqlen", "batch_size", "folds", "shards"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"calibration.{key}={value} must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"calibration.seed={self.seed} must be at least 0")
         if not self.checkpoint >= 0:
             raise UsageError(f"calibration.checkpoint={self.checkpoint} are seconds between two checkpoints, 0 or more")
         if self.shards > self.folds:
@@ -183,7 +185,7 @@ class Grouping:
     variant: str = "paper"
 
     def __post_init__(self) -> None:
-        one_of("grouping.variant", self.variant, GROUPING_VARIANTS)
+        object.__setattr__(self, "variant", one_of("grouping.variant", self.variant, GROUPING_VARIANTS))
         for key in ("head_groups", "dim_groups"):
             if (value := getattr(self, key)) < 1:
                 raise UsageError(f"grouping.{key}={value} must be at least 1")
@@ -195,7 +197,7 @@ PROJECT = "mamba-scales"
 
 @dataclass(frozen=True)
 class Wandb:
-    """What is not given is what W&B's own variables say; their values are recorded, as those of knobs."""
+    """Tracking. A knob that is not given has the value of W&B's own variable, which is recorded like a knob's."""
 
     mode: str = "auto"
     project: str | None = None
@@ -212,36 +214,3 @@ class Wandb:
         if not self.tags:
             tags = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
             object.__setattr__(self, "tags", [tag for tag in tags if tag])
-
-
-def expand(group: Any, name: str, *keys: str) -> None:
-    """Put home and variables into those knobs of a group that are paths. Raises UsageError."""
-    for key in keys:
-        if (path := getattr(group, key)) is not None:
-            object.__setattr__(group, key, expanded(f"{name}.{key}", path))
-
-
-def one_of(key: str, value: str, choices: Any) -> str:
-    """The choice that a value means, whatever its case. Raises UsageError for one that is none."""
-    for choice in choices:
-        if choice.casefold() == value.casefold():
-            return str(choice)
-    raise allowed(key, value, choices)
-
-
-def fraction(key: str, value: Any, example: str, most: float | None = None) -> float:
-    """0.01 of 0.01, "0.01" or "1%". Raises UsageError where it is no number, not above 0, above `most`, or 1 and more
-    without that."""
-    try:
-        text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        number = float("nan")
-    if 0 < number < 1 or number == most:
-        return tidy(number)
-    raise UsageError(f"{key}={value} is no share between 0 and 1; for example {example}")
-
-
-def tidy(alpha: float) -> float:
-    """0.9400000000000001, as a range of Hydra's makes it, is 0.94."""
-    return float(f"{alpha:.12g}")

@@ -10,7 +10,7 @@ KNOBS = ("experiment", "objective", "overwrite")  # of conf/config.yaml; a cell'
 
 
 def overwrite(composed: DictConfig) -> bool:
-    """Whether a run may replace a finished one. Raises UsageError for what is neither true nor false."""
+    """Whether a run may replace a finished one. Raises UsageError for anything but true and false."""
     if not isinstance(value := composed.get("overwrite", False), bool):
         raise UsageError(f"overwrite={value} must be true or false")
     return value
@@ -27,7 +27,7 @@ def objectives(composed: DictConfig) -> tuple[str, ...]:
 
 
 def hydra_overrides(composed: DictConfig) -> list[str]:
-    """What was given for Hydra itself, as it was typed: reading one would resolve an interpolation
+    """The overrides of Hydra itself, as they were typed: reading one would resolve an interpolation
     that has no value yet, such as ${hydra.job.num}."""
     typed = OmegaConf.to_container(composed.hydra.overrides.hydra, resolve=False)
     assert isinstance(typed, list)

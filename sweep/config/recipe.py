@@ -55,7 +55,7 @@ class Recipe:
     written: dict[str, Any]
 
     def choice(self, layer: int, site: str) -> Choice:
-        """What holds at a site; before SiLU, where nothing quantizes, what holds after it, so that the two compare."""
+        """The choice at a site; before SiLU, where nothing quantizes, that of the site after it."""
         after = site.replace("_conv_pre", "_conv_out")
         return self.sites.get((layer, site)) or self.sites.get((layer, after)) or self.default
 
@@ -78,7 +78,7 @@ class Recipe:
 
 
 def read(path: str) -> Recipe:
-    """The recipe in a file. Raises UsageError, one line, where it is none, with what is wrong in it and where."""
+    """The recipe in a file. Raises UsageError, one line, that says what is wrong in it and where."""
     file = Path(path).expanduser()
     try:
         stamp = file.stat()

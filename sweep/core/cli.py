@@ -1,4 +1,4 @@
-"""What all commands share, one parser and one way to end, and `mamba-sweep`, which has them as subcommands.
+"""One parser and one way to end for all commands, and `mamba-sweep`, which has them as subcommands.
 
 Exit codes: 0; 1 where the answer is no (a table differs, an entry is damaged, a cell could not be sent, a cell of a
 grid crashed); 2 for what a user can mend, said in one line; 70 where the program itself crashed, with a traceback; 130
@@ -142,7 +142,7 @@ def aside() -> Iterator[None]:
 
 
 def usage() -> str:
-    """What `mamba-sweep --help` prints."""
+    """The text of `mamba-sweep --help`."""
     lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Where commands print: rich's console, which also bears a pipe that nobody reads and a width that is none."""
+"""The console that commands print to: rich's, which also bears a pipe that nobody reads and a width of zero."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import rich.console
 
 
 class Console(rich.console.Console):
-    """As rich's. A width of zero, which some programs leave in COLUMNS, is none; a closed pipe raises."""
+    """Rich's console. A width of zero, which some programs leave in COLUMNS, is ignored; a closed pipe raises."""
 
     def __init__(self, **options: Any) -> None:
         known = {name: value for name, value in os.environ.items() if (name, value.strip("0")) != ("COLUMNS", "")}

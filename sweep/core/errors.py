@@ -1,4 +1,4 @@
-"""The one exception a user can cause."""
+"""The exception that a user can cause, and the words of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UsageError(Exception):
 
 
 def allowed(key: str, value: object, choices: Iterable[str]) -> UsageError:
-    """The error for a `value` of `key` that is none of `choices`; suggests the closest one."""
+    """The error for a `value` of `key` that is not among `choices`; suggests the closest one."""
     options = list(choices)
     close = difflib.get_close_matches(str(value), options, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
@@ -23,7 +23,7 @@ def allowed(key: str, value: object, choices: Iterable[str]) -> UsageError:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says in its first line."""
+    """The first line of a library's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

@@ -14,11 +14,11 @@ from typing import Any
 
 def sha256(path: Path) -> str:
     """Of a file's content, 64 hexadecimal digits."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

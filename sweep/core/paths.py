@@ -11,11 +11,11 @@ from sweep.core.errors import UsageError
 def expanded(knob: str, path: str) -> str:
     """The path with the user's home and the environment's variables put in. Raises UsageError for one that is not set,
     unless a file of just that name exists."""
-    found = os.path.expanduser(os.path.expandvars(path))
-    if os.path.lexists(found):
-        return found
-    if unset := re.search(r"\$(\w+|\{[^}]*\})", found):
+    full = os.path.expanduser(os.path.expandvars(path))
+    if os.path.lexists(full):
+        return full
+    if unset := re.search(r"\$(\w+|\{[^}]*\})", full):
         raise UsageError(f"{knob}={path}: the environment has no variable {unset[1].strip('{}')}")
-    if found.startswith("~"):
-        raise UsageError(f"{knob}={path}: there is no user {found[1:].partition('/')[0] or 'with a home'}")
-    return found
+    if full.startswith("~"):
+        raise UsageError(f"{knob}={path}: there is no user {full[1:].partition('/')[0] or 'with a home'}")
+    return full

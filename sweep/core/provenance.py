@@ -1,4 +1,4 @@
-"""What a number needs beside it to be believed: versions, revision, device."""
+"""Provenance of a number: versions, revision, device."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def versions() -> dict[str, str]:
     """Of Python, this program and the packages that can move a number; absent ones are left out."""
     from sweep import __version__
 
-    found = {"sweep": __version__, "python": platform.python_version()}
+    versions = {"sweep": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
@@ -59,12 +59,12 @@ def _ours(root: Path) -> bool:
 
 
 def _installed(root: Path) -> dict[str, Any] | None:
-    """What `pip install git+https://…` notes."""
+    """The revision that `pip install git+https://…` noted beside the package; None where it noted none."""
     try:
-        found = metadata.distribution(NAME)
-        if Path(str(found.locate_file("sweep"))).resolve() != root / "sweep":
+        installed = metadata.distribution(NAME)
+        if Path(str(installed.locate_file("sweep"))).resolve() != root / "sweep":
             return None  # another copy than this one
-        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        origin = json.loads(installed.read_text("direct_url.json") or "{}")
         return {"revision": origin["vcs_info"]["commit_id"], "dirty": False}
     except (metadata.PackageNotFoundError, KeyError, ValueError):
         return None

@@ -68,7 +68,7 @@ _struck = Pending()  # of a SIGINT outside `deferred`, whatever became of its Ke
 
 @contextmanager
 def exit_code() -> Iterator[None]:
-    """What surrounds a command. Its streams never fail for want of a letter. Inside, a KeyboardInterrupt ends the
+    """Context around a command. Its streams never fail for want of a letter. Inside, a KeyboardInterrupt ends the
     process with 130 and a word on stderr. Python drops one that is raised in a callback, as imports run many: that one
     takes effect with the next `deferred`."""
     streams.forgiving()

@@ -1,4 +1,4 @@
-"""What a calibration is known by."""
+"""Content-addressed keys: a readable name and a digest of everything that can change a result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Key:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What changed, a phrase for each key: `there` is the old one, `here` the new."""
+    """A phrase for each key that differs: `there` is the old one, `here` the new."""
     keys = sorted(old.keys() | new.keys())
     return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in keys if old.get(k) != new.get(k)]
 

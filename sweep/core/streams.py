@@ -17,11 +17,11 @@ PLAIN = {
 
 def plain(text: str) -> str:
     """ASCII that reads alike: accents are dropped, signs are spelt; of other scripts the number of the letter stays."""
-    found = []
+    spelled = []
     for letter in text:
         same = PLAIN.get(letter) or unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
-        found.append(same or letter.encode("ascii", "backslashreplace").decode())
-    return "".join(found)
+        spelled.append(same or letter.encode("ascii", "backslashreplace").decode())
+    return "".join(spelled)
 
 
 def _instead(error: UnicodeError) -> tuple[str, int]:

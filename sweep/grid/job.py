@@ -40,7 +40,7 @@ def job(composed: DictConfig) -> float | list[float] | None:
     shield_requeue()
     try:
         if config.calibration.shard is not None:
-            from sweep.runs.cell import shard
+            from sweep.runs.passes import shard
 
             shard(config)
             return None
@@ -75,7 +75,7 @@ def member(config: Config, directory: Path, sweep: Path, overwrite: bool = False
 
     sweep: the grid's directory."""
     from sweep.calibration import spec
-    from sweep.grid import demands
+    from sweep.runs import plan_record
     from sweep.runs import record as runs
     from sweep.runs.cell import run
     from sweep.runs.place import take
@@ -89,7 +89,8 @@ def member(config: Config, directory: Path, sweep: Path, overwrite: bool = False
                 print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
             return
         take(directory, lambda: runs.repeated(directory, config), overwrite)
-        asked = demands.read(sweep, key) if config.calibration.tolerance else ()
+        plan = plan_record.read(sweep) if config.calibration.tolerance else None
+        asked = plan.demands.get(key, ()) if plan else ()
         cell = run(config, directory, sweep.name, siblings=True, asked=asked)
     with aside():
         print(f"{directory.name:>4}  {config.label}  {cell.how}  {time.perf_counter() - begin:.1f} s", flush=True)

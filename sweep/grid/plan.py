@@ -1,4 +1,4 @@
-"""A grid before it starts: which cells there are, which of them are one, and what has to come first."""
+"""A grid before it starts: its cells, those that are left out as duplicates, and the order in which they run."""
 
 from __future__ import annotations
 
@@ -8,27 +8,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from sweep.config.config import Config
-from sweep.config.hydra_errors import counted
-from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
-from sweep.grid import demands
 from sweep.runs import record as runs
+from sweep.runs import until
+from sweep.runs.plan_record import PlannedCell, PlanRecord
+from sweep.runs.results import Json
 
 if TYPE_CHECKING:
     from sweep.calibration.growth import Step
 
-FEW = 24  # cells that are listed one by one without being asked for
-
 
 @dataclass(frozen=True)
 class Cell:
-    """number: its job's. place: its directory, below the sweep's. overrides: as on the command line."""
+    """One cell of a grid. number: of its job. overrides: as on the command line. key: of its calibration. stored: the
+    calibration is in the store. place: its directory, below the sweep's."""
 
     number: int
     overrides: tuple[str, ...]
@@ -39,15 +36,22 @@ class Cell:
 
     @cached_property
     def identity(self) -> str:
-        """Equal for cells that cannot differ: in what was asked for and in what it is asked of."""
+        """Equal for cells that cannot differ: the same configuration, over the same calibration."""
         return f"{self.config.identity}-{self.key.hash}"
+
+    @property
+    def recorded(self) -> PlannedCell:
+        """The cell's entry in plan.json."""
+        return PlannedCell(self.number, self.place, self.config.label, self.overrides, str(self.key), self.identity)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """cells: to be run, in the order of the command line. dropped: why others are not, a line each.
-    done: numbers of cells that an earlier, interrupted run of the same sweep has finished. continued: by the hash of a
-    calibration that has to be computed, the one of fewer samples that it goes on from, stored or to be computed too."""
+    """The cells of a grid, in the order of the command line.
+
+    dropped: a line for each reason why cells were left out. done: numbers of the cells that an earlier, interrupted
+    run of the same sweep has finished. continued: by the hash of a calibration that has to be computed, the one of
+    fewer samples that it goes on from, which is stored or is computed before."""
 
     cells: tuple[Cell, ...]
     dropped: tuple[str, ...] = ()
@@ -59,15 +63,16 @@ class Plan:
         return [cell for cell in self.cells if cell.number not in self.done]
 
     def leaders(self) -> dict[str, Cell]:
-        """For each calibration that is not stored the cell that computes it: the first one."""
-        found: dict[str, Cell] = {}
+        """By the hash of each calibration that is not stored, the cell that computes it: the first that needs it."""
+        leaders: dict[str, Cell] = {}
         for cell in self.waiting:
             if not cell.stored:
-                found.setdefault(cell.key.hash, cell)
-        return found
+                leaders.setdefault(cell.key.hash, cell)
+        return leaders
 
     def shards(self, wave: Iterable[Cell] | None = None) -> list[tuple[Cell, int]]:
-        """Jobs that only compute a part of a calibration, by leader, of a wave or of all; they go before its cells."""
+        """Jobs that compute a shard of a calibration and no cell, as (leader, shard). They run before the cells of
+        `wave`; None means all cells."""
         numbers = {cell.number for cell in (self.waiting if wave is None else wave)}
         return [
             (leader, shard)
@@ -78,8 +83,8 @@ class Plan:
         ]
 
     def waves(self) -> list[list[Cell]]:
-        """Leaders, and cells whose calibration is stored already; then the leaders' followers, and leaders that go on
-        from what the first have computed; and so on."""
+        """Groups of cells that run one after the other: first cells with a stored calibration, and leaders; then the
+        leaders' followers, and leaders that go on from a calibration of the first wave; and so on."""
         leaders = self.leaders()
 
         def depth(key: str) -> int:
@@ -93,38 +98,33 @@ class Plan:
             waves.setdefault(number, []).append(cell)
         return [waves[number] for number in sorted(waves)]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What a later run of the same command recognizes the sweep by."""
-        return {
-            "schema": 1,
-            "cells": [
-                {
-                    "number": cell.number,
-                    "directory": cell.place,
-                    "name": cell.config.label,
-                    "overrides": list(cell.overrides),
-                    "calibration": str(cell.key),
-                    "identity": cell.identity,
-                }
-                for cell in self.cells
-            ],
-            demands.DEMANDS: demands.of((cell.config, cell.key) for cell in self.cells),
-        }
+    @property
+    def recorded(self) -> PlanRecord:
+        """The plan as plan.json has it."""
+        return PlanRecord(tuple(cell.recorded for cell in self.cells), self._demands())
 
-    def resumed(self, earlier: dict[str, Any], directory: Path) -> Plan:
-        """This plan with the numbers and places that an earlier one gave its cells, and what of them is there."""
-        known = {
-            cell["identity"]: {"number": cell["number"], "place": cell.get("directory", str(cell["number"]))}
-            for cell in earlier["cells"]
-        }
-        cells = tuple(sorted((replace(c, **known[c.identity]) for c in self.cells), key=lambda c: c.number))
+    def _demands(self) -> dict[str, list[Json]]:
+        demands: dict[str, list[Json]] = {}
+        for cell in self.cells:
+            if cell.config.calibration.tolerance is not None:
+                found = demands.setdefault(cell.key.hash, [])
+                found += [one] if (one := until.asked(cell.config)) not in found else []
+        return demands
+
+    def same(self, earlier: PlanRecord) -> bool:
+        """Whether an earlier plan has just these cells, in whatever order."""
+        return {cell.identity for cell in self.cells} == earlier.identities
+
+    def resumed(self, earlier: PlanRecord, directory: Path) -> Plan:
+        """This plan with the numbers and directories of an earlier one of the same cells, and which of those are
+        finished in the sweep's directory."""
+        known = {cell.identity: cell for cell in earlier.cells}
+        cells = [
+            replace(cell, number=known[cell.identity].number, place=known[cell.identity].directory)
+            for cell in self.cells
+        ]
         done = (c.number for c in cells if runs.finished(directory / c.place, c.config, c.key.hash))
-        return replace(self, cells=cells, done=frozenset(done))
-
-
-def same(plan: Plan, earlier: dict[str, Any]) -> bool:
-    """Whether an earlier plan has just these cells, in whatever order."""
-    return {cell.identity for cell in plan.cells} == {cell["identity"] for cell in earlier["cells"]}
+        return replace(self, cells=tuple(sorted(cells, key=lambda c: c.number)), done=frozenset(done))
 
 
 def plan(
@@ -134,26 +134,20 @@ def plan(
     place: Callable[[int, Sequence[str]], str] = lambda number, overrides: str(number),
     continued: Callable[[Iterable[tuple[Config, Key]]], Mapping[str, Step]] = lambda asked: {},
 ) -> Plan:
-    """Number the cells of a grid, without those that cannot differ from an earlier one.
+    """The plan of a grid: its cells numbered, without those that cannot differ from an earlier one.
 
-    place: from a job's number and overrides to its directory. continued: see `Plan`. Raises UsageError where
-    two cells have the same directory."""
+    jobs: overrides and configuration of each. place: from a job's number and overrides to its directory. continued:
+    see `Plan`. Raises UsageError where two cells have the same directory."""
     cells: dict[str, Cell] = {}
     twins: dict[str, list[Config]] = {}  # by the identity of the cell that stands for them
     for overrides, config in jobs:
-        found = key(config)
-        cell = Cell(len(cells), tuple(overrides), config, found, stored(config, found), "")
+        calibration = key(config)
+        cell = Cell(len(cells), tuple(overrides), config, calibration, stored(config, calibration), "")
         if cell.identity in cells:
             twins.setdefault(cell.identity, []).append(config)
         else:
             cells[cell.identity] = replace(cell, place=place(cell.number, overrides))
-    places: dict[str, Cell] = {}
-    for cell in cells.values():
-        if (other := places.setdefault(os.path.normpath(cell.place), cell)) is not cell:
-            raise UsageError(
-                f"hydra.sweep.subdir puts cells {other.number} and {cell.number} both into {cell.place}: "
-                "name what they differ in, or ${hydra.job.num}"
-            )
+    _each_in_a_directory_of_its_own(cells.values())
     dropped, kept = Counter[str](), Counter[str]()
     for identity, others in twins.items():
         why = _why(cells[identity].config, others)
@@ -165,85 +159,26 @@ def plan(
     return replace(planned, continued=continued(asked))
 
 
+def _each_in_a_directory_of_its_own(cells: Iterable[Cell]) -> None:
+    places: dict[str, Cell] = {}
+    for cell in cells:
+        if (other := places.setdefault(os.path.normpath(cell.place), cell)) is not cell:
+            raise UsageError(
+                f"hydra.sweep.subdir puts cells {other.number} and {cell.number} both into {cell.place}: "
+                "name what they differ in, or ${hydra.job.num}"
+            )
+
+
 def _why(cell: Config, others: Iterable[Config]) -> str:
-    """What differs between cells that are one."""
-    known = _flat(cell.to_dict())
-    knobs = {name for other in others for name, value in _flat(other.to_dict()).items() if known[name] != value}
+    """Why cells are left out: the knobs that differ, which their method ignores."""
+    kept = _flat(cell.to_dict())
+    knobs = {name for other in others for name, value in _flat(other.to_dict()).items() if kept[name] != value}
     return f"{cell.method} ignores {', '.join(sorted(knobs))}" if knobs else "asked for more than once"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} → {"a.b": 1}"""
+    flat: dict[str, object] = {}
     for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
-
-
-def show(plan: Plan, console: Console, every: bool = False, gpus: str | None = None) -> None:
-    """The plan on a terminal: what is dropped, a line per calibration, and the cells (`every` one, or if few).
-
-    gpus: what there is to say of them."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in plan.cells:
-        groups.setdefault(str(cell.key), []).append(cell)
-    passes = _second_passes(plan.cells)
-    more = f", {counted(len(passes), 'second pass', 'second passes')}" if passes else ""
-    sizes = f"{counted(len(plan.cells), 'cell')}, {counted(len(groups), 'calibration')}{more}"
-    console.print(f"plan: {sizes}", highlight=False)
-    for line in plan.dropped:
-        console.print(f"  {line}", style="yellow", highlight=False)
-    if plan.done:
-        console.print(
-            f"  going on with an interrupted sweep: {len(plan.done)} of {counted(len(plan.cells), 'cell')} finished "
-            "(hydra.sweeper.resume=false starts anew)",
-            style="yellow",
-            highlight=False,
-        )
-    shown = Table("calibration", "on", "cells", "state")
-    leaders = plan.leaders()
-    for name, cells in groups.items():
-        leader = leaders.get(cells[0].key.hash)
-        state = "in the store"
-        if leader and leader.config.calibration.shards > 1:
-            state = f"to compute in {leader.config.calibration.shards} shards, merged by cell {leader.number}"
-        elif leader:
-            state = f"to compute in cell {leader.number}" + demands.until(cells[0].config.calibration, len(cells))
-        elif all(cell.number in plan.done for cell in cells):
-            state = "finished"
-        if leader and (step := plan.continued.get(leader.key.hash)):
-            source = leaders.get(step.key.hash)
-            there = f"come from cell {source.number}" if source else "are there"
-            state += f"; {step.samples} of {leader.config.calibration.samples} samples {there}"
-        again = [cell.number for cell in cells if cell.number in passes.values() and cell.number not in plan.done]
-        if again:
-            state += f"; groups take a second pass in cell {_ranges(again)}, unless it is stored"
-        on = f"{cells[0].config.device} {cells[0].config.dtype}"  # both are of the calibration's identity
-        shown.add_row(name, on, _ranges([cell.number for cell in cells]), state)
-    console.print(shown)
-    if gpus:
-        console.print(gpus, highlight=False, markup=False)
-    if every or len(plan.cells) <= FEW:
-        for cell in plan.cells:
-            done = "  finished" if cell.number in plan.done else ""
-            console.print(f"{cell.number:>4}  {cell.config.label}{done}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _second_passes(cells: Iterable[Cell]) -> dict[tuple[object, ...], int]:
-    """The first cell of each pass that observes groups. Which groups those are, and whether the store has them, is
-    known only when the first pass is."""
-    passes: dict[tuple[object, ...], int] = {}
-    for cell in cells:
-        if cell.config.second_pass:
-            passes.setdefault((cell.key.hash, cell.config.store, cell.config.grouping), cell.number)
-    return passes
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """0 1 2 5 → 0–2, 5"""
-    spans: list[list[int]] = []
-    for number in sorted(numbers):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in spans)
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sweep import __version__
 from sweep.calibration import spec
 from sweep.core.errors import UsageError
-from sweep.core.files import write_json
 from sweep.core.fresh import fresh
 from sweep.core.store_key import differences
-from sweep.grid.demands import PLAN
-from sweep.grid.plan import Cell, Plan, same
+from sweep.grid.plan import Cell, Plan
+from sweep.runs import plan_record
 from sweep.runs import record as runs
 from sweep.runs.place import INSIST, held, take
-from sweep.runs.record import Failure, RunRecord, RunStatus
+from sweep.runs.record import RunRecord
 from sweep.runs.results import Results
+from sweep.runs.status import Failure, RunStatus
 
 
 @dataclass
@@ -45,7 +43,7 @@ class Grid:
                 found.append(cell)
                 continue
             why = self.errors[leader.number]
-            failure = Failure(f"its calibration failed in cell {leader.number}: {why.text}", why.mendable)
+            failure = Failure(f"its calibration failed in cell {leader.number}: {why}", why.mendable)
             place = self.directory / cell.place
             runs.fail(place, runs.start(place, runs.describe(cell.config, self.directory.name)), failure)
             self.followers.setdefault(leader.number, []).append(cell.number)
@@ -70,7 +68,7 @@ class Grid:
             with_it = self.followers.get(number, [])
             need = "cell that needs" if len(with_it) == 1 else "cells that need"
             more = f" ({len(with_it)} {need} its calibration failed with it)" if with_it else ""
-            lines.append(f"cell {number} ({label[number]}): {failure.message}{more}")
+            lines.append(f"cell {number} ({label[number]}): {failure}{more}")
         return lines
 
     @property
@@ -111,9 +109,9 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool, overwrite: boo
     chosen: `wanted` is the user's explicit choice: it is that directory or a UsageError. What it holds of anything
     else is replaced only with `overwrite`."""
     if resume and not chosen:
-        for directory in sorted((p.parent for p in wanted.parent.glob(f"*/{PLAN}")), reverse=True):
-            earlier = _read(directory)
-            if earlier is None or not same(plan, earlier):
+        for directory in sorted((p.parent for p in wanted.parent.glob(f"*/{plan_record.FILE}")), reverse=True):
+            earlier = plan_record.read(directory)
+            if earlier is None or not plan.same(earlier):
                 continue
             lock = FileLock(directory / ".lock")
             try:
@@ -132,7 +130,7 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool, overwrite: boo
         with held(directory, "hydra.sweep.dir"):  # what it holds is looked at once nobody else can change it
             found = _settled(directory, plan, resume, overwrite)
             if found is plan:
-                write_json(directory / PLAN, plan.to_dict())
+                plan.recorded.write(directory)
             yield Grid(directory, found)
     except OSError as error:
         raise UsageError(f"sweep directory {directory} cannot be written: {error.strerror or error}") from error
@@ -140,14 +138,14 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool, overwrite: boo
 
 def _settled(directory: Path, plan: Plan, resume: bool, overwrite: bool) -> Plan:
     """The plan as it is to be carried out here. Raises UsageError where that would cost what lies here."""
-    earlier = _read(directory)
-    if earlier and resume and same(plan, earlier):
+    earlier = plan_record.read(directory)
+    if earlier and resume and plan.same(earlier):
         return plan.resumed(earlier, directory)
     if overwrite:
         return plan
     if earlier:
         raise UsageError(f"hydra.sweep.dir={directory} holds another sweep: {INSIST}")
-    for name in (PLAN, "multirun.yaml"):
+    for name in (plan_record.FILE, "multirun.yaml"):
         if (directory / name).exists():
             raise UsageError(f"hydra.sweep.dir={directory} holds a {name} that is no sweep's of this program: {INSIST}")
     for cell in plan.cells:
@@ -155,11 +153,3 @@ def _settled(directory: Path, plan: Plan, resume: bool, overwrite: bool) -> Plan
         if place.exists():
             take(place, partial(runs.repeated, place, cell.config), overwrite)
     return plan
-
-
-def _read(directory: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((directory / PLAN).read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) and found["schema"] == 1 else None
-    except (OSError, ValueError, KeyError):
-        return None

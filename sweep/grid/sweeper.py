@@ -1,4 +1,4 @@
-"""The planner of grids, as Hydra knows it: validate every cell, show the plan, launch it wave by wave.
+"""Hydra's sweeper for grids: plans all cells, shows the plan, launches it wave by wave.
 
 A cell's result is what lies in its directory, not what a launcher brings back: a job that was killed,
 requeued or started by hand counts by its files.
@@ -7,27 +7,20 @@ requeued or started by hand counts by its files.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
-from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
 from sweep.config.launch import override
 from sweep.core.files import draft
 
 if TYPE_CHECKING:  # Hydra imports every plugin at every start: nothing heavy up here
-    from sweep.config.config import Config
     from sweep.grid.plan import Cell, Plan
     from sweep.grid.state import Grid
 
@@ -75,21 +68,24 @@ class GridSweeper(BasicSweeper):
         from sweep.config import launch
         from sweep.core.cli import aside, spelled
         from sweep.core.console import Console
-        from sweep.grid import gpus, plan, state
+        from sweep.grid import gpus, state
+        from sweep.grid.planner import Planner
+        from sweep.grid.show import show
 
-        planned = self._plan(arguments)
         assert self.config is not None
+        assert self.hydra_context is not None
+        planned = Planner(self.hydra_context.config_loader, self.config).plan(self._parse_config(), arguments)
         with read_write(self.config), open_dict(self.config):
             shared = gpus.share(self.config.hydra.launcher, planned, launch.hydra_overrides(self.config))
         if self.dry_run:
-            plan.show(planned, Console(), every=True, gpus=shared)
+            show(planned, Console(), every=True, gpus=shared)
             return
         self._start_launcher(planned)
         wanted = Path(str(self.config.hydra.sweep.dir))
         chosen = any(o.startswith("hydra.sweep.dir=") for o in launch.hydra_overrides(self.config))
         with state.claimed(wanted, chosen, planned, self.resume, launch.overwrite(self.config)) as claimed:
             with aside():
-                plan.show(claimed.plan, Console(), gpus=shared)
+                show(claimed.plan, Console(), gpus=shared)
             self._settle(claimed.directory)
             failed = self._run(claimed)
         for line in failed:
@@ -99,95 +95,6 @@ class GridSweeper(BasicSweeper):
                 print(f"\nall cells side by side: {spelled('compare')} {quote(str(claimed.directory))}", flush=True)
         if failed:
             sys.exit(claimed.exit_code)
-
-    def _plan(self, arguments: list[str]) -> Plan:
-        from sweep.calibration import spec
-        from sweep.config import launch
-        from sweep.config.arguments import check_grammar, check_groups, several
-        from sweep.config.compose import Composer
-        from sweep.config.hydra_errors import one_line
-        from sweep.core.errors import UsageError
-        from sweep.grid import plan
-        from sweep.grid.computes import tell
-        from sweep.models.defaults import settled
-        from sweep.runs import tracking
-
-        assert self.config is not None
-        assert self.hydra_context is not None
-        loader = self.hydra_context.config_loader
-        check_grammar(prepared := self._parse_config())
-        parsed = self._parsed([*prepared, *arguments])
-        check_groups(parsed)
-        several(launch.hydra_overrides(self.config))
-        jobs = self._jobs(parsed)
-        compose = Composer(loader, self.config)
-        key = spec.keys()
-        cells: list[tuple[Sequence[str], Config]] = []
-        for number, overrides in enumerate(jobs):
-            try:
-                cells.append((overrides, config := settled(compose(overrides))))
-                key(config)
-            except (UsageError, HydraException, OmegaConfBaseException) as error:
-                raise UsageError(f"cell {number} ({' '.join(overrides)}): {one_line(error)}") from error
-        if cells:
-            asked, first = cells[0]
-            tell(next((o[7:] for o in reversed(asked) if o.startswith("device=")), "auto"), first)
-        for mode in {config.wandb.mode for _, config in cells}:
-            tracking.check(mode)
-        return plan.plan(cells, key, spec.stored, self._place, spec.continued)
-
-    def _jobs(self, overrides: list[Override]) -> list[list[str]]:
-        """The overrides of every job. Several experiments are several sweeps, one after the other."""
-        several = [o for o in overrides if o.key_or_group == "experiment" and o.is_sweep_override()]
-        if not several:
-            return [list(job) for (jobs,) in [self.split_arguments(overrides, None)] for job in jobs]
-        found = []
-        for chosen in several[-1].sweep_string_iterator():
-            rest = [o for o in overrides if o.key_or_group != "experiment"]
-            experiment = [] if chosen == "null" else [f"experiment={chosen}"]  # Hydra's groups take no null
-            one = self._parsed([*experiment, *self._params_of(*experiment)]) + rest
-            found += [list(job) for (jobs,) in [self.split_arguments(one, None)] for job in jobs]
-        return found
-
-    def _parsed(self, overrides: list[str]) -> list[Override]:
-        assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        return parser.parse_overrides(overrides)
-
-    def _params_of(self, *experiment: str) -> list[str]:
-        """What the file of an experiment sweeps over. Raises UsageError where it also wants a launcher of its own."""
-        from sweep.core.errors import UsageError
-
-        assert self.config is not None
-        composed = self._composed(experiment)
-        if composed.hydra.launcher != self.config.hydra.launcher:
-            name = experiment[0]
-            raise UsageError(f"{name} has a launcher of its own; start it by itself, without other experiments")
-        params = composed.hydra.sweeper.params or {}
-        return [f"{key}={value}" for key, value in params.items()]
-
-    def _composed(self, overrides: Sequence[str]) -> DictConfig:
-        assert self.hydra_context is not None
-        assert self.config is not None
-        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-
-    def _place(self, number: int, overrides: Sequence[str]) -> str:
-        """Where a cell lies below the sweep's directory: what hydra.sweep.subdir says in its own configuration."""
-        assert self.config is not None
-        sweep = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
-        pattern = str(sweep["subdir"]).replace("${hydra.job.num}", str(number))  # type: ignore[index, call-overload]
-        if "${" not in pattern:
-            return pattern
-        composed = self._composed(overrides)
-        with read_write(composed), open_dict(composed):
-            composed.hydra.job.num = number
-            composed.hydra.job.id = str(number)
-        former = HydraConfig.instance().cfg
-        try:
-            HydraConfig.instance().set_config(composed)  # for ${hydra:…}
-            return str(composed.hydra.sweep.subdir)
-        finally:
-            HydraConfig.instance().cfg = former
 
     def _settle(self, directory: Path) -> None:
         """Make `directory` the sweep's, here and in every job."""
@@ -200,7 +107,7 @@ class GridSweeper(BasicSweeper):
             OmegaConf.save(self.config, file)
 
     def _run(self, state: Grid) -> list[str]:
-        """Wave by wave: shards, leaders, followers. Returns what went wrong, a line each."""
+        """Launch wave by wave: shards, leaders, followers. Returns a line for each cell that failed."""
         for wave in state.plan.waves():
             shards = [
                 [
@@ -221,14 +128,14 @@ class GridSweeper(BasicSweeper):
     def _launch(self, jobs: list[list[str]], first: int) -> list[Exception | None]:
         """Launch jobs, at most `max_batch_size` at once. Returns the exception of each, as far as known."""
         assert self.launcher is not None
-        found: list[Exception | None] = []
+        errors: list[Exception | None] = []
         for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size) if jobs else ():
             try:
-                returns = self.launcher.launch(batch, initial_job_idx=first + len(found))
-                found += [r._return_value if r.status is JobStatus.FAILED else None for r in returns]
+                returns = self.launcher.launch(batch, initial_job_idx=first + len(errors))
+                errors += [r._return_value if r.status is JobStatus.FAILED else None for r in returns]
             except Exception as error:  # the launcher itself: no sbatch, a job cancelled, a worker killed
-                found += [error] * len(batch)
-        return found
+                errors += [error] * len(batch)
+        return errors
 
 
 def _asked(cell: Cell) -> list[str]:

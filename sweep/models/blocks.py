@@ -44,6 +44,10 @@ class Backbone(nn.Module):
         hidden: Tensor = self.embeddings(ids)
         for layer in self.layers:
             hidden = layer(hidden)
+        return self.leave(hidden)
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """What leaves the last block, float32 or not, to what enters lm_head."""
         return self.norm_f(hidden.to(self.norm_f.weight.dtype))  # type: ignore[no-any-return]
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sweep.quantization.types import Floats
+from sweep.quantization.types import Bins, Floats
 
 BINS = 65_536
 SIGN = 32_768  # bit 15 of a bin code
@@ -40,15 +41,15 @@ class Layout:
         index = np.arange(SIGN + 1, dtype=np.uint32)
         wide = self.name == "bfloat16"  # the upper half of a float32
         with np.errstate(invalid="ignore"):  # the patterns of NaN, which no observed value has
-            found = ((index << 16).view(np.float32) if wide else index.astype(np.uint16).view(np.float16)).astype(
+            edges = ((index << 16).view(np.float32) if wide else index.astype(np.uint16).view(np.float16)).astype(
                 np.float64
             )
         if self.exact:
-            return found
-        found[self.top] = 2.0**16  # where the next value would be: what lies beyond half-way rounds to infinity
-        found[1 : self.top + 1] = (found[: self.top] + found[1 : self.top + 1]) / 2
-        found[self.top + 1 :] = np.inf
-        return np.asarray(np.ldexp(found, -self.shift))
+            return edges
+        edges[self.top] = 2.0**16  # where the next value would be: what lies beyond half-way rounds to infinity
+        edges[1 : self.top + 1] = (edges[: self.top] + edges[1 : self.top + 1]) / 2
+        edges[self.top + 1 :] = np.inf
+        return np.asarray(np.ldexp(edges, -self.shift))
 
     @property
     def top(self) -> int:
@@ -57,11 +58,11 @@ class Layout:
 
     @property
     def of_folds(self) -> Layout:
-        """The one that single folds are kept in; see `SiteStatistics`."""
+        """The layout that single folds are kept in; see `SiteStatistics`."""
         return FLOAT32_FOLDS.times(self.shift) if self.width == FLOAT32.width else self
 
     def times(self, shift: int) -> Layout:
-        """The same for values that are counted times 2^shift."""
+        """This layout for values that are counted times 2^shift."""
         return replace(self, shift=shift) if shift != self.shift else self  # which has its edges already
 
     def __str__(self) -> str:
@@ -85,3 +86,12 @@ def layout(name: str) -> Layout:
         if plain == str(known):
             return known.times(int(shift) if times else 0)
     raise ValueError(f"unknown histogram layout {name!r}")
+
+
+def union(parts: list[Bins]) -> tuple[Bins, list[NDArray[np.intp]]]:
+    """All bins that occur in some part, ascending, and where each part's bins stand among them."""
+    occupied = np.zeros(BINS, bool)
+    for part in parts:
+        occupied[part] = True
+    place = np.cumsum(occupied) - 1
+    return np.flatnonzero(occupied).astype(np.uint16), [place[part] for part in parts]

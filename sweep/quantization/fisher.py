@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization.bins import Layout
-from sweep.quantization.histogram import union
+from sweep.quantization.bins import Layout, union
 from sweep.quantization.types import Bins, Floats
 
 

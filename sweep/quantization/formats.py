@@ -81,7 +81,7 @@ class Quantizer:
 
     @cached_property
     def levels(self) -> Floats:
-        """What each code stands for, float64, ascending."""
+        """The number that each code stands for, float64, ascending."""
         return (self.format.codes - self.zero_point) * self.scale
 
     @cached_property

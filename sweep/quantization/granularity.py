@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sweep.core.errors import UsageError
 from sweep.quantization.site_scales import NOWHERE, Place
@@ -32,14 +33,14 @@ def split(statistics: Statistics, granularity: str, clusters: Clusters) -> tuple
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
     groupings = by_group(statistics, clusters) if granularity == "group" else {}
-    found: dict[Key, Parts | None] = {}
+    splits: dict[Key, Parts | None] = {}
     for (layer, name), site in statistics.sites.items():
         channels = site.channel_absmax.shape[1]
         if granularity == "channel":
-            found[layer, name] = by_channel(name, channels, statistics.meta)
+            splits[layer, name] = by_channel(name, channels, statistics.meta)
         elif granularity == "group":
-            found[layer, name] = grouped(name, channels, statistics.meta, groupings[layer])
-    return {key: parts for key, parts in found.items() if parts}, groupings
+            splits[layer, name] = grouped(name, channels, statistics.meta, groupings[layer])
+    return {key: parts for key, parts in splits.items() if parts}, groupings
 
 
 def by_channel(site: str, channels: int, geometry: dict[str, Any]) -> Parts:
@@ -80,7 +81,7 @@ def by_group(statistics: Statistics, clusters: Clusters) -> dict[int, Grouping]:
     return groupings
 
 
-def _variant(name: str) -> Callable[[Any, int, int, int, int], Grouping]:
+def _variant(name: str) -> Callable[[NDArray[np.float32], int, int, int, int], Grouping]:
     if name == "paper":
         return sort_and_cluster
     from sweep.quantization import published_clusters  # which imports torch
@@ -101,5 +102,5 @@ def grouped(site: str, channels: int, geometry: dict[str, Any], grouping: Groupi
 
 
 def name(site: str, place: Place) -> str:
-    """What the statistics of one group of a site are filed under: `x_conv_out[0,1,2]`."""
+    """The site name of one group's statistics: `x_conv_out[0,1,2]`."""
     return f"{site}[{','.join(map(str, place))}]"

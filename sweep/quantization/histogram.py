@@ -12,8 +12,9 @@ Guarantees
   `numpy.quantile(..., method="linear")` with each order statistic interpolated inside its bin, so it is off
   by at most one bin: 2^-10 of its magnitude (0.098 %) or, below 2^-14, 2^-24; in practice by far less. What
   rounds to zero or to infinity is counted in the two end bins of each sign; there the bound does not hold
-  (see `outside`), but min and max are exact always. All this holds for all folds of a calibration together; single
-  ones are kept in bins of four such, for errors and for what fewer folds would have answered (see `SiteStatistics`).
+  (see `sweep.quantization.window`), but min and max are exact always. All this holds for all folds of a calibration
+  together; single ones are kept in bins of four such, for errors and for what fewer folds would have answered (see
+  `SiteStatistics`).
 * Counts are whole numbers below 2^63 and additive. Merging is addition, hence associative, commutative and
   independent of the order of observation; layouts that differ do not merge.
 * Stochastic dominance survives: if |y| <= |x| value by value, no quantile of |y| exceeds that of |x|,
@@ -28,11 +29,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization.bins import BINS, SIGN, Layout
+from sweep.quantization.bins import SIGN, Layout, union
 from sweep.quantization.types import Bins, Counts, Floats, Ints
-
-SILU_MINIMUM = -0.2784645427610738  # of x / (1 + exp(-x)), at x = -1.2784645427610738
-SILU_REACHED = 1e-5  # how near to it the least of many values is
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +126,6 @@ class Histogram:
         counts[:, 1:] -= counts[:, :-1].copy()
         return Histogram(pooled.layout, pooled.bins, counts, self.min, self.max)
 
-    def pick(self, members: NDArray[np.bool_]) -> Picked:
-        """A stack whose s-th member is the sum of those in row s of members [S, K]."""
-        return Picked(self, members)
-
-    # --- what is read off -------------------------------------------------------------------------
-
     @property
     def n(self) -> Ints:
         """Number of values observed, int64 [] or [K]."""
@@ -166,16 +158,6 @@ class Histogram:
         split = int(np.searchsorted(self.bins, SIGN))
         return np.concatenate([np.arange(len(self.bins) - 1, split - 1, -1), np.arange(split)])
 
-    @property
-    def outside(self) -> tuple[Ints, Ints]:
-        """How many values fell into the end bins, below and above the window of float32: upper bounds of
-        what lies outside it. Zero in 16-bit layouts."""
-        zero = np.zeros(self.counts.shape[:-1], np.int64)
-        if self.layout.exact:
-            return zero, zero
-        index = self.bins & (SIGN - 1)
-        return self.counts[..., index == 0].sum(-1), self.counts[..., index == self.layout.top].sum(-1)
-
     @cached_property
     def magnitudes(self) -> Histogram:
         """The histogram of |x|: the two halves added."""
@@ -189,156 +171,20 @@ class Histogram:
         low, high = np.where(empty, np.inf, 0.0), np.where(empty, -np.inf, self.absmax)
         return Histogram(self.layout, bins, counts, low, high)
 
-    def abs_quantile(self, alpha: float) -> Floats:
-        """The alpha-quantile of |x|, float64 [] or [K]; the convention is the module's. NaN where empty."""
-        return self.magnitudes.quantile(alpha)
-
-    def quantile(self, q: float) -> Floats:
-        """The q-quantile of the signed values, float64 [] or [K]; the convention is the module's."""
-        stack = self if self.counts.ndim == 2 else self._alone
-        return stack.pick(np.eye(len(stack.counts), dtype=bool)).quantile(q).reshape(self.min.shape)
-
-    def weigh(self, weights: Floats) -> Floats:
-        """Sums over the values of what each weighs, float64 [W, K]; weights [W, m] by `ascending`."""
-        split = int(np.searchsorted(self.bins, SIGN))
-        ordered = np.concatenate([self.counts[:, split:][:, ::-1], self.counts[:, :split]], 1, dtype=np.float64)
-        return np.asarray(weights @ ordered.T)
-
-    def under(self, ends: Floats) -> Ints:
-        """How many values lie below each of some ascending ends [E], those of a bin spread evenly over it and rounded
-        to whole numbers, int64 [K, E]; none below the least, all below what reaches the largest."""
-        low, high = self._ends
-        start, stop = np.clip([low, high], np.min(self.min), np.max(self.max))
-        place = np.minimum(np.searchsorted(stop, ends), max(len(stop) - 1, 0))
-        if not len(stop):
-            return np.zeros((len(self.counts), len(ends)), np.int64)
-        width = stop[place] - start[place]
-        beyond = (ends > start[place]).astype(np.float64)
-        share = np.divide(ends - start[place], width, out=beyond, where=width > 0).clip(0, 1)
-        share = np.where(_pile(low[place], high[place], np.asarray(np.min(self.min))), np.sqrt(share), share)
-        before, after = (np.asarray(self._cumulative.take(row, 0)) for row in (place, place + 1))
-        inside = np.floor(np.expand_dims(share, 1) * (after - before) + 0.5).astype(np.int64)
-        return np.asarray((before + inside).T)
-
-    def between(self, places: NDArray[np.intp]) -> Ints:
-        """How many values lie in the bins places[i] … places[i + 1] - 1 of `ascending`, int64 [K, i]."""
-        return np.asarray(np.diff(self._cumulative.take(places, 0), axis=0).T)
-
     @cached_property
-    def _alone(self) -> Histogram:
-        """A single histogram as a stack of one."""
-        return Histogram(self.layout, self.bins, self.counts[None], self.min[None], self.max[None])
-
-    @cached_property
-    def _ends(self) -> tuple[Floats, Floats]:
-        """Ends of the bins, in ascending order."""
+    def ends_of_bins(self) -> tuple[Floats, Floats]:
+        """The lower and the upper end of each bin, in ascending order, float64 [m] each."""
         bins = self.bins[self.ascending]
         index = bins & (SIGN - 1)
         near, far = self.layout.edges[index], self.layout.edges[index + self.layout.width]
         return np.where(bins & SIGN, -far, near), np.where(bins & SIGN, -near, far)
 
     @cached_property
-    def _cumulative(self) -> Ints:
+    def cumulative(self) -> Ints:
         """How many values lie below each bin, in ascending order, and in all, int64 [m + 1, K]."""
-        found = np.zeros((len(self.bins) + 1, len(self.counts)), np.int64)
-        np.cumsum(self.counts.T[self.ascending], axis=0, out=found[1:])
-        return found
-
-
-class Picked(Histogram):
-    """Sums of members of a stack, summed only where whole histograms are asked for: everything else is read off
-    the stack and then added, and a quantile takes a bisection over the running counts of the stack."""
-
-    members: NDArray[np.bool_]  # [S, K]
-    _stack: Histogram
-
-    def __init__(self, stack: Histogram, members: NDArray[np.bool_]) -> None:
-        low = np.where(members, stack.min, np.inf).min(1)
-        high = np.where(members, stack.max, -np.inf).max(1)
-        vars(self).update(layout=stack.layout, bins=stack.bins, min=low, max=high, members=members, _stack=stack)
-
-    @property
-    def counts(self) -> Ints:
-        return (self.members.astype(np.float64) @ self._stack.counts).astype(np.int64)  # exact below 2^53
-
-    @cached_property
-    def n(self) -> Ints:
-        return np.asarray(self.members @ self._stack.n)
-
-    @property
-    def ascending(self) -> NDArray[np.intp]:
-        return self._stack.ascending
-
-    @property
-    def values(self) -> Floats:
-        return self._stack.values
-
-    @cached_property
-    def magnitudes(self) -> Histogram:
-        return self._stack.magnitudes.pick(self.members)
-
-    def weigh(self, weights: Floats) -> Floats:
-        return np.asarray(self._stack.weigh(weights) @ self.members.T)
-
-    def under(self, ends: Floats) -> Ints:
-        return np.asarray(self.members @ self._stack.under(ends))
-
-    def between(self, places: NDArray[np.intp]) -> Ints:
-        return np.asarray(self.members @ self._stack.between(places))
-
-    @cached_property
-    def _quantiles(self) -> dict[float, Floats]:
-        """Those looked up already: every format asks for the same ones."""
-        return {}
-
-    def quantile(self, q: float) -> Floats:
-        if not 0.0 <= q <= 1.0:
-            raise ValueError(f"a quantile lies in [0, 1], not {q}")
-        if q not in self._quantiles:
-            self._quantiles[q] = self._quantile(q)
-        return self._quantiles[q]
-
-    def _quantile(self, q: float) -> Floats:
-        if not len(self.bins):
-            return np.full(len(self.n), np.nan)
-        rank = np.maximum(self.n - 1, 0) * q
-        if self.layout.exact:
-            found = self._order_statistics(np.ceil(rank).astype(np.int64)[None])[0]
-        else:
-            below = np.floor(rank).astype(np.int64)
-            lower, upper = self._order_statistics(np.stack([below, np.ceil(rank).astype(np.int64)]))
-            with np.errstate(invalid="ignore"):  # an empty member
-                found = lower + (upper - lower) * (rank - below)
-        return np.where(self.n > 0, found, np.nan)
-
-    def _order_statistics(self, rank: Ints) -> Floats:
-        """The values of rank [R, S] of the members, where values are spread evenly over their bins."""
-        running = self._stack._cumulative
-        members, bins = self.members.T.astype(np.int64), len(self.bins)
-
-        def below(bin: NDArray[np.intp]) -> Ints:
-            return np.asarray(np.einsum("rs...k,ks->rs...", running.take(np.minimum(bin, bins), 0), members))
-
-        first = np.zeros(rank.shape, np.intp)  # the bin that holds it, digit by digit: four look-ups for 65,536 bins
-        for step in (4096, 256, 16, 1):
-            probes = first[..., None] + step * np.arange(1, 16)
-            first += step * (below(probes) <= rank[..., None]).sum(-1)
-        first = np.minimum(first, bins - 1)  # of an empty member
-        low, high = self._stack._ends
-        start, end = (np.clip(ends[first], self.min, self.max) for ends in (low, high))
-        before = below(first)
-        with np.errstate(invalid="ignore", divide="ignore"):  # an empty member
-            share = (rank + 0.5 - before) / (below(first + 1) - before)
-            if not self.layout.exact:
-                share = np.where(_pile(low[first], high[first], self.min), np.square(share), share)
-            inside = start + (end - start) * share
-        return np.where(rank == self.n - 1, self.max, np.where(rank == 0, start, inside))
-
-
-def _pile(low: Floats, high: Floats, least: Floats) -> NDArray[np.bool_]:
-    """Whether bins from `low` to `high` hold SiLU's minimum and nothing less: there the values pile up, and the share
-    of them below a point grows as the square root of its distance from the minimum."""
-    return (np.abs(least - SILU_MINIMUM) < SILU_REACHED) & (low <= SILU_MINIMUM) & (high > SILU_MINIMUM)
+        below = np.zeros((len(self.bins) + 1, len(self.counts)), np.int64)
+        np.cumsum(self.counts.T[self.ascending], axis=0, out=below[1:])
+        return below
 
 
 def _check_layouts(parts: list[Histogram]) -> None:
@@ -350,12 +196,3 @@ def _check_layouts(parts: list[Histogram]) -> None:
 def short(counts: Counts) -> Counts:
     """The same in 32 bits if they fit."""
     return counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts
-
-
-def union(parts: list[Bins]) -> tuple[Bins, list[NDArray[np.intp]]]:
-    """All bins that occur in some part, ascending, and where each part's bins stand among them."""
-    occupied = np.zeros(BINS, bool)
-    for part in parts:
-        occupied[part] = True
-    place = np.cumsum(occupied) - 1
-    return np.flatnonzero(occupied).astype(np.uint16), [place[part] for part in parts]

@@ -1,4 +1,4 @@
-"""What a scale costs, read off the histogram."""
+"""The cost of a scale, read off the histogram: clipped share, squared error, SQNR, entropy of the codes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Quantizer
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.types import Floats, Ints
 
 
@@ -33,12 +33,12 @@ class Metrics:
     code_entropy_bits: Floats
 
 
-def measure(histogram: Histogram, quantizer: Quantizer) -> Metrics:
+def measure(histogram: FoldSums, quantizer: Quantizer) -> Metrics:
     """The cost of quantizing what each member of a stack holds with `quantizer`."""
     return measure_each(histogram, [quantizer])[0]
 
 
-def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[Metrics]:
+def measure_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> list[Metrics]:
     """The costs of many quantizers, in less time than one by one."""
     x, count = histogram.values[histogram.ascending], histogram.n
     begins = [ends(x, q) for q in quantizers]
@@ -47,17 +47,17 @@ def measure_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> list[
     for error, quantizer, places in zip(weights[1:], quantizers, begins, strict=True):
         np.subtract(x, np.repeat(quantizer.levels, np.diff(places)), out=error)
     power, *lost = histogram.weigh(np.square(weights, out=weights))
-    found = []
+    metrics = []
     for quantizer, places, error in zip(quantizers, begins, lost, strict=True):
         inside = _inside(histogram, x, quantizer)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = histogram.between(places) / count[:, None]
             bits = -(p * np.log2(np.where(p > 0, p, 1))).sum(1)
-            found.append(Metrics((count - inside) / count, error / count, 10 * np.log10(power / error), bits))
-    return found
+            metrics.append(Metrics((count - inside) / count, error / count, 10 * np.log10(power / error), bits))
+    return metrics
 
 
-def _inside(histogram: Histogram, x: Floats, quantizer: Quantizer) -> Ints:
+def _inside(histogram: FoldSums, x: Floats, quantizer: Quantizer) -> Ints:
     """How many values of each member lie between the ends of the quantizer, given the ascending ones of the bins."""
     if not histogram.layout.exact:  # a bin that holds an end may hold a hundredth of all values
         limits = np.array([quantizer.low, np.nextafter(quantizer.high, np.inf)])  # which is inside
@@ -66,7 +66,7 @@ def _inside(histogram: Histogram, x: Floats, quantizer: Quantizer) -> Ints:
     return histogram.between(np.array([low, high]))[:, 0]
 
 
-def sqnr_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> Floats:
+def sqnr_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> Floats:
     """SQNR of each member of a stack of K with a quantizer of its own, dB, float64 [K]; see `Metrics`."""
     x = histogram.values[histogram.ascending]
     weights = np.empty((1 + len(quantizers), len(x)))
@@ -79,7 +79,7 @@ def sqnr_each(histogram: Histogram, quantizers: Sequence[Quantizer]) -> Floats:
 
 
 def ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:
-    """Where each code begins among the ascending values x, and where the last one ends, [codes + 1]."""
+    """The position among the ascending values x at which each code begins, and the end of the last, [codes + 1]."""
     if quantizer.scale == 0.0:  # everything becomes the code of zero
         zero = int(np.searchsorted(quantizer.format.codes, quantizer.zero_point))
         return np.repeat([0, len(x)], [zero + 1, len(quantizer.format.codes) - zero])

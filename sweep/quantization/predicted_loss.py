@@ -1,4 +1,4 @@
-"""What quantizing a site costs the network, in nats per token, before it is tried: read off squared gradients.
+"""Predicted loss: the cost of quantizing a site to the network, nats per token, read off squared gradients.
 
 Rounding moves the values x_i of a site by e_i. To second order the predictions of the network then diverge by
 KL(p || p_q) = 1/2 e' F e, F the Fisher information of its own predictive distribution (S. Kullback, Information Theory

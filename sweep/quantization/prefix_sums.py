@@ -1,5 +1,5 @@
-"""Running sums over sorted values: what every search and every metric reads, in time that depends on the number
-of codes and not on the number of values.
+"""Running sums over sorted values, which searches read in time that depends on the number of codes and not on
+the number of values.
 
 For a quantizer with levels L_0 < … < L_Q and the borders b_j half-way between them,
 
@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization.histogram import Histogram
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.types import Floats
 
 _AT_ONCE = 1 << 11  # rows looked up at a time: they stay in a core's own cache
@@ -47,29 +47,29 @@ class Sums:
         """Sum of squared errors [C, R] for scales [C]."""
         steps, middles = np.diff(codes), (codes[1:] + codes[:-1]) / 2
         weights = np.stack([steps * middles, steps])
-        found = np.empty((len(scales), self.members))
+        saved = np.empty((len(scales), self.members))
         for part in _parts(len(scales), len(middles)):
             s = scales[part, None]
             rows = self._pairs.take(np.searchsorted(self.x, s * middles), 0)  # [C, borders, 2R]
             both = weights @ rows
-            found[part] = s * both[:, 0, : self.members] - both[:, 1, self.members :]
+            saved[part] = s * both[:, 0, : self.members] - both[:, 1, self.members :]
         s = scales[:, None]
-        return np.asarray(self._beyond(s * codes[-1]) - 2 * s * found)
+        return np.asarray(self._beyond(s * codes[-1]) - 2 * s * saved)
 
     def cost_shifted(self, scales: Floats, codes: int, zeros: slice) -> Floats:
         """Sum of squared errors [C, Z, R] for scales [C] and the zero points of a range, of `codes` integers."""
         zero = np.arange(zeros.start, zeros.stop)
         number = np.arange(1 - zero[-1], codes - zero[0])  # of the border between number - 1 and number
-        found = np.empty((len(scales), len(zero), self.members))
+        saved = np.empty((len(scales), len(zero), self.members))
         for part in _parts(len(scales), len(number)):
             borders = scales[part, None] * (number - 0.5)
             rows = self._pairs.take(np.searchsorted(self.x, borders), 0)
             f = borders[..., None] * rows[..., : self.members] - rows[..., self.members :]
             upto = np.concatenate([np.zeros_like(f[:, :1]), f.cumsum(1)], 1)
             # the window of zero point z holds the borders 1 - z … codes - 1 - z
-            found[part] = upto[:, codes - 1 + zero[-1] - zero] - upto[:, zero[-1] - zero]
+            saved[part] = upto[:, codes - 1 + zero[-1] - zero] - upto[:, zero[-1] - zero]
         s = scales[:, None, None]
-        return self._beyond(s * (codes - 1 - zero)[:, None]) - 2 * s * found
+        return self._beyond(s * (codes - 1 - zero)[:, None]) - 2 * s * saved
 
     def cost_each(self, scales: Floats, codes: Floats) -> Floats:
         """Sum of squared errors [P, R], where scales [P, R] and codes [P, R, Q+1] or [Q+1] differ by member."""
@@ -87,7 +87,7 @@ class Sums:
         return np.asarray(np.divide(product, square, out=scales.copy(), where=(square > 0) & (product > 0)))
 
     def beyond(self, ends: Floats) -> Floats:
-        """What clipping to at most `ends` [C] costs by itself, sum over x > end of (x - end)^2, [C, R]."""
+        """Squared error of clipping to at most `ends` [C] alone, sum over x > end of (x - end)^2, [C, R]."""
         rows = np.searchsorted(self.x, ends)
         count, first = (self.below[-1] - self.below[rows]).transpose(1, 0, 2)
         second = self.second - self.squares[rows]
@@ -108,14 +108,14 @@ class Sums:
 
 
 @lru_cache(maxsize=2)
-def signed(histogram: Histogram) -> Sums:
+def signed(histogram: FoldSums) -> Sums:
     """Running sums over the values of a stack. Those of the last few are kept: methods and formats share them."""
     order = histogram.ascending
     return Sums(histogram.values[order], histogram.counts[:, order].astype(np.float64))
 
 
 @lru_cache(maxsize=2)
-def folded(histogram: Histogram) -> Sums:
+def folded(histogram: FoldSums) -> Sums:
     """Running sums over the magnitudes of the values of a stack."""
     return signed.__wrapped__(histogram.magnitudes)
 

@@ -18,13 +18,15 @@ import warnings
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sweep.core.errors import UsageError
 from sweep.quantization.sort_and_cluster import Grouping
-from sweep.quantization.types import Floats
 
 
-def sort_and_cluster(statistic: Floats, ssd_groups: int, headdim: int, head_groups: int, dim_groups: int) -> Grouping:
+def sort_and_cluster(
+    statistic: NDArray[np.float32], ssd_groups: int, headdim: int, head_groups: int, dim_groups: int
+) -> Grouping:
     """Groups from one non-negative number per channel, [d_inner]. Raises UsageError where the code would stop."""
     from sklearn.cluster import AgglomerativeClustering, KMeans
 

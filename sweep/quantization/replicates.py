@@ -1,4 +1,4 @@
-"""What each fold does to a scale: the replicates that every standard error is computed from.
+"""Replicates of a scale, one for each fold: every standard error is computed from their scatter.
 
 A scale is an order statistic, a maximum or the argmin of a search. Leaving out one fold of K and taking the scatter,
 the jackknife, is no error of a maximum, which changes with the one fold that holds it (Miller, Biometrika 61, 1974),
@@ -56,8 +56,7 @@ def move(whole: Floats, folds: Floats, rate: Floats | float, factor: float = 1.0
 
 
 def error_factor(samples: NDArray[np.int64], folds: int) -> float:
-    """What errors from folds have to be multiplied by where samples repeat: 1 where none does, inf where all folds
-    hold the same.
+    """The factor for errors from folds where samples repeat: 1 where none does, inf where all folds hold the same.
 
     samples: the number of the distinct one that each is, [N]; sample i is in fold i mod K. A mean over samples has the
     variance sum_d a_d^2 s^2, a_d the share of the distinct sample d; folds tell of it, in expectation,

@@ -1,4 +1,4 @@
-"""What a cell reads off one site: a scale, its replicates and its cost for every part with a scale of its own."""
+"""Scales of one site: for every part with a scale of its own the scale, its replicates and its cost."""
 
 from __future__ import annotations
 

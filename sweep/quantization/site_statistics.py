@@ -1,4 +1,4 @@
-"""One site of one layer, fold by fold: what all folds hold together, and what some of them hold, for errors.
+"""Statistics of one site of one layer: of all folds together, for the answer, and of each, for its error.
 
 In 16 bits both are exact. Where float32 was counted, all folds together, the answer, are kept in fine bins (`pooled`),
 single ones in bins four times as wide, which takes a third of the memory; inside a wide bin a fold is taken to be
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.quantization.fisher import FisherHistogram
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.histogram import Histogram
 
 
@@ -26,10 +27,10 @@ def leave_one_out(folds: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class Subsets:
-    """S sets of the K folds of a site. members: bool [S, K]. observed: what each set holds, a stack of S."""
+    """S sets of the K folds of a site. members: bool [S, K]. observed: what each set holds."""
 
     members: NDArray[np.bool_]
-    observed: Histogram
+    observed: FoldSums
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +62,12 @@ class SiteStatistics:
 
     @property
     def total(self) -> Histogram:
-        """Of all folds together, in the finest bins there are."""
+        """The histogram of all folds together, in the finest bins there are."""
         return (self.pooled or self.histogram).total()
 
     @cached_property
     def replicates(self) -> Subsets:
-        """What `leave_one_out` names."""
+        """All folds, then all but each in turn, as `leave_one_out` has them, 1 + K sets."""
         return self.subsets(leave_one_out(len(self.folds)))
 
     @cached_property
@@ -96,11 +97,11 @@ class SiteStatistics:
         return replace(self, histogram=replace(self.histogram), pooled=self.pooled and replace(self.pooled))
 
     def subsets(self, members: NDArray[np.bool_]) -> Subsets:
-        """Those sets of the folds, bool [S, K]."""
+        """Sets of the folds that members, bool [S, K], names."""
         if self.pooled is None:
-            return Subsets(members, self.histogram.pick(members))
+            return Subsets(members, FoldSums(self.histogram, members))
         whole = members.all(1, keepdims=True)
-        return Subsets(members, self._folds_and_pooled.pick(np.hstack([members & ~whole, whole])))
+        return Subsets(members, FoldSums(self._folds_and_pooled, np.hstack([members & ~whole, whole])))
 
     @cached_property
     def _folds_and_pooled(self) -> Histogram:

@@ -1,4 +1,4 @@
-"""Which channels share a scale: Quamba2's sort-and-cluster, and every channel for itself.
+"""Groups of channels that share a scale, by Quamba2's sort-and-cluster.
 
 Chiang et al., "Quamba2: A Robust and Scalable Post-training Quantization Framework for Selective State Space
 Models", ICML 2025, arXiv 2503.22879, section 3; `group_wise_sort_indices` of its code. In each head, channels are
@@ -53,7 +53,9 @@ class Grouping:
                     yield (g, h, d), place[g, start:end, first:last].ravel()
 
 
-def sort_and_cluster(statistic: Floats, ssd_groups: int, headdim: int, head_groups: int, dim_groups: int) -> Grouping:
+def sort_and_cluster(
+    statistic: NDArray[np.float32], ssd_groups: int, headdim: int, head_groups: int, dim_groups: int
+) -> Grouping:
     """Groups from one non-negative number per channel, [d_inner].
 
     Raises UsageError where there are fewer heads or channels than groups."""
@@ -92,7 +94,7 @@ def _ward(heads: Floats, clusters: int) -> Ints:
 
 
 def _positions(positions: Floats, clusters: int) -> Ints:
-    """Where each of the clusters of positions [headdim, heads] ends."""
+    """The end of each cluster of positions, of their values [headdim, heads]."""
     from sklearn.cluster import KMeans
 
     stride = len(positions) // clusters

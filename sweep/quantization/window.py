@@ -13,11 +13,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from sweep.core.errors import UsageError
 from sweep.quantization.bins import SIGN
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Key, Statistics
+from sweep.quantization.types import Ints
 
 HIGHEST, LOWEST = 65520.0, 2.0**-14  # what rounds to infinity; where bins begin to be evenly spaced
 UNIT = 2.0**-24  # the width of those
@@ -64,15 +67,25 @@ def check(total: Histogram, clip: float, mse: float) -> None:
     if total.layout.exact or not total.absmax > 0:
         return
     unit = UNIT * 2.0**-total.layout.shift
-    if total.outside[1] or 0 < clip < COARSEST_CLIP * unit or mse < COARSEST_MSE * _low(total) * unit**2 / 12:
+    if outside(total)[1] or 0 < clip < COARSEST_CLIP * unit or mse < COARSEST_MSE * _low(total) * unit**2 / 12:
         raise UsageError(
             f"values of up to {float(total.absmax):.3g} with a clip at {clip:.3g} span more than the bins that float32 "
             f"is counted in ({unit:.1g} to {HIGHEST * unit / UNIT:.3g}); dtype=bfloat16 is exact at any magnitude"
         )
 
 
+def outside(histogram: Histogram) -> tuple[Ints, Ints]:
+    """How many values fell into the end bins, below and above the window of float32: upper bounds of
+    what lies outside it, int64 [] or [K] each. Zero in 16-bit layouts."""
+    zero = np.zeros(histogram.counts.shape[:-1], np.int64)
+    if histogram.layout.exact:
+        return zero, zero
+    index = histogram.bins & (SIGN - 1)
+    return histogram.counts[..., index == 0].sum(-1), histogram.counts[..., index == histogram.layout.top].sum(-1)
+
+
 def _beyond(histogram: Histogram) -> bool:
-    return bool(histogram.absmax > 0) and bool(histogram.outside[1] or _low(histogram) > NEARLY_ALL)
+    return bool(histogram.absmax > 0) and bool(outside(histogram)[1] or _low(histogram) > NEARLY_ALL)
 
 
 def _low(histogram: Histogram) -> float:

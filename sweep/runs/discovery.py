@@ -1,90 +1,21 @@
-"""Cells on disk, the one place that finds them: their directories, the sweeps they belong to, what cannot be used."""
+"""Directories of cells and of the sweeps that they belong to: the one place that finds them."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
-from sweep.quantization.methods.registry import METHODS
+from sweep.runs import plan_record
 from sweep.runs import record as runs
-from sweep.runs.record import RecordError, RunRecord, RunStatus
-from sweep.runs.results import Results
 
 RUNS = Path("runs")
 SCALES = "scales.parquet"
-PLANS = {"plan.json", "multirun.yaml"}  # what a sweep's directory holds, ours or another sweeper's
+PLANS = {plan_record.FILE, "multirun.yaml"}  # what a sweep's directory holds, ours or another sweeper's
 SKIPPED = {".hydra", "wandb", "calibrations", ".shards", ".submitit", "__pycache__"}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A directory that looks like a cell and cannot be compared. kind: `unfinished` or `damaged`."""
-
-    path: Path
-    kind: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.kind}, {self.reason}"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One finished cell. `alpha` is null where the method ignores it; `asked_alpha` is what was asked for.
-
-    tokens, identity, dtype and sizes say what the calibration observed: cells that agree in all of them are
-    comparable. `key` names the calibration itself: cells that share it share its folds.
-    """
-
-    path: Path
-    name: str
-    sweep: str
-    model: str
-    method: str
-    alpha: float | None
-    asked_alpha: float | None
-    format: str
-    granularity: str
-    data: str
-    key: str
-    tokens: str
-    identity: str
-    weights: str
-    dtype: str
-    sizes: str
-    folds: int
-    finished: str
-    distinct: int | None = None  # samples that are no copies of others; null where that is not known
-    evaluation: dict[str, Any] | None = field(default=None, hash=False)
-    geometry: dict[str, Any] = field(default_factory=dict, hash=False)
-    loss: dict[str, Any] | None = field(default=None, hash=False)  # predicted, nats per token, and its sums
-
-    @property
-    def repeats(self) -> bool:
-        """Whether some of its samples are copies of others; `sizes` says how many there are in all."""
-        return self.distinct is not None and self.distinct < int(self.sizes.split(" ")[0])
-
-    @cached_property
-    def calibration(self) -> tuple[str, ...]:
-        """What has to agree before two cells may be compared."""
-        return (self.identity, self.tokens, self.dtype, self.sizes)
-
-    @property
-    def rank(self) -> tuple[bool, bool, str]:
-        """Of runs of one cell the highest counts: one whose cost is known, then the latest."""
-        return (self.evaluation is not None, self.loss is not None, self.finished)
-
-    @cached_property
-    def setting(self) -> str:
-        """How the clip is chosen: `percentile 0.9995`, `minmax`."""
-        return self.method if self.alpha is None else f"{self.method} {self.alpha:.10g}"
 
 
 def find(patterns: Sequence[str]) -> list[Path]:
@@ -171,67 +102,3 @@ def _listed(path: str) -> tuple[set[str], list[str]]:
     with os.scandir(path) as entries:
         kinds = {entry.name: entry.is_dir() for entry in entries}
     return {name for name, folder in kinds.items() if not folder}, sorted(n for n, folder in kinds.items() if folder)
-
-
-def read(paths: Iterable[Path]) -> tuple[list[Cell], list[Problem]]:
-    """The finished cells, and the rest with the reason why they are not among them."""
-    cells: list[Cell] = []
-    problems: list[Problem] = []
-    for path in paths:
-        one = _read(path)
-        if isinstance(one, Cell):
-            cells.append(one)
-        else:
-            problems.append(one)
-    return cells, problems
-
-
-def _read(path: Path) -> Cell | Problem:
-    try:
-        record = runs.load(path)
-        if record.results:
-            cell = _cell(path, record, record.results)
-    except FileNotFoundError:
-        kind = "damaged" if (path / SCALES).exists() else "unfinished"
-        return Problem(path, kind, f"{runs.FILE} is missing")
-    except RecordError as error:
-        return Problem(path, "damaged", str(error))
-    except OSError as error:
-        return Problem(path, "damaged", f"{runs.FILE} cannot be read: {error}")
-    if record.failure:
-        return Problem(path, "unfinished", f"{RunStatus.FAILED}: {record.failure.text}")
-    if record.status is not RunStatus.FINISHED:
-        return Problem(path, "unfinished", f"{record.status} since {record.started}")
-    if not os.path.exists(f"{path}/{SCALES}"):
-        return Problem(path, "damaged", f"{SCALES} is missing")
-    return cell
-
-
-def _cell(path: Path, record: RunRecord, results: Results) -> Cell:
-    config, model, tokens = record.config, results.model, results.tokens
-    with runs.complete():
-        method, asked = config["method"], config["alpha"]
-        return Cell(
-            path=path,
-            name=record.name,
-            sweep=record.sweep or path.parent.name,
-            model=model.name,
-            method=method,
-            alpha=asked if method not in METHODS or METHODS[method].uses_alpha else None,
-            asked_alpha=asked,
-            format=config["format"],
-            granularity=config["granularity"],
-            data=tokens.data,
-            key=results.calibration.key,
-            tokens=tokens.sha256,
-            identity=model.identity,
-            weights=model.weights,
-            dtype=config["dtype"],
-            sizes=f"{tokens.samples} x {tokens.seqlen}",
-            folds=config["calibration"]["folds"],
-            finished=record.finished or record.started,
-            distinct=tokens.distinct,
-            evaluation=results.evaluation,
-            geometry=model.facts,
-            loss=results.loss,
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from sweep.core.errors import UsageError
-from sweep.runs import discovery
+from sweep.runs import discovery, plan_record
 from sweep.runs import record as runs
-from sweep.runs.record import RunStatus
+from sweep.runs.status import RunStatus
 
 DAMAGED, WAITING = "damaged", "waiting"  # beside the states of a run.json; a cell that waits is planned only
 STATES = (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.RUNNING, WAITING, DAMAGED)  # in the order of the listing
@@ -62,8 +61,9 @@ def _read(place: Path, cells: list[Path]) -> Sweep:
             sweep.damaged[cell] = wrong
         sweep.cells[DAMAGED if wrong else record.status] += 1
     sweep.models = list(models)
-    if (planned := _planned(place)) > len(cells):
-        sweep.cells[WAITING] = planned - len(cells)
+    planned = plan_record.read(place)
+    if planned and len(planned.cells) > len(cells):
+        sweep.cells[WAITING] = len(planned.cells) - len(cells)
     sweep.latest = sweep.latest or place.stat().st_mtime
     sweep.size = _size(str(place))
     return sweep
@@ -81,13 +81,6 @@ def _torn(cell: Path) -> str | None:
     except OSError:
         whole = False
     return None if whole else f"{discovery.SCALES} is torn"
-
-
-def _planned(place: Path) -> int:
-    try:
-        return len(json.loads((place / "plan.json").read_bytes())["cells"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
 
 
 def _size(path: str) -> int:

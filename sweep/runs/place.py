@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from sweep.core.errors import UsageError
 from sweep.runs import record as runs
-from sweep.runs.record import RunStatus
+from sweep.runs.status import RunStatus
 
 TABLES = tuple(
     f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms", "grouping", "evaluation")

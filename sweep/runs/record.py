@@ -1,25 +1,26 @@
 """run.json: what was asked of a cell, what became of it, and what its tables were computed from.
 
-A JSON object, flat at the top. Files of earlier versions lack `recipe`, `loss`, `mendable` and sometimes `sweep`;
+A JSON object, flat at the top. Files of earlier versions lack `recipe`, `loss`, `mendable`, `error_class` and sometimes
+`sweep`;
 `distinct` and `error_factor` of tokens; `grouped` and `rescaled` of calibrations. Keys not known here are kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep import __version__
 from sweep.core import provenance
-from sweep.core.errors import UsageError, first_line
+from sweep.core.errors import UsageError
 from sweep.core.files import write_json
 from sweep.runs.results import Json, Results
+from sweep.runs.status import Failure, RunStatus
 
 if TYPE_CHECKING:
     from sweep.config.config import Config  # imports OmegaConf, which readers of ten thousand files do without
@@ -31,34 +32,6 @@ RECIPE = "recipe.yaml"  # a copy of the one that a cell follows, in its director
 
 class RecordError(ValueError):
     """A run.json that is no record of a run; the message says what is wrong with it."""
-
-
-class RunStatus(StrEnum):
-    RUNNING = "running"  # or killed
-    FINISHED = "finished"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a run failed. text: the error's class and what it says. mendable: by whoever asked for it, who made a mistake
-    or has to make room; otherwise the program crashed."""
-
-    text: str
-    mendable: bool = False
-
-    @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        return cls(f"{type(error).__name__}: {error}", isinstance(error, UsageError))
-
-    @classmethod
-    def in_one_line(cls, error: BaseException) -> Failure:
-        return cls(f"{type(error).__name__}: {first_line(error)}", isinstance(error, UsageError))
-
-    @property
-    def message(self) -> str:
-        """Without the class, where it says no more than `mendable`."""
-        return self.text.removeprefix("UsageError: ")
 
 
 @contextmanager
@@ -106,7 +79,7 @@ class RunRecord:
                 raw["config"],
                 raw["started"],
                 _STATUSES[status],
-                _failure(raw) if status == RunStatus.FAILED else None,
+                Failure.from_dict(raw) if status == RunStatus.FAILED else None,
                 raw.get("finished"),
                 raw.get("versions") or {},
                 raw.get("git"),
@@ -116,12 +89,10 @@ class RunRecord:
             )
 
     def to_dict(self) -> Json:
-        failed = {"mendable": self.failure.mendable} if self.failure else {}
         return {
             "schema": self.schema,
             "status": str(self.status),
-            "error": self.failure.text if self.failure else None,
-            **failed,
+            **(self.failure.to_dict() if self.failure else {"error": None}),
             "started": self.started,
             "finished": self.finished,
             "name": self.name,
@@ -135,12 +106,7 @@ class RunRecord:
 
 
 _STATUSES = {str(status): status for status in RunStatus}
-_OWN = frozenset({f.name for f in fields(RunRecord)} | {"error", "mendable"})
-
-
-def _failure(raw: Mapping[str, Any]) -> Failure:
-    text = str(raw.get("error"))
-    return Failure(text, bool(raw.get("mendable", text.startswith("UsageError: "))))  # earlier ones had the text alone
+_OWN = frozenset({f.name for f in fields(RunRecord)} | {"error", "mendable", "error_class"})
 
 
 def describe(config: Config, group: str) -> RunRecord:

@@ -21,21 +21,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sweep.calibration import until
-from sweep.calibration.cache import Damaged, Store
 from sweep.calibration.until import Decision, Errors, Goal, Look
 from sweep.config.config import Config
 from sweep.config.knobs import QUANTIZED, Grouping
 from sweep.core.errors import UsageError
+from sweep.core.store import Damaged, Store
 from sweep.core.store_key import Key
 from sweep.quantization import formats, granularity, site_scales
 from sweep.quantization.methods import registry as methods
 from sweep.quantization.statistics import Statistics
-from sweep.runs.results import Json, Results
+from sweep.runs.passes import Passes
+from sweep.runs.results import Json
 from sweep.runs.schemas import UNTIL, write_table
 
 FILE = "until.parquet"
-Passes = tuple[Statistics, Statistics | None, Results]  # of a first pass, of groups, and what is recorded of them
-Second = Callable[[Config, Statistics, Results], tuple[Statistics | None, Results]]  # a pass over a cell's groups
 
 
 def asked(config: Config) -> Json:
@@ -46,16 +45,17 @@ def asked(config: Config) -> Json:
 
 def reach(
     config: Config,
+    directory: Path,
     others: Sequence[Json],
-    calibrate: Callable[[Config], Passes],
-    second: Second,
+    observe: Callable[[Config], Passes],
     told: Callable[[Look], None],
-) -> tuple[Config, Passes, Decision]:
+) -> tuple[Config, Passes]:
     """Calibrate until the goal of calibration.tolerance is reached, or all samples are.
 
-    others: `asked` of the cells that share the calibration, this one among them or not. calibrate: both passes of a
-    cell of a fixed number of samples. told: what is called with every look at the cell that decides. Returns the cell
-    of that fixed number which was reached, its passes, and what was decided. Raises UsageError as `calibrate` does."""
+    directory: of the run, where the looks that decided are written. others: `asked` of the cells that share the
+    calibration, this one among them or not. observe: the passes of a cell of a fixed number of samples. told: is called
+    with every look at the cell that decides. Returns the cell of the fixed number that was reached, and its passes,
+    whose results tell what was decided. Raises UsageError as `observe` does."""
     from sweep.calibration import spec
 
     calibration = config.calibration
@@ -66,6 +66,7 @@ def reach(
     named = {"question": question.preimage, "cells": sorted(cells), "recipes": digests, "rule": until.VERSION}
     key = Key(f"until-{question.prefix}", named)
     passes: Passes | None = None
+    spent: dict[str, float] = {}
 
     def of(samples: int) -> Config:
         return replace(config, calibration=replace(calibration, samples=samples, tolerance=None))
@@ -73,13 +74,14 @@ def reach(
     with store.locked(key):
         looks = _stored(store, key)
         if looks is None:
-            looks, spent, before = [], dict[str, float](), dict[str, Errors]()
+            looks, before = [], dict[str, Errors]()
             for samples in spec.counts(config):
-                statistics, grouped, results = calibrate(of(samples))
-                spent = _sum(spent, results.timings)
-                passes = statistics, grouped, replace(results, timings=spent)
+                passes = observe(of(samples))
+                spent = _sum(spent, passes.results.timings)
                 fixed = {name: replace(cell, calibration=of(samples).calibration) for name, cell in cells.items()}
-                errors = {name: _errors(cell, passes, second) for name, cell in fixed.items()}
+                errors = {
+                    name: _errors(cell, observe(cell) if cell.second_pass else passes) for name, cell in fixed.items()
+                }
                 complete = samples >= calibration.fisher
                 now = [Look.at(samples, name, goal, errors[name], before.get(name), complete) for name in errors]
                 before = errors
@@ -93,12 +95,11 @@ def reach(
             store.put(key, lambda draft: _write(draft / FILE, looks))
     decided = Decision(question.hash, goal, calibration.samples, len(cells), tuple(_deciding(looks, goal)))
     settled = of(decided.last.samples)
-    return settled, passes or calibrate(settled), decided
-
-
-def write(directory: Path, decided: Decision) -> None:
-    """The looks that decided, as a table in a cell's directory."""
+    passes = passes or observe(settled)
+    record = replace(passes.results.calibration, until=decided)
+    results = replace(passes.results, calibration=record, timings=spent or passes.results.timings)
     _write(directory / FILE, decided.looks)
+    return settled, replace(passes, results=results)
 
 
 def _deciding(looks: Iterable[Look], goal: Goal) -> list[Look]:
@@ -146,13 +147,11 @@ def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, floa
     return {name: one.get(name, 0.0) + spent for name, spent in other.items()}
 
 
-def _errors(cell: Config, passes: Passes, second: Second) -> Errors:
+def _errors(cell: Config, passes: Passes) -> Errors:
     """What the folds say of the errors of a cell's scales, and of its predicted loss."""
-    statistics, grouped, results = passes
-    if cell.second_pass:
-        grouped, _ = second(cell, statistics, results)
-    factor = math.inf if results.tokens.error_factor is None else results.tokens.error_factor
-    return read(cell, statistics, grouped if cell.second_pass else None, factor)
+    factor = passes.results.tokens.error_factor
+    grouped = passes.grouped if cell.second_pass else None
+    return read(cell, passes.statistics, grouped, math.inf if factor is None else factor)
 
 
 def read(cell: Config, statistics: Statistics, grouped: Statistics | None, factor: float) -> Errors:

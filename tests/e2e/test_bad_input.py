@@ -86,7 +86,7 @@ def test_a_device_that_is_not_there_or_cannot_count(
     if not torch.cuda.is_available():
         refused(sweep(*arguments), tmp_path, "device=cuda asked for", "sees no CUDA device", "device=cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("sweep.calibration.observer.find_spec", lambda name: None)
+    monkeypatch.setattr("sweep.calibration.counting.find_spec", lambda name: None)
     refused(sweep(*arguments), tmp_path, "device=cuda: numba-cuda", "pip install 'numba-cuda[cu13]'")
 
 

@@ -16,10 +16,10 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from sweep.calibration.cache import Store
 from sweep.config import knobs
 from sweep.config.config import Config
 from sweep.config.knobs import QUANTIZED, Data, Model
+from sweep.core.store import Store
 from sweep.evaluation import evaluate, forward, heldout
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.models import load

@@ -16,10 +16,11 @@ import small
 from hydra import compose, initialize_config_dir
 
 from sweep.calibration import store_command
-from sweep.calibration.cache import STATISTICS, Store
+from sweep.calibration.cache import STATISTICS
 from sweep.config.config import Config, from_hydra
 from sweep.config.hydra_errors import CONF
 from sweep.core.errors import UsageError
+from sweep.core.store import Store
 from sweep.models.defaults import settled
 from sweep.quantization.statistics import Statistics
 from sweep.runs import cell as cells

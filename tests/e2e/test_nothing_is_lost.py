@@ -12,7 +12,8 @@ import small
 from filelock import FileLock
 
 from sweep.calibration import store_command
-from sweep.calibration.cache import Store, discard
+from sweep.calibration.cache import FILES
+from sweep.core.store import Store, discard
 from sweep.runs import place
 from sweep.runs.tables import Tables
 from tests.harness import Run
@@ -155,7 +156,7 @@ def test_pruning_knows_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (gone := tmp_path / f".{key[:-1]}1.work").mkdir()
     (gone / "fold-0001-ab.parquet").write_text("")
     assert gone in Store(tmp_path).leftovers()
-    assert discard(gone) is None
+    assert discard(gone, FILES) is None
     assert not gone.exists()
 
 

@@ -24,7 +24,7 @@ from sweep.config.knobs import Calibration, Data, Model, Wandb
 from sweep.core.errors import UsageError
 from sweep.runs import cell
 from sweep.runs import record as runs
-from sweep.runs.record import RunStatus
+from sweep.runs.status import RunStatus
 from tests.harness import require
 
 KILLS = 50

@@ -13,7 +13,7 @@ from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
 from sweep.calibration.taps import taps
-from sweep.models.kernels import selective_scan, ssd
+from sweep.models.kernels import selective_scan, ssd, ssd_blocks
 from sweep.models.kernels.conv import SharedConvolution, convolve
 from sweep.models.kernels.patch import kernels
 from sweep.models.mixer import Mixer, mixers
@@ -119,7 +119,7 @@ def test_gradients_of_the_scans_are_those_of_their_formulas(with_bias: bool, mon
     """By finite differences in float64, over several blocks and chunks, the last one shorter."""
     monkeypatch.setattr(selective_scan, "BLOCK", 1 << 8)
     monkeypatch.setattr(ssd, "CHUNK", 4)
-    monkeypatch.setattr(ssd, "BLOCK", 2)
+    monkeypatch.setattr(ssd_blocks, "BLOCK", 2)
     torch.manual_seed(0)
 
     def leaf(*shape: int) -> Tensor:

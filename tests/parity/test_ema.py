@@ -11,8 +11,8 @@ import torch
 from sweep.calibration import tokens
 from sweep.calibration.collect import Collect
 from sweep.calibration.loop import calibrate
-from sweep.calibration.observer import text_quantiles
 from sweep.calibration.taps import taps
+from sweep.calibration.text_quantiles import text_quantiles
 from sweep.config import config, knobs
 from sweep.models import load
 from sweep.models.kernels.patch import kernels

@@ -1,1 +1,1 @@
-"""What differs between cells, whether it is more than noise, and what to take."""
+"""Differences between cells, tested against noise, and the setting they recommend."""

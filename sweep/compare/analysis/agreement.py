@@ -61,7 +61,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def compare(first: Mapping[int, float], other: Mapping[int, float], name: str, differ: Differences) -> Agreement | None:
-    """How `other` ranks what `first` ranks; less is better in both. None for fewer than two cells known to both.
+    """Agreement of two rankings; less is better in both. None for fewer than two cells known to both.
 
     differ: (a, b) → what b has more than a by the other measure, with its error."""
     numbers = [n for n in first if n in other and np.isfinite(first[n]) and np.isfinite(other[n])]
@@ -71,15 +71,15 @@ def compare(first: Mapping[int, float], other: Mapping[int, float], name: str, d
     against = [(b, a)] if a != b else []
     crossing = [(m, n) for m in numbers for n in numbers if first[n] < first[m] and other[n] > other[m]]
     crossing = sorted(crossing, key=lambda pair: other[pair[0]] - other[pair[1]])[:CROSSING]
-    found = differ([*against, *crossing])
-    verdict = AGREE if a == b else TIED if not _sure(found.get((b, a))) else DISAGREE
-    crossed = max((p for p in crossing if _sure(found.get(p))), key=lambda p: found[p].value, default=None)
+    differences = differ([*against, *crossing])
+    verdict = AGREE if a == b else TIED if not _sure(differences.get((b, a))) else DISAGREE
+    crossed = max((p for p in crossing if _sure(differences.get(p))), key=lambda p: differences[p].value, default=None)
     return Agreement(
         name,
         verdict,
         a,
         b,
-        Estimate(0.0, 0.0) if a == b else found.get((b, a), Estimate(other[a] - other[b])),
+        Estimate(0.0, 0.0) if a == b else differences.get((b, a), Estimate(other[a] - other[b])),
         spearman([first[n] for n in numbers], [other[n] for n in numbers]),
         len(numbers),
         (crossed[1], crossed[0]) if crossed else None,
@@ -87,27 +87,27 @@ def compare(first: Mapping[int, float], other: Mapping[int, float], name: str, d
 
 
 def perplexities(runs: Comparison, numbers: Sequence[int]) -> dict[int, float]:
-    """Measured perplexity by cell, where it was measured on one text; else empty."""
-    found = {}
+    """Measured perplexity by cell; empty if it was measured on several texts."""
+    known = {}
     for n in numbers:
         if (evaluation := runs.listed[n].evaluation) and evaluation.get("perplexity") is not None:
-            found[n] = float(evaluation["perplexity"])
-    return found if len({text(runs.listed[n]) for n in found}) == 1 else {}
+            known[n] = float(evaluation["perplexity"])
+    return known if len({text(runs.listed[n]) for n in known}) == 1 else {}
 
 
 def perplexity_differences(runs: Comparison) -> Differences:
     """(a, b) → the perplexity of b less that of a; errors text by text where the scores are at hand."""
 
     def differ(pairs: Sequence[Pair]) -> dict[Pair, Estimate]:
-        found = {}
+        differences = {}
         for a, b in pairs:
             one, two = (runs.listed[n].evaluation or {} for n in (a, b))
             error, texts = paired(runs.listed[b].path, runs.listed[a].path) or (
                 float(np.hypot(one.get("perplexity_se") or np.nan, two.get("perplexity_se") or np.nan)),
                 8,
             )
-            found[a, b] = Estimate(two["perplexity"] - one["perplexity"], error, texts - 1)
-        return found
+            differences[a, b] = Estimate(two["perplexity"] - one["perplexity"], error, texts - 1)
+        return differences
 
     return differ
 
@@ -126,14 +126,14 @@ def calibration(costs: Costs) -> Calibration | None:
 
 
 def kl_and_perplexity(costs: Costs, numbers: Sequence[int]) -> Agreement | None:
-    """How perplexity ranks what measured KL ranks."""
+    """Agreement of perplexity with measured KL."""
     kl = {n: costs.measured[n].value for n in numbers if n in costs.measured}
     theirs = perplexities(costs.runs, list(kl))
     return compare(kl, theirs, "perplexity", perplexity_differences(costs.runs))
 
 
 def with_sqnr(costs: Costs, numbers: Sequence[int], sqnr: Mapping[int, float]) -> Agreement | None:
-    """How the cost of `numbers` ranks what their SQNR (dB) ranks; None where no cost is known of them all."""
+    """Agreement of the cost of `numbers` with their SQNR (dB); None unless the cost of all of them is known."""
     kind = costs.kind(numbers)
     if kind not in (MEASURED, PREDICTED):
         return None

@@ -1,8 +1,9 @@
-"""Which cells are ranked against one another."""
+"""Groups of cells that are ranked against one another."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweep.compare.query.comparison import Comparison
@@ -27,7 +28,7 @@ def contexts(runs: Comparison) -> list[Context]:
     for number, cell in enumerate(listed):
         calibrations[cell.model, *cell.calibration].append(number)
     models = Counter(model for model, *_ in calibrations)
-    found = []
+    chosen = []
     for (model, *_), numbers in calibrations.items():
         for keys in (("format", "granularity"), ("granularity",), ()):
             groups: dict[tuple[str, ...], dict[tuple[str, ...], int]] = defaultdict(dict)
@@ -43,5 +44,14 @@ def contexts(runs: Comparison) -> list[Context]:
             members = sorted((n, name) for name, n in group.items())
             shown = [i for i in range(1 + len(free)) if i == 0 or len({name[i] for name in group}) > 1]
             names = tuple(" · ".join(name[i] for i in shown) for _, name in members)
-            found.append(Context(" · ".join([model, *data, *key]), tuple(n for n, _ in members), names))
-    return found
+            chosen.append(Context(" · ".join([model, *data, *key]), tuple(n for n, _ in members), names))
+    return chosen
+
+
+def short(contexts: Sequence[str]) -> list[str]:
+    """Contexts without the parts that all of them share; one alone in full."""
+    parts = [context.split(" · ") for context in contexts]
+    if len(parts) < 2 or len({len(p) for p in parts}) > 1:
+        return list(contexts)
+    differing = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
+    return [" · ".join(part for part, d in zip(p, differing, strict=True) if d) for p in parts]

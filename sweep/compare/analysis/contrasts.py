@@ -1,4 +1,4 @@
-"""Which cells answer which question: those that differ in one knob and agree in all others."""
+"""Questions and the cells that answer them: cells that differ in one knob and agree in all others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.core.errors import UsageError
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 KNOBS = ("alpha", "method", "format", "granularity", "data")
 FREE: dict[str, tuple[str, ...]] = {"method": ("method", "alpha")}  # of a knob not here: itself
@@ -51,7 +51,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
     """
     chosen = _baseline(cells, baseline)
     several = len({(c.tokens, c.sizes) for c in cells}) > 1
-    found: list[Contrast] = []
+    questions: list[Contrast] = []
     columns = _columns(cells)
     for knob in KNOBS:
         fixed = zip(*(values for name, values in columns.items() if name not in FREE.get(knob, (knob,))), strict=True)
@@ -64,7 +64,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
                 continue
             values = sorted(newest, key=_order)
             numbers = tuple(newest[value] for value in values)
-            found.append(
+            questions.append(
                 Contrast(
                     knob,
                     _context(cells[numbers[0]], knob, several),
@@ -73,7 +73,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
                     _position(knob, values, [n in chosen for n in numbers]),
                 )
             )
-    return found
+    return questions
 
 
 def repeats(cells: Sequence[Cell]) -> list[list[int]]:
@@ -108,7 +108,7 @@ def _value(cell: Cell, knob: str) -> Any:
 
 
 def _columns(cells: Sequence[Cell]) -> dict[str, list[Any]]:
-    """What has to agree while a knob varies, but for what that knob leaves free: a value per cell, by name."""
+    """Properties that have to agree while a knob varies, less those it leaves free: a value per cell, by name."""
     return {
         "calibration": [(c.model, c.identity, c.dtype) for c in cells],
         "alpha": [c.asked_alpha for c in cells],
@@ -120,7 +120,7 @@ def _columns(cells: Sequence[Cell]) -> dict[str, list[Any]]:
 
 
 def _context(cell: Cell, knob: str, several: bool) -> str:
-    """What is held fixed; the data only where there are several."""
+    """The properties held fixed, as text; the data only if there are several."""
     setting = {"alpha": cell.method, "method": None}.get(knob, cell.setting)
     data = f"{cell.data} {cell.sizes}" if several else None
     parts = {
@@ -165,12 +165,12 @@ def _baseline(cells: Sequence[Cell], text: str | None) -> set[int]:
         unknown = set(wanted) - {"model", "method", "alpha", "format", "granularity", "data"}
         if unknown:
             raise UsageError(f"baseline: {', '.join(sorted(unknown))} is no knob; allowed: {', '.join(KNOBS)}")
-        found = {n for n, c in enumerate(cells) if all(_is(c, key, value) for key, value in wanted.items())}
+        matching = {n for n, c in enumerate(cells) if all(_is(c, key, value) for key, value in wanted.items())}
     else:
-        found = {n for n, c in enumerate(cells) if text.rstrip("/") in (c.name, str(c.path)) or text in str(c.path)}
-    if not found:
+        matching = {n for n, c in enumerate(cells) if text.rstrip("/") in (c.name, str(c.path)) or text in str(c.path)}
+    if not matching:
         raise UsageError(f"baseline={text}: no cell is that; for example baseline=alpha=0.9995 or a cell's directory")
-    return found
+    return matching
 
 
 def _is(cell: Cell, key: str, value: str) -> bool:

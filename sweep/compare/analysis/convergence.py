@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.compare.analysis.forecast import Forecast, forecast
+from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.analysis.significance import freedom, quantile
-from sweep.compare.analysis.verdicts import NEGLIGIBLE_DB
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import CONVERGENCE, DEPLOYED
 
@@ -65,7 +65,7 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
              AND half.folds = greatest(k // 2, 1)
         WHERE c.scale > 0 AND half.scale > 0 AND isfinite(c.scale_se) ORDER BY cell, layer, site"""
     rows = runs.arrays(query)
-    found = []
+    entries = []
     for cell in np.unique(rows["cell"]):
         mine = {name: column[rows["cell"] == cell] for name, column in rows.items()}
         folds = int(mine["k"][0])
@@ -73,7 +73,7 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
             continue
         error = mine["error"] * quantile(0.95, freedom(folds))
         worst, far = int(error.argmax()), int(np.abs(mine["drift"]).argmax())
-        found.append(
+        entries.append(
             Convergence(
                 int(cell),
                 int(mine["n"][0]) if (distinct := runs.listed[int(cell)].distinct) is None else distinct,
@@ -90,4 +90,4 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
                 forecast(error, ENOUGH, folds, runs.listed[int(cell)].method, runs.listed[int(cell)].path),
             )
         )
-    return found
+    return entries

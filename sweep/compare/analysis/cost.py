@@ -1,4 +1,4 @@
-"""What a cell costs the network, in nats per token: measured where it was evaluated, else predicted, else unknown.
+"""The cost of a cell to the network, in nats per token: measured, else predicted, else unknown.
 
 Measured is KL(unquantized || quantized) on held-out text, of all quantized sites at once. Predicted is half the sum of
 squared gradients times squared rounding errors (the diagonal of the Fisher information; Kullback 1959, section 2.6),
@@ -18,7 +18,7 @@ import numpy as np
 from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import DEPLOYED, REPLICATES, SCALES
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 if TYPE_CHECKING:
     from sweep.evaluation.scores import Scores
@@ -74,7 +74,7 @@ class Costs:
         known = [pair for pair in pairs if pair[0] in values and pair[1] in values]
         folds = _folds(self.runs, {n for pair in known for n in pair}) if kind == PREDICTED else {}
         scores: dict[int, Scores | None] = {}
-        found = {}
+        differences = {}
         for a, b in known:
             value = values[b].value - values[a].value
             if kind == MEASURED:
@@ -86,8 +86,8 @@ class Costs:
                 same = self.runs.listed[a].key == self.runs.listed[b].key
                 exact = _paired(folds.get(a), folds.get(b)) if same else None
             se, df = exact or (float(np.hypot(values[a].se, values[b].se)), min(values[a].df, values[b].df))
-            found[a, b] = Estimate(value, se, df)
-        return found
+            differences[a, b] = Estimate(value, se, df)
+        return differences
 
 
 def known_sqnr(runs: Comparison) -> dict[int, float]:
@@ -118,7 +118,7 @@ def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
 
 
 def text(cell: Cell) -> tuple[Any, ...] | None:
-    """What has to agree before measured costs may be compared: the held-out text and the quantized sites."""
+    """Held-out text and quantized sites: measured costs are comparable only if these agree. None if unmeasured."""
     if not (evaluation := cell.evaluation):
         return None
     return (cell.identity, (evaluation.get("tokens") or {}).get("sha256"), tuple(evaluation.get("sites") or ()))
@@ -133,16 +133,16 @@ def _measured(cell: Cell) -> Estimate | None:
 
 
 def _predicted(runs: Comparison) -> dict[int, Estimate]:
-    """As run.json sums them up; summed here where only some sites or layers are looked at."""
+    """Predicted loss as run.json sums it up; summed here if only some sites or layers are looked at."""
     whole = not (runs.filters.site or runs.filters.layer)
-    found, others = {}, []
+    known, others = {}, []
     for n, cell in enumerate(runs.listed):
         if whole and cell.loss and cell.loss.get("loss") is not None:
             error = cell.loss.get("loss_se")
-            found[n] = Estimate(float(cell.loss["loss"]), NAN if error is None else float(error), freedom(cell.folds))
+            known[n] = Estimate(float(cell.loss["loss"]), NAN if error is None else float(error), freedom(cell.folds))
         elif cell.loss or len(runs.listed) <= COLUMNS_READ:
             others.append(n)
-    return found | _summed(runs, others)
+    return known | _summed(runs, others)
 
 
 def _summed(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
@@ -166,7 +166,7 @@ def _folds(runs: Comparison, cells: Iterable[int]) -> dict[int, Floats]:
 
 
 def _ask(runs: Comparison, name: str, cells: list[int], query: str) -> list[tuple[Any, ...]]:
-    """The query on the deployed rows of a file; nothing where no cell has it or none has such a column."""
+    """Rows of the query on the quantized sites of a file; empty if no cell has that file or column."""
     source = runs.source(name, cells) if cells else None
     if source is None:
         return []

@@ -45,7 +45,7 @@ class Differences:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What `other` does against `baseline`. exact: not one bit of any scale or SQNR differs.
+    """Differences of `other` to `baseline`. exact: not one bit of any scale or SQNR differs.
 
     rows: every layer and site. means: first, called "all", the mean over all rows whose site is quantized in a
     deployment (what enters SiLU never is: the convolution and SiLU are one kernel); then each site's mean
@@ -95,11 +95,11 @@ def evidence(
     sites = runs.sites
     cells = read(runs, numbers, sites)
     prints = prints or digests(runs)
-    found = []
+    compared = []
     for (a, b), decide in zip(pairs, scales_decide, strict=True):
         paired = runs.listed[a].key == runs.listed[b].key
-        found.append(_compare(cells, sites, a, b, paired, prints[a] == prints[b], decide))
-    return found
+        compared.append(_compare(cells, sites, a, b, paired, prints[a] == prints[b], decide))
+    return compared
 
 
 def _compare(
@@ -173,7 +173,7 @@ def _means(
     rows have in common stays in the error."""
     finite = np.isfinite(scale) & np.isfinite(sqnr)
     rows = [np.flatnonzero(member & finite) for member in members]
-    keep = [k for k, found in enumerate(rows) if len(found)]
+    keep = [k for k, here in enumerate(rows) if len(here)]
 
     def mean(values: Floats) -> Floats:
         return np.array([values[rows[k]].mean(axis=0) for k in keep]).reshape(len(keep), *values.shape[1:])

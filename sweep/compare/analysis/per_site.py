@@ -49,7 +49,7 @@ def _replicates(
     runs: Comparison, numbers: list[int], sites: list[str]
 ) -> dict[int, tuple[NDArray[np.int64], Floats, Floats]]:
     """cell → (codes [n], scale [n, K], sqnr [n, K]); groups pooled like the points they belong to."""
-    found: dict[int, tuple[NDArray[np.int64], Floats, Floats]] = {}
+    replicates: dict[int, tuple[NDArray[np.int64], Floats, Floats]] = {}
     grouped = [n for n in numbers if runs.listed[n].granularity != "tensor"]
     plain = [n for n in numbers if runs.listed[n].granularity == "tensor"]
     code = f"layer * {len(sites)} + list_position(?, site) - 1 AS code"
@@ -76,8 +76,8 @@ def _replicates(
             if len(set(counts)) != 1:
                 continue
             shape = (len(codes), int(counts[0]))
-            found[number] = (codes, arrays["scale"][mine].reshape(shape), arrays["sqnr_db"][mine].reshape(shape))
-    return found
+            replicates[number] = (codes, arrays["scale"][mine].reshape(shape), arrays["sqnr_db"][mine].reshape(shape))
+    return replicates
 
 
 def _span(ascending: NDArray[np.int64], value: int) -> slice:

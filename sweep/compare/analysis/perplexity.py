@@ -1,4 +1,4 @@
-"""What an evaluated cell lost in perplexity, against the baseline of its question."""
+"""The perplexity of evaluated cells against the baseline of their question."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class Perplexity:
 
 def perplexities(runs: Comparison, questions: Sequence[Contrast]) -> list[tuple[Perplexity, ...]]:
     """`perplexity` of every question, p by Holm over all of them."""
-    found = [perplexity(runs, question) for question in questions]
-    flat = [p for rows in found for p in rows]
+    measured = [perplexity(runs, question) for question in questions]
+    flat = [p for rows in measured for p in rows]
     if not flat:
-        return found
+        return measured
     raw = [
         p_values(np.array([p.difference]), np.array([p.se]), (p.texts or FEWEST) - 1)[0] if p.difference else np.nan
         for p in flat
     ]
     corrected = iter([replace(p, p=float(q)) for p, q in zip(flat, holm(np.array(raw)), strict=True)])
-    return [tuple(next(corrected) for _ in rows) for rows in found]
+    return [tuple(next(corrected) for _ in rows) for rows in measured]
 
 
 def perplexity(runs: Comparison, question: Contrast) -> tuple[Perplexity, ...]:
@@ -58,7 +58,7 @@ def perplexity(runs: Comparison, question: Contrast) -> tuple[Perplexity, ...]:
     base = first.evaluation
     if not base or base.get("perplexity") is None:
         return ()
-    found = []
+    rows = []
     for value, number in zip(question.values, question.cells, strict=True):
         cell = runs.listed[number]
         here: dict[str, Any] | None = cell.evaluation
@@ -66,7 +66,7 @@ def perplexity(runs: Comparison, question: Contrast) -> tuple[Perplexity, ...]:
             exact = paired(cell.path, first.path)
             error = ((base.get("perplexity_se") or 0.0) ** 2 + (here.get("perplexity_se") or 0.0) ** 2) ** 0.5
             difference = here["perplexity"] - base["perplexity"]
-            found.append(
+            rows.append(
                 Perplexity(
                     value,
                     here["perplexity"],
@@ -76,7 +76,7 @@ def perplexity(runs: Comparison, question: Contrast) -> tuple[Perplexity, ...]:
                     exact[1] if exact else None,
                 )
             )
-    return tuple(found) if len(found) > 1 else ()
+    return tuple(rows) if len(rows) > 1 else ()
 
 
 def _text(evaluation: dict[str, Any]) -> str | None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.contexts import contexts
 from sweep.compare.analysis.cost import Costs, Estimate, known_sqnr
-from sweep.compare.analysis.recommend import Advice
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import DEPLOYED, SCALES
 

@@ -1,4 +1,4 @@
-"""Two ratios that must not be confused: what SiLU does, and what an activation is against a weight.
+"""Two ratios that must not be confused: scale after / before SiLU, and activation scale / weight scale.
 
 silu_gain = scale after SiLU / scale before it, same method and alpha. |silu(x)| <= |x| for every x, so no
 quantile of magnitudes grows: the gain is at most 1 (a theorem; it does not bind methods that are not

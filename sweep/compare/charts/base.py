@@ -1,4 +1,4 @@
-"""What charts share: a Vega-Lite description each, drawn by the report in the browser and saved as pictures.
+"""Parts that charts share. A chart is a Vega-Lite description, drawn in the browser and saved as pictures.
 
 Names of cells and sites enter as data, never as code or as a field's name.
 """
@@ -60,7 +60,7 @@ SERIES = ("cell", "setting", "rest")  # fields that tell a cell's series; `who` 
 
 
 def who(a: Answer) -> dict[int, tuple[str, str, str]]:
-    """Cell → its label, how its clip is chosen, and the rest of what tells it apart: the fields SERIES."""
+    """Values of the fields SERIES by cell: its label, its setting, and the rest that tells it apart."""
     s = series([a.runs.listed[n] for n in a.shown])
     named = zip(a.shown, s.setting, s.rest, strict=True)
     return {n: (a.runs.labels[n], s.settings[i], s.rests[j]) for n, i, j in named}
@@ -76,8 +76,8 @@ def layer_x() -> Spec:
 
 
 def cell_colour(a: Answer) -> Spec:
-    """Encodings of a cell's series: colour and shape say how the clip is chosen, the dash says the rest. Each with
-    its legend where it tells anything apart."""
+    """Encodings of a cell's series: colour and shape by setting, dash by the rest that tells cells apart. Each has a
+    legend if it has more than one value."""
     s = series([a.runs.listed[n] for n in a.shown])
     legend = {"title": None, "orient": "top", "columns": 5, "labelLimit": 230, "symbolSize": 60, "symbolOpacity": 1}
     colour = {

@@ -1,4 +1,4 @@
-"""Where the best alpha of every layer lies."""
+"""The best alpha of every layer."""
 
 from __future__ import annotations
 

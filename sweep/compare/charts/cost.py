@@ -1,4 +1,4 @@
-"""The chart that answers: what each setting costs, a panel per number format."""
+"""The chart that answers: cost against setting, a panel per number format."""
 
 from __future__ import annotations
 

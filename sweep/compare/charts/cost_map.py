@@ -1,4 +1,4 @@
-"""Where the cost arises: layers x sites, one cell at a time."""
+"""The cost of every place, layers x sites, one cell at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEPS = 8
 
 
 def cost_map(a: Answer) -> Chart | None:
-    """Heat map, sites in the order of the data flow against layers, of what each place costs."""
+    """Heat map of the cost by place: sites in the order of the data flow against layers."""
     name, table = by_place(a)
     if not table:
         return None

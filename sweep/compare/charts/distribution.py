@@ -1,4 +1,4 @@
-"""What enters the quantizer: the distribution after SiLU with every clip on it."""
+"""The distribution that enters the quantizer, with every clip on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What charts draw as the cost of a cell: the best measure that all shown cells of each model share."""
+"""The cost of a cell as charts draw it: the best measure that all shown cells of each model share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNITS = {
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """name: one of MEASURED, PREDICTED, SQNR. cells: what it says by number of the shown cell, where it is known."""
+    """name: one of MEASURED, PREDICTED, SQNR. cells: known values by number of the shown cell."""
 
     name: str
     cells: dict[int, Estimate]
@@ -63,8 +63,8 @@ def measure(a: Answer) -> Measure:
 
 
 def by_place(a: Answer) -> tuple[str, list[tuple[int, int, str, float]]]:
-    """What a place (layer and site) costs, quantized sites only: (name, [(cell, layer, site, value)]). Predicted loss
-    where it is known, else the noise relative to the signal, mean (x − q(x))² / mean x²."""
+    """Cost of every place (layer and quantized site): (name, [(cell, layer, site, value)]). Predicted loss if it is
+    known, else the noise relative to the signal, mean (x − q(x))² / mean x²."""
     known = [n for n in a.shown if n in a.costs.predicted]
     if known and (source := a.runs.source(SCALES, known)):
         query = f"SELECT cell, layer, site, sum(loss) FROM {source} WHERE {DEPLOYED} GROUP BY ALL HAVING sum(loss) > 0"
@@ -78,7 +78,7 @@ def by_place(a: Answer) -> tuple[str, list[tuple[int, int, str, float]]]:
 
 
 def band(e: Estimate, log: bool = False) -> tuple[float | None, float | None]:
-    """The value ± 2 standard errors. log: for an axis that has no place for what reaches below zero."""
+    """The value ± 2 standard errors. log: cut at a tenth of the value, since a logarithmic axis has no zero."""
     if math.isnan(e.se):
         return None, None
     low = e.value - 2 * e.se

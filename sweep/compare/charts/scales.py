@@ -1,4 +1,4 @@
-"""Where every cell clips, layer by layer."""
+"""The clip of every cell, layer by layer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sweep.compare.query.database import SCALES
 
 
 def by_layer(a: Answer) -> Chart:
-    """The clip by layer of each cell, with a band of ± 2 standard errors: what a scale means in every format alike,
-    since a scale is the clip over the format's largest number, 127 for int8 and 7 for int4."""
+    """The clip by layer of each cell, with a band of ± 2 standard errors. Clips of several formats are comparable,
+    scales are not: a scale is the clip over the format's largest number, 127 for int8 and 7 for int4."""
     formats = len({a.runs.listed[n].format for n in a.shown}) > 1
     query = f"""
         SELECT cell, site, layer, clip, clip - 2 * se, clip + 2 * se, scale FROM (

@@ -1,4 +1,4 @@
-"""How much the network loses by each layer, where it was evaluated."""
+"""Loss of the network by quantized layer, of evaluated cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SiLU does to the range."""
+"""The range after SiLU relative to the range before."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Cells of any number of sweeps, found, filtered and asked by SQL."""
+"""Cells of any number of sweeps, filtered and queried by SQL."""

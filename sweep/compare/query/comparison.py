@@ -29,7 +29,8 @@ from sweep.compare.query.database import SCALES, open_cells, ordered, register, 
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import labels, warnings
 from sweep.core.errors import UsageError
-from sweep.runs.discovery import Cell, Problem, find, read
+from sweep.runs.compared import Cell, Problem, read
+from sweep.runs.discovery import find
 
 if TYPE_CHECKING:
     import pandas as pd

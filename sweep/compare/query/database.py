@@ -12,7 +12,7 @@ from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import calibrations
 from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
-from sweep.runs.discovery import Cell, Problem
+from sweep.runs.compared import Cell, Problem
 
 SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS = (
     f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms")

@@ -1,4 +1,4 @@
-"""What of the runs is looked at: values, comma lists, `*` in names, ranges of layers."""
+"""Filters of cells and rows: values, comma lists, `*` in names, ranges of layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import duckdb
 
 from sweep.core.errors import UsageError
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""What the cells of a comparison have in common and what tells them apart."""
+"""Names of cells by the properties that tell them apart, and warnings about cells that are not comparable."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 
 def labels(cells: Sequence[Cell]) -> list[str]:
@@ -50,24 +50,26 @@ def _letters(number: int) -> str:
 
 def warnings(cells: Sequence[Cell]) -> list[str]:
     """Why not all of these cells can be compared with one another; empty if they can."""
-    found = []
+    reasons = []
     random = sorted({c.model for c in cells if c.weights == "random"})
     if random:
-        found.append(f"random weights: {', '.join(random)}; never trained, so this says nothing about a trained model")
+        reasons.append(
+            f"random weights: {', '.join(random)}; never trained, so this says nothing about a trained model"
+        )
     identities: dict[str, set[str]] = {}
     for cell in cells:
         identities.setdefault(cell.model, set()).add(cell.identity)
     for model, known in identities.items():
         if len(known) > 1:
-            found.append(f"incompatible: {model} stands for {len(known)} different sets of weights ({_some(known)})")
+            reasons.append(f"incompatible: {model} stands for {len(known)} different sets of weights ({_some(known)})")
     for what, key in (("token sets", "tokens"), ("dtypes", "dtype"), ("calibration sizes", "sizes")):
         values = {getattr(c, key) for c in cells}
         if len(values) > 1:
-            found.append(
+            reasons.append(
                 f"incompatible: {len(values)} different {what} ({_some(values)}); "
                 "differences between such cells are not due to method, alpha or format alone"
             )
-    return found
+    return reasons
 
 
 def _some(values: set[str]) -> str:

@@ -14,7 +14,8 @@ from sweep.config.recipe import Choice, Site
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
 from sweep.quantization.methods.registry import METHODS
-from sweep.runs.discovery import Cell, find, read
+from sweep.runs.compared import Cell, read
+from sweep.runs.discovery import find
 
 COLUMNS = ("layer", "site", "n", "method", "alpha", "format", "loss")
 

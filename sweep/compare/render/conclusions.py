@@ -1,4 +1,4 @@
-"""What follows from a comparison, in at most eight lines: each a label and a sentence."""
+"""The conclusions of a comparison, at most eight lines: each a label and a sentence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sweep.compare.analysis.agreement import AGREE, DISAGREE, TIED, Agreement, spearman
+from sweep.compare.analysis.agreement import spearman
+from sweep.compare.analysis.contexts import short
 from sweep.compare.analysis.convergence import ENOUGH
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, Group
-from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
 from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
+from sweep.compare.render.agreement import measures
+from sweep.compare.render.knobs import knobs
 from sweep.compare.render.numbers import nats
 from sweep.compare.render.take import command
 from sweep.compare.studies.quamba_alpha.reply import OPEN
@@ -22,11 +24,6 @@ RUN, MEASURE, GROW = "run", "measure it", "more data"  # labels of commands
 Line = tuple[str, str]
 MOST = 8
 CONTEXTS, TIES = 6, 3  # named in a line; the table has all
-WORDS = {
-    DEAD: "not one bit changes",
-    NOISE: "nothing beyond noise",
-    NEGLIGIBLE: "real but negligible",
-}
 
 
 def spoken(a: Answer) -> list[str]:
@@ -38,17 +35,17 @@ def spoken(a: Answer) -> list[str]:
 
 
 def conclusions(a: Answer) -> list[Line]:
-    """At most MOST lines, most asked for first: what to take and how, which knobs matter and which do not, whether the
-    measures agree, whether more data is needed, what was not measured."""
+    """At most MOST lines: the setting to take and its command, knobs that matter and knobs that do not, agreement of
+    the measures, need for more data, and the measurements that are missing."""
     ranked = [group for group in a.ranking if len(group.rows) > 1]
     lines = _take(ranked, a) if ranked else _results(a)
-    lines += _knobs(a) + _agreement(a) + _sensitivity(a) + _data(a)
+    lines += knobs(a) + measures(a) + _sensitivity(a) + _data(a)
     last = _unmeasured(a) + _study(a)
     return [*lines[: MOST - len(last)], *last]
 
 
 def _take(ranked: Sequence[Group], a: Answer) -> list[Line]:
-    """What to take of the groups whose cost is known, what is best by SQNR of the others; a command for the first."""
+    """The best settings of groups whose cost is known, then of the others by SQNR; a command for the first."""
     names = short([group.context for group in ranked])
     lines = []
     for sure in (True, False):
@@ -73,15 +70,6 @@ def _best(chosen: Sequence[tuple[Group, str]], groups: int) -> str:
     few = len(chosen) <= CONTEXTS
     text = ", ".join(f"{s} ({', '.join(names) if few else f'{len(names)} of {groups}'})" for s, names in most)
     return f"{text} …" if len(best) > CONTEXTS else text
-
-
-def short(contexts: Sequence[str]) -> list[str]:
-    """Contexts without the parts that all of them share; one alone in full."""
-    parts = [context.split(" · ") for context in contexts]
-    if len(parts) < 2 or len({len(p) for p in parts}) > 1:
-        return list(contexts)
-    differing = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
-    return [" · ".join(part for part, d in zip(p, differing, strict=True) if d) for p in parts]
 
 
 def _one(group: Group) -> str:
@@ -111,78 +99,6 @@ def _results(a: Answer) -> list[Line]:
     if not first.evaluation:
         lines.append((MEASURE, command(first, measure=True)))
     return lines
-
-
-def _knobs(a: Answer) -> list[Line]:
-    kinds: dict[str, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
-    for v in a.verdicts:
-        kinds[v.verdict][v.contrast.knob].append(v)
-    lines = []
-    if MATTERS in kinds:
-        lines.append(("matters", ", ".join(_largest(knob, same) for knob, same in kinds[MATTERS].items())))
-    none = [f"{_where(knob, same, a)}: {WORDS[k]}" for k in WORDS for knob, same in kinds.get(k, {}).items()]
-    lines += [("no effect", "; ".join(none))] if none else []
-    left = [_where(knob, same, a) for k in (UNRESOLVED, UNEXAMINED) for knob, same in kinds.get(k, {}).items()]
-    lines += [("unresolved", ", ".join(left))] if left else []
-    return lines
-
-
-def _largest(knob: str, same: Sequence[Verdict]) -> str:
-    """A knob and the largest of its effects against a baseline, in nats where these decide, else in dB."""
-    costs = [n for v in same for n in v.nats]
-    if costs:
-        n = max(costs, key=lambda n: abs(n.more.value))
-        size = f"{n.value}: {nats(n.more, signed=True)} nats"
-    else:
-        known = [(*e.overall, v.contrast.value(e.other)) for v in same for e in v.evidence]
-        db, se, value = max(known, key=lambda k: -1.0 if np.isnan(k[0]) else abs(k[0]), default=(np.nan, np.nan, ""))
-        size = f"{value}: {sentences.plus(db, se)} dB"
-    return f"{knob} ({size})"
-
-
-def _where(knob: str, same: Sequence[Verdict], a: Answer) -> str:
-    """`format`, or where its other contexts have another verdict, `alpha (minmax)` or `alpha in 3 contexts`."""
-    every = [v for v in a.verdicts if v.contrast.knob == knob]
-    if len(every) == 1:
-        method = every[0].contrast.context.split(" · ")
-        return f"{knob} with {method[1]}" if knob == "alpha" and len(method) > 1 else knob
-    if len(same) == len(every):
-        return knob
-    names = dict(zip((id(v) for v in every), short([v.contrast.context for v in every]), strict=True))
-    chosen = list(dict.fromkeys(names[id(v)] for v in same))
-    return f"{knob} in {len(same)} contexts" if len(chosen) > TIES else f"{knob} ({', '.join(chosen)})"
-
-
-def _agreement(a: Answer) -> list[Line]:
-    names = dict(zip([g.context for g in a.ranking], short([g.context for g in a.ranking]), strict=True))
-    where = {c: f"{name}: " if len(names) > 1 else "" for c, name in names.items()}
-    parts = [where[one.context] + agreement(a, one.perplexity, "KL") for one in a.advice if one.perplexity][:1]
-    parts += [where[one.context] + agreement(a, one.agreement, "SQNR") for one in a.advice if one.agreement][:1]
-    if c := a.calibration:
-        rank = "" if np.isnan(c.rank) else f"; rank correlation {c.rank:.2f}, {c.cells} cells"
-        parts.append(f"measured KL is {c.factor:.1f} times predicted loss ({c.low:.1f} to {c.high:.1f}{rank})")
-    return [("measures", "; ".join(parts))] if parts else []
-
-
-def agreement(a: Answer, g: Agreement, first: str) -> str:
-    """`perplexity and KL tie: mse or minmax (0.01 ± 0.02), rank correlation 0.94`: whether two measures hold the same
-    setting best, what the one loses by the other, and which pair they rank the other way round."""
-    names = {row.cell: row.setting for group in a.ranking for row in group.rows}
-    unit = "" if g.other == "perplexity" else " nats"
-    lost = f"{nats(g.difference, signed=True)}{unit}"
-    text = (
-        f"{g.other} and {first} "
-        + {
-            AGREE: f"agree on {names[g.first]}",
-            TIED: f"tie: {names[g.first]} or {names[g.best]} ({lost})",
-            DISAGREE: f"disagree: {names[g.best]} or {names[g.first]} ({lost})",
-        }[g.verdict]
-    )
-    if not np.isnan(g.rank):
-        text += f", rank correlation {g.rank:.2f}"
-    if g.crossed and g.crossed != (g.first, g.best):
-        text += f"; they swap {names[g.crossed[0]]} and {names[g.crossed[1]]}"
-    return text
 
 
 def _sensitivity(a: Answer) -> list[Line]:

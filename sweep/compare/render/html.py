@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,8 @@ from markupsafe import Markup, escape
 
 from sweep.compare.analysis.cost import SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, BEST
-from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict
+from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
+from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.charts.cost_map import flow
 from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
@@ -73,7 +73,7 @@ class Shown:
 
 
 def table(t: Table, first: bool = True) -> dict[str, Any]:
-    """What the template of a table asks for. first: whether it is the first of its name; others start folded."""
+    """The fields of the table template. first: whether it is the first of its name; others start folded."""
     return {
         "name": t.name,
         "title": t.title,
@@ -93,12 +93,12 @@ def _shown(column: Column, value: Value) -> Shown:
 
 
 def _raw(value: Value) -> str:
-    """As a spreadsheet reads it; empty where it is not known."""
+    """A value as a spreadsheet reads it; empty if unknown."""
     return "" if value is None or value != value else repr(value) if isinstance(value, float) else str(value)
 
 
 def ranking(a: Answer) -> dict[str, Any]:
-    """Every setting, best first within its context, with what it costs; the contexts by what tells them apart."""
+    """Every setting with its cost, best first within its context; contexts named by the parts that differ."""
     ranked = [(group, rank, row) for group in a.ranking for rank, row in enumerate(group.rows, 1)]
     cells = [a.runs.listed[row.cell] for _, _, row in ranked]
     keys = ("model", "data", "sizes", "dtype", "format", "granularity")
@@ -130,7 +130,7 @@ def ranking(a: Answer) -> dict[str, Any]:
 
 
 def verdicts(a: Answer) -> list[dict[str, str]]:
-    """A row per verdict, what matters first: its parts as text."""
+    """The parts of every verdict as text, verdicts that matter first."""
     order = list(TONES)
     return [
         {
@@ -173,17 +173,17 @@ def questions(a: Answer) -> list[dict[str, str]]:
 
 
 def switches(a: Answer) -> list[dict[str, Any]]:
-    """What cells can be switched off by: each way they differ, with its values; colour and dash where it has one."""
+    """The properties by which cells can be switched off, with their values, colour and dash."""
     cells = [a.runs.listed[n] for n in a.shown]
     s = series(cells)
-    found = []
+    selects = []
     for key, name in DIMENSIONS:
         values = list(dict.fromkeys(str(getattr(c, key)) for c in cells))
         if len(values) > 1:
             colours = {v: s.settings.index(v) for v in values} if key == "setting" else {}
             options = [{"value": v, "colour": colours.get(v), "glyph": _glyph(colours.get(v))} for v in values]
-            found.append({"key": key, "name": name, "values": options})
-    return found
+            selects.append({"key": key, "name": name, "values": options})
+    return selects
 
 
 def _glyph(number: int | None) -> str:
@@ -212,7 +212,3 @@ def choices(selects: dict[str, tuple[str, list[Any], Any]]) -> list[dict[str, An
         for parameter, (label, values, first) in selects.items()
         if len(values) > 1
     ]
-
-
-def definitions() -> Sequence[tuple[str, str]]:
-    return [(term, text.rstrip(".") + ".") for term, text in sentences.rules()]

@@ -25,7 +25,7 @@ def nats(value: Estimate | None, error: bool = True, signed: bool = False) -> st
 
 
 def share(value: float | None) -> str:
-    """`0.05 %`, and an upper bound where that would read as none."""
+    """`0.05 %`; an upper bound if that would round to 0."""
     if value is None or math.isnan(value):
         return "–"
     return "0" if value == 0 else "<0.001%" if value < 1e-5 else f"{value:.3%}"

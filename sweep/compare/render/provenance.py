@@ -1,4 +1,4 @@
-"""What was asked of the cells of a report, and how to ask it again: from what the runs recorded."""
+"""The request behind the cells of a report and the command that repeats it, from the runs' records."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def asked(a: Answer) -> list[tuple[str, str]]:
 
 
 def commands(a: Answer) -> list[str]:
-    """The command lines that gave the cells, one per sweep; of a sweep that left none, what recomputes a cell."""
-    found: dict[str, None] = {}
+    """The command lines that gave the cells, one per sweep; if it recorded none, one that recomputes a cell."""
+    lines: dict[str, None] = {}
     for cell in a.runs.listed:
         if line := _of_sweep(cell.path.parent / "multirun.yaml") or _of_job(cell.path / ".hydra" / "overrides.yaml"):
-            found[line] = None
-        elif len(found) < FEW and not any("reproduce" in line for line in found):
-            found[f"{spelled('reproduce')} {quote(str(cell.path))}"] = None
-        if len(found) == FEW:
+            lines[line] = None
+        elif len(lines) < FEW and not any("reproduce" in line for line in lines):
+            lines[f"{spelled('reproduce')} {quote(str(cell.path))}"] = None
+        if len(lines) == FEW:
             break
-    return list(found)
+    return list(lines)
 
 
 def bibtex() -> str:

@@ -18,6 +18,7 @@ from sweep.compare.charts import Chart, charts, shared
 from sweep.compare.facts import Answer
 from sweep.compare.render import html
 from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions
+from sweep.compare.render.definitions import definitions
 from sweep.compare.render.provenance import asked, bibtex, commands
 from sweep.compare.render.theme import CONFIG, variables
 from sweep.compare.tables.catalogue import tables as every
@@ -92,7 +93,7 @@ def page(a: Answer) -> str:
         switches=html.switches(a),
         sites=html.sites(a),
         site=a.site,
-        definitions=html.definitions(),
+        definitions=definitions(a),
         bibtex=bibtex(),
         again=f"{spelled('reproduce')} DIR",
         drawings=Markup(_json(_drawings(a, drawn))),
@@ -142,7 +143,7 @@ def _problems(a: Answer) -> Sequence[str]:
 
 
 def _drawings(a: Answer, drawn: dict[str, Chart]) -> dict[str, Any]:
-    """What page.js draws: the shared configuration and every chart, its rows packed."""
+    """The input of page.js: the shared configuration and every chart, its rows packed."""
     return {
         "config": CONFIG,
         "params": shared(a),

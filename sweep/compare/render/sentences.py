@@ -1,4 +1,4 @@
-"""What was found, in words. Every sentence is made of numbers that a table beside it shows."""
+"""An answer in words. Every sentence is made of numbers that a table beside it shows."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.compare.analysis.cost import NEGLIGIBLE_NATS
+from sweep.compare.analysis.effects import Effect
 from sweep.compare.analysis.forecast import Forecast
+from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NEGLIGIBLE_DB, NOISE, RULES, UNEXAMINED
 from sweep.compare.analysis.significance import FAMILY
 from sweep.compare.analysis.silu_gain import Silu
-from sweep.compare.analysis.verdicts import (  # fmt: skip
-    DEAD,
-    MATTERS,
-    NEGLIGIBLE,
-    NEGLIGIBLE_DB,
-    NOISE,
-    RULES,
-    UNEXAMINED,
-    Effect,
-    Verdict,
-)
+from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.render.numbers import nats
 from sweep.config.knobs import QUANTIZED
@@ -36,7 +28,7 @@ def plus(value: float, error: float = float("nan"), digits: int = 2) -> str:
 
 
 def verdict(v: Verdict) -> str:
-    """One or two sentences: what the knob does here, how much, where."""
+    """One or two sentences on the knob's effect here: its direction, size and place."""
     q = v.contrast
     base = q.values[q.baseline]
     if v.verdict == DEAD:
@@ -124,7 +116,7 @@ def _perplexity(v: Verdict, base: str) -> str:
 
 
 def measured(runs: Comparison) -> str:
-    """What the numbers are, and what nobody measured."""
+    """The meaning of the numbers and the measurements that are missing."""
     evaluated = sum(1 for c in runs.listed if c.evaluation and c.evaluation.get("perplexity") is not None)
     base = "SQNR is the error of the activations at their site, a proxy for what the model loses."
     if not evaluated:
@@ -132,10 +124,10 @@ def measured(runs: Comparison) -> str:
     return f"{base} Perplexity was measured in {evaluated} of {len(runs.listed)} cells; the settings' table has it."
 
 
-def silu(found: Sequence[Silu]) -> list[str]:
-    """Per model: what SiLU does to the range, and why the ratio says nothing about it."""
+def silu(gains: Sequence[Silu]) -> list[str]:
+    """Per model: the range after SiLU against the range before, and why the ratio says nothing about it."""
     text = []
-    for s in found:
+    for s in gains:
         if s.site != "x_conv_out":
             continue
         if not s.holds:
@@ -153,7 +145,7 @@ def silu(found: Sequence[Silu]) -> list[str]:
 
 
 def forecast(f: Forecast) -> str:
-    """How many samples would do, and how long computing them takes; what to start is its `command`."""
+    """The number of samples that suffice and the time to compute them; `command` starts it."""
     which = "all scales" if f.share == 1 else f"{f.share:.0%} of the scales"
     time = "" if f.seconds is None else f", about {_duration(f.seconds)} here"
     return f"{f.samples:,} samples would settle {which} (95 %: {f.low:,} to {f.high:,}): {f.more:,} more{time}"

@@ -6,13 +6,13 @@ import shlex
 from pathlib import Path
 
 from sweep.core.cli import spelled
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 USUAL = {"format": "int8", "granularity": "tensor", "dtype": "float32", "data": "stdlib", "model": "tiny"}
 
 
 def command(cell: Cell, measure: bool = False) -> str:
-    """`python -m sweep …`, with what was asked for when the cell was computed; measure: evaluated, too."""
+    """`python -m sweep …` with the cell's overrides; measure: with evaluation added."""
     words = _asked(cell.path) or _described(cell)
     if measure:
         words = [word for word in words if not word.startswith("evaluate.perplexity")] + ["evaluate.perplexity=true"]

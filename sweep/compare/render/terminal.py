@@ -1,4 +1,4 @@
-"""The answer in a terminal: one ranked table, then what follows from it in a few lines."""
+"""The answer in a terminal: one ranked table, then the conclusions in a few lines."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from sweep.compare.analysis.contexts import short
 from sweep.compare.analysis.cost import SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group, Row
 from sweep.compare.answer import Answer
 from sweep.compare.render import sentences
-from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions, short
+from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions
 from sweep.compare.render.numbers import nats, share
 from sweep.compare.render.take import broken
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
@@ -39,7 +40,7 @@ WIDEST = 40  # characters of a column of any other table; beyond, its text wraps
 
 
 def show(a: Answer, console: Console, explain: bool = False) -> None:
-    """Print the answer: one ranked table, and what follows from it. explain: the study's questions, and SiLU."""
+    """Print the answer: one ranked table and the conclusions. explain: the study's questions and SiLU, too."""
     cells = a.runs.listed
     models = sorted({c.model for c in cells})
     head = [Text(f"{counted(len(cells), 'cell')} · {', '.join(models[:6])}{' …' if len(models) > 6 else ''}", "bold")]
@@ -114,7 +115,7 @@ def _dealt(wanted: Sequence[int], room: int) -> list[int]:
 
 
 def _fitting(rows: Sequence[Row], width: int, ranked_by_cost: bool) -> list[list[str]]:
-    """Columns with their headings that fit: errors and what says least are left out first."""
+    """Columns with their headings that fit: errors and minor columns are left out first."""
     costs = [key for key in ("measured", "predicted") if any(getattr(r, key) for r in rows)]
     text = [key for key in ("perplexity", "rise") if any(getattr(r, key) for r in rows)]
     names = ["setting", *costs, *text, "sqnr", *([] if ranked_by_cost else ["lost"]), "clipped", "verdict"]
@@ -191,8 +192,8 @@ def _print(table: Table, console: Console, most: int) -> None:
 
 
 def _parts(sizes: Sequence[int], right: Sequence[bool], width: int) -> list[list[int]]:
-    """Numbers of the columns of each part that fits; where there are several, what names a row is in all of them: the
-    columns before the first number, at most two, as far as they leave half of the width."""
+    """Numbers of the columns of each part that fits. If there are several, each has the columns that name a row: those
+    before the first number, at most two, as far as they leave half of the width."""
     every = list(range(len(sizes)))
     if sum(sizes) + 2 * len(sizes) <= width:
         return [every]

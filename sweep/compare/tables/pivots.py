@@ -1,5 +1,5 @@
 """The seed's tables, generated: scale by layer and alpha, ratio by model and layer, MinMax against
-percentile, and what a scale's shape means."""
+percentile, and the shapes of scales."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def alpha_table(runs: Comparison, contrast: Contrast, site: str) -> Table:
 def ratio_table(runs: Comparison, cells: Sequence[int]) -> Table:
     """By layer and cell: activation/weight ratio and SiLU gain of x, beside each other."""
     numbers = list(cells)
-    found = runs.sql(
+    means = runs.sql(
         f"SELECT cell, layer, avg(ratio), avg(silu_gain) FROM {runs.source(SCALES, numbers)} "
         "WHERE site = 'x_conv_out' GROUP BY cell, layer"
     )
-    at = {(cell, layer): (ratio, gain) for cell, layer, ratio, gain in found}
+    at = {(cell, layer): (ratio, gain) for cell, layer, ratio, gain in means}
     layers = sorted({layer for _, layer in at})
     return Table(
         "ratio",
@@ -83,7 +83,7 @@ def ratio_table(runs: Comparison, cells: Sequence[int]) -> Table:
 
 
 def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> Table:
-    """By layer: what MinMax does to scale, SQNR and clipping, against a percentile."""
+    """By layer: scale, SQNR and clipping of MinMax against a percentile."""
     query = "SELECT cell, layer, avg(scale), avg(sqnr_db), avg(clip_fraction) FROM {} WHERE site = ? GROUP BY ALL"
     source = runs.source(SCALES, [minmax, percentile])
     at = {(cell, layer): rest for cell, layer, *rest in runs.sql(query.format(source), [site])}
@@ -109,7 +109,7 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
 
 
 def structure_table(runs: Comparison) -> Table:
-    """By granularity and site: shape, number and spread of the scales, and what the axes are."""
+    """By granularity and site: shape, number and spread of the scales, and the meaning of the axes."""
     query = """
         SELECT model, s.granularity, site, s.cell, layer, count(*) AS n, count(DISTINCT s.ssd_group) AS ssd,
                count(DISTINCT s.head_group) AS head, count(DISTINCT s.dim_group) AS dim,
@@ -139,8 +139,8 @@ def structure_table(runs: Comparison) -> Table:
 def layer_table(runs: Comparison, metric: str, site: str, cells: Sequence[int]) -> Table:
     """A column of scales.parquet, one of METRICS, by layer and cell; groups averaged."""
     source = runs.source(SCALES, list(cells))
-    found = runs.sql(f'SELECT cell, layer, avg("{metric}") FROM {source} WHERE site = ? GROUP BY ALL', [site])
-    at = {(cell, layer): value for cell, layer, value in found}
+    values = runs.sql(f'SELECT cell, layer, avg("{metric}") FROM {source} WHERE site = ? GROUP BY ALL', [site])
+    at = {(cell, layer): value for cell, layer, value in values}
     return Table(
         "layers",
         f"{metric} by layer and cell: {site}",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from sweep.compare.analysis.cost import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,13 +49,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """name: for file names and `--table`. caption: what a reader must know not to be misled."""
+    """name: for file names and `--table`. caption: limits and definitions that keep a reader from being misled."""
 
     name: str
     title: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Value, ...], ...]
+
+    @classmethod
+    def of(cls, name: str, title: str, caption: str, specification: str, rows: Iterable[tuple[Value, ...]]) -> Table:
+        """A table whose columns are spelt out as for `columns`."""
+        return cls(name, title, caption, columns(specification), tuple(rows))
 
     def frame(self) -> pd.DataFrame:
         """The unformatted values as a DataFrame; relative changes as fractions."""
@@ -82,7 +90,7 @@ class Table:
 
 
 def _with(shown: str, value: Value, error: Value) -> str:
-    """A value with its error, both to the first digit of the error; as it is where that is unknown."""
+    """A value with its error, both to the first digit of the error; the value alone if the error is unknown."""
     if not isinstance(value, float) or not isinstance(error, float) or not math.isfinite(value) or not error > 0:
         return shown
     decimals = max(0, -math.floor(math.log10(error))) if math.isfinite(error) else 9
@@ -95,3 +103,10 @@ def columns(specification: str) -> tuple[Column, ...]:
     """`"layer:count | scale 0.9995:scale | ±:error"` → columns; text where no kind is given."""
     parts = [part.strip().rsplit(":", 1) for part in specification.split("|")]
     return tuple(Column(p[0], p[1] if len(p) > 1 else "text") for p in parts)
+
+
+def with_error(value: Estimate | None) -> tuple[Value, Value]:
+    """The two cells of a row that show a value and its standard error."""
+    if value is None:
+        return None, None
+    return value.value, None if math.isnan(value.se) else value.se

@@ -32,8 +32,8 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods.method import Method
 from sweep.quantization.prefix_sums import folded, signed
 from sweep.quantization.site_statistics import SiteStatistics
@@ -72,34 +72,34 @@ class Binned:
         return Binned(*(array[:, [k]] for array in vars(self).values()))
 
 
-def clip(histogram: Histogram, format: Format) -> tuple[Floats, Floats]:
+def clip(histogram: FoldSums, format: Format) -> tuple[Floats, Floats]:
     """(low, high), float64 [K] each, for each member of a stack; NaN where one is empty."""
     ends = np.where(histogram.n > 0, 0.0, np.nan) * np.ones((2, 1))
     for size, of, bins in _in_bins(histogram, format.mirrored):
         tops = candidates(format) / BINS * size
         low, high = np.broadcast_to([[-tops], [tops]], (2, len(of), len(tops)))
         if format.mirrored:
-            found = divergence(bins, _cells(format)).T
+            lost = divergence(bins, _cells(format)).T
         else:
             if not format.symmetric:
                 low = np.maximum(histogram.min[of, None], low)
                 high = np.minimum(histogram.max[of, None], high)
             cells = [_signed_cells(format, a, b, size / BINS) for a, b in zip(low, high, strict=True)]
-            found = np.stack([divergence(bins.member(k), c)[:, 0] for k, c in enumerate(cells)])
-        good = found <= found.min(1, keepdims=True) + EQUAL
+            lost = np.stack([divergence(bins.member(k), c)[:, 0] for k, c in enumerate(cells)])
+        good = lost <= lost.min(1, keepdims=True) + EQUAL
         best = good.shape[1] - 1 - good[:, ::-1].argmax(1)
         ends[:, of] = low[np.arange(len(of)), best], high[np.arange(len(of)), best]
     return ends[0], ends[1]
 
 
 @lru_cache(maxsize=2)
-def _in_bins(histogram: Histogram, mirrored: bool) -> list[tuple[float, Ints, Binned]]:
+def _in_bins(histogram: FoldSums, mirrored: bool) -> list[tuple[float, Ints, Binned]]:
     """The largest |x|, the members that have it, and their bins, of magnitudes or of signed values. Those of the last
     few are kept: formats share them."""
     values = histogram.magnitudes if mirrored else histogram
     sums = folded(histogram) if mirrored else signed(histogram)
     sizes = np.where(histogram.n > 0, histogram.absmax, 0.0)
-    found = []
+    binned = []
     for size in np.unique(sizes[sizes > 0]):  # most replicates have the same extreme, hence the same bins
         of = np.flatnonzero(sizes == size)
         edges = np.arange(0 if mirrored else -BINS, BINS) * (size / BINS)  # exact: a float32 times 12 bits
@@ -111,8 +111,8 @@ def _in_bins(histogram: Histogram, mirrored: bool) -> list[tuple[float, Ints, Bi
             upto = values.under(edges)[of].T.astype(np.float64)
         # [B + 1, K]; the largest |x| is in the last bin
         upto = np.concatenate([upto, sums.count[None, of]])
-        found.append((float(size), of, Binned.of(np.diff(upto, axis=0))))
-    return found
+        binned.append((float(size), of, Binned.of(np.diff(upto, axis=0))))
+    return binned
 
 
 def candidates(format: Format) -> Ints:

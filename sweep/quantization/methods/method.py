@@ -1,4 +1,4 @@
-"""What a method is: how it chooses, from what was observed, the interval that a format's codes are spread over."""
+"""The definition of a method: it chooses, from the statistics of a site, the interval that a format's codes span."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.types import Floats
 
@@ -18,7 +18,7 @@ Ends = tuple[Floats, Floats]  # low and high, float64 [S] each; for a symmetric 
 
 
 class Reads(Enum):
-    """What a method needs beyond the histogram, which is always there; a calibration collects it for its sake."""
+    """The statistics that a method needs beyond the histogram; a calibration collects them for its sake."""
 
     HISTOGRAM = "histogram"
     TEXT_QUANTILES = "text quantiles"
@@ -29,10 +29,10 @@ class Reads(Enum):
 class Observed:
     """S sets of the folds of one site, as a method reads them.
 
-    histogram: what each set holds, a stack of S. members: bool [S, K], which folds are in each set; site: all that
+    histogram: what each set holds. members: bool [S, K], which folds are in each set; site: all that
     was kept of the site. Both are None where there is a histogram and nothing else."""
 
-    histogram: Histogram
+    histogram: FoldSums
     members: NDArray[np.bool_] | None = None
     site: SiteStatistics | None = None
 

@@ -1,4 +1,4 @@
-"""The clip that costs least: smallest mean squared error, found by exhaustive search on running sums.
+"""The clip that costs least: smallest mean squared error, by exhaustive search on running sums.
 
 Clipping at c loses at least what lies beyond it, sum over x > c of (x - c)^2, which falls with c; where that alone
 exceeds the cost of a candidate already seen there is no optimum. From there to the largest magnitude the
@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods.method import Ends, Method, argmin
 from sweep.quantization.prefix_sums import Sums, folded, signed
 from sweep.quantization.types import Floats, Ints
@@ -33,7 +33,7 @@ LLOYD_STEPS = 4
 EQUAL = 1e-11  # of the power
 
 
-def clip(histogram: Histogram, format: Format) -> Ends:
+def clip(histogram: FoldSums, format: Format) -> Ends:
     """The optimal clip of each member of a stack; NaN where one is empty."""
     occupied = histogram.n > 0
     low, high = (np.where(occupied, end, np.nan) for end in (histogram.min, histogram.max))
@@ -82,8 +82,8 @@ def _shifted(sums: Sums, low: Floats, high: Floats, format: Format) -> tuple[Flo
             first = max(0, int(left / s.max()), number - 2 - int(-(-high.max() // s.min())))
             last = min(number - 1, int(-(low.min() // s.min())) + 1, number - 1 - int(right / s.max()))
             first = min(first, last)
-            found = sums.cost_shifted(s, number, slice(first, last + 1))
-            costs[part : part + 16], zeros[part : part + 16] = found.min(1), found.argmin(1) + first
+            tried = sums.cost_shifted(s, number, slice(first, last + 1))
+            costs[part : part + 16], zeros[part : part + 16] = tried.min(1), tried.argmin(1) + first
         return _within(limit, scales, costs), zeros
 
     limit = (high - low) / format.largest
@@ -104,7 +104,7 @@ def _coarse(top: float) -> Floats:
 
 
 def _shortest(sums: Sums, bound: Floats, top: float) -> float:
-    """The largest of many ends below which no member's optimum lies, given what it costs at most, [R]."""
+    """Lower bound of the search range of all members, given an upper bound of their least costs, [R]."""
     ends = top * np.exp2(-np.arange(256)[::-1] / 8)
     possible = (sums.beyond(ends) <= bound).any(1)
     first = int(possible.argmax())

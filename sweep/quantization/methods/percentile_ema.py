@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format
 from sweep.quantization.methods.method import Ends, Method, Observed, Reads
 from sweep.quantization.site_statistics import SiteStatistics
@@ -50,7 +51,7 @@ def moving_average(
 
 
 def weights(texts: int) -> Floats:
-    """What each text counts in the moving average, [texts]: the first, which it starts from, most."""
+    """The weight of each text in the moving average, [texts]: that of the first, which it starts from, is largest."""
     each = SIGMA * (1 - SIGMA) ** np.arange(texts - 1, -1, -1.0)
     each[0] /= SIGMA
     return np.asarray(each)
@@ -64,7 +65,8 @@ def rate(site: SiteStatistics, members: NDArray[np.bool_], alpha: float | None) 
 
 def sections(site: SiteStatistics, alpha: float | None, format: Format) -> Ends:
     """Of a fold by itself, the mean of its texts: their weights hang on where in the row a text stands."""
-    whole = clip(Observed(site.histogram, np.ones((1, len(site.folds)), bool), site), alpha, format)
+    everything = np.ones((1, len(site.folds)), bool)
+    whole = clip(Observed(FoldSums(site.histogram, everything), everything, site), alpha, format)
     (index,) = np.flatnonzero(site.text_alphas == alpha)
     size, low, high = np.array([q[:, index].mean(0) for q in site.text_quantiles]).T
     each = (-size, size) if format.symmetric else (np.minimum(low, high), np.maximum(low, high))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.core.errors import allowed
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import entropy, loss, minmax, mse, percentile, percentile_ema
 from sweep.quantization.methods.method import Method, Observed
 from sweep.quantization.types import Floats
@@ -51,7 +51,7 @@ class Clips:
         return (np.maximum(self.high, 0) - np.minimum(self.low, 0)) / self.format.largest
 
 
-def clip(histogram: Histogram, method: Method, alpha: float | None, format: Format) -> Clips:
+def clip(histogram: FoldSums, method: Method, alpha: float | None, format: Format) -> Clips:
     """The clip of each member of a stack, by any method that reads nothing but the histogram."""
     return Clips(format, *method.clip(Observed(histogram), alpha, format))
 

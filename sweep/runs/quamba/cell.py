@@ -9,7 +9,7 @@ import numpy as np
 
 from sweep.quantization.site_scales import NOWHERE, WHOLE
 from sweep.runs import record as runs
-from sweep.runs import schemas, tables
+from sweep.runs import rows, schemas
 from sweep.runs.place import take
 from sweep.runs.quamba.checkpoint import Saved, Values
 from sweep.runs.record import RunRecord
@@ -24,7 +24,7 @@ def write(saved: Saved, directory: Path, overwrite: bool = False) -> RunRecord:
     """Writes the cell; returns its record. Raises UsageError where another one would be lost by it."""
     take(directory, lambda: _holds(directory, saved), overwrite, "choose another --runs, or say --overwrite")
     record = runs.start(directory, _record(saved))
-    schemas.write_table(directory / "scales.parquet", tables.assemble(_rows(saved), schemas.SCALES))
+    schemas.write_table(directory / "scales.parquet", rows.assemble(_rows(saved), schemas.SCALES))
     for name, schema in (
         ("replicates", schemas.REPLICATES),
         ("convergence", schemas.CONVERGENCE),
@@ -32,7 +32,7 @@ def write(saved: Saved, directory: Path, overwrite: bool = False) -> RunRecord:
     ):
         schemas.write_table(directory / f"{name}.parquet", schema.empty_table())
     if saved.grouped:
-        schemas.write_table(directory / "grouping.parquet", tables.assemble(_groupings(saved), schemas.GROUPING))
+        schemas.write_table(directory / "grouping.parquet", rows.assemble(_groupings(saved), schemas.GROUPING))
     return runs.finish(directory, record, _results(saved))
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sweep.core.errors import UsageError
 from sweep.core.files import draft
 from sweep.runs import record as runs
-from sweep.runs.record import RunRecord, RunStatus
+from sweep.runs.record import RunRecord
+from sweep.runs.status import RunStatus
 
 _PREFIX = "backbone.layers.{}.mixer.conv1d."
 FLOOR = 1e-6  # of a scale: `_get_minmax_quantization_params` of Quamba's observers clamps there

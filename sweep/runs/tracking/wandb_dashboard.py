@@ -82,7 +82,8 @@ def run(arguments: list[str] | None) -> None:
 
 def _cells(directory: Path | None) -> tuple[list[Any], list[View]]:
     """The finished cells, and what W&B is shown of each."""
-    from sweep.runs.discovery import find, read
+    from sweep.runs.compared import read
+    from sweep.runs.discovery import find
 
     listed, problems = read(find([str(directory)] if directory else []))
     if not listed:

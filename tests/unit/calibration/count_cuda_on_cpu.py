@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.calibration import count_cuda, observer
+from sweep.calibration import count_cuda, counting, observer
 from sweep.core.errors import UsageError
 from tests import launches
 from tests.tallies import DTYPES, ORDERS
@@ -28,14 +28,14 @@ def check_observer() -> None:
     x = torch.randn(5, 20, 72, generator=torch.Generator().manual_seed(0)).bfloat16()
     found = []
     for at_once in (False, True):
-        observer._counts_in_one_launch = lambda _, at_once=at_once: at_once
+        counting.in_one_launch = lambda _, at_once=at_once: at_once
         watched = observer.Observer((0.9,))
         for first, part in ((0, x[:3]), (3, x[3:])):
             watched(0, "a", part)
             watched(0, "b", part[..., 8:])
             watched.check(range(first, first + len(part)))
-            state, watched = watched.state(), observer.Observer((0.9,))
-            watched.restore(state)
+            state, watched = watched.state_dict(), observer.Observer((0.9,))
+            watched.load_state_dict(state)
         found.append(watched.finish())
     here, there = found
     for key in here:

@@ -17,7 +17,7 @@ from test_store import same
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
 from sweep.calibration.loop import calibrate
-from sweep.calibration.observer import Observer
+from sweep.calibration.observer import VERSION, Observer
 from sweep.calibration.tokens import Tokens
 from sweep.config.knobs import Calibration
 from sweep.config.knobs import Model as ModelConfig
@@ -169,20 +169,61 @@ def test_a_damaged_checkpoint_is_not_taken(
     assert same(calibrate(model, tokens, CALIBRATION, lambda d, t: None, Checkpoint(tmp_path, 0))[0], whole)
 
 
-def test_a_state_is_all_there_is(model: load.Model, tokens: Tokens, tmp_path: Path) -> None:
+def test_a_state_is_all_there_is(tmp_path: Path) -> None:
     """Everything an observer accumulates goes through the checkpoint, whatever is added to it one day."""
+    observer = observed()
+    checkpoint = Checkpoint(tmp_path, 0)
+    checkpoint.save(5, 1, observer.state_dict())
+    batches, state = checkpoint.running(5, torch.device("cpu"))
+    assert batches == 1
+    before, after = observer.state_dict()["sites"][0, "site"], state["sites"][0, "site"]
+    assert before.keys() == after.keys() == vars(observer._sites[0, "site"]).keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name]
+
+
+def observed() -> Observer:
     observer = Observer()
     observer(0, "site", torch.randn(2, 3, 4))
     observer.check([0, 1])
-    checkpoint = Checkpoint(tmp_path, 0)
-    checkpoint.save(5, 1, observer.state())
-    batches, state = checkpoint.running(5, torch.device("cpu"))
-    assert batches == 1
-    before = observer.state()[0, "site"]
-    after = state[0, "site"]
-    assert before.keys() == after.keys()
-    for name, value in before.items():
-        assert torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name]
+    return observer
+
+
+def test_a_state_of_another_version_is_refused_and_changes_nothing() -> None:
+    state, observer = observed().state_dict(), observed()
+    assert state["version"] == VERSION
+    before = observer.state_dict()
+    fewer = {"version": VERSION, "sites": {(0, "site"): dict(list(state["sites"][0, "site"].items())[1:])}}
+    for other, words in ((state | {"version": VERSION + 1}, f"version {VERSION + 1}"), ({}, "None"), (fewer, "dtype")):
+        with pytest.raises(ValueError, match=words):
+            observer.load_state_dict(other)
+    assert str(observer.state_dict()) == str(before)
+
+
+def test_a_checkpoint_of_another_version_is_computed_again(
+    model: load.Model,
+    tokens: Tokens,
+    differentiated: Statistics,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sweep.calibration.observer.VERSION", VERSION - 1)
+    with pytest.raises(Stop):
+        calibrate(model, tokens, DIFFERENTIATED, stop_after(3), Checkpoint(tmp_path, 0))
+    monkeypatch.undo()
+    resumed, _ = calibrate(model, tokens, DIFFERENTIATED, lambda d, t: None, Checkpoint(tmp_path, 0))
+    assert same(resumed, differentiated)
+    said = f"the checkpoint of fold 0 is not used (an observer's state of version {VERSION - 1}; "
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_of_an_older_layout_is_not_looked_at(tmp_path: Path) -> None:
+    Checkpoint(tmp_path, 0).save(0, 1, observed().state_dict())
+    (file,) = tmp_path.glob("running-*")
+    assert Checkpoint(tmp_path, 0).running(0, torch.device("cpu"))[0] == 1
+    file.rename(file.with_name(file.name.replace(".v5.", ".v4.")))
+    assert Checkpoint(tmp_path, 0).running(0, torch.device("cpu")) == (0, {})
 
 
 @pytest.mark.parametrize("after", [2, 6, 10])

@@ -15,7 +15,8 @@ from test_checkpoint import Stop, stop_after
 from test_store import same
 
 from sweep.calibration import growth
-from sweep.calibration.cache import STATISTICS, Store
+from sweep.calibration.boundaries import cut
+from sweep.calibration.cache import STATISTICS, CalibrationStore
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
 from sweep.calibration.layerwise import calibrate_streamed
@@ -95,8 +96,8 @@ def test_grown_is_direct(models: dict[str, load.Model], tokens: Tokens, tmp_path
 
 def test_a_cuda_device_computes_anew() -> None:
     preimage = {"folds": 2, "batch_size": 1, "backend": "transformers 5.23 torch 2.13 cuda sums 2"}
-    assert "another order" in growth.cut(4, Outline((8,) * 8, ("",) * 9), preimage)
-    assert growth.cut(4, Outline((8,) * 8, ("",) * 9), preimage | {"backend": "transformers 5.23 cpu"}) == ""
+    assert "another order" in cut(4, Outline((8,) * 8, ("",) * 9), preimage)
+    assert cut(4, Outline((8,) * 8, ("",) * 9), preimage | {"backend": "transformers 5.23 cpu"}) == ""
 
 
 @pytest.mark.parametrize("fisher", [6, 9, ALL])
@@ -167,20 +168,20 @@ def key(tokens: Tokens, **more: Any) -> Key:
     )
 
 
-def stored(store: Store, models: dict[str, load.Model], tokens: Tokens, *numbers: int, **more: Any) -> None:
+def stored(store: CalibrationStore, models: dict[str, load.Model], tokens: Tokens, *numbers: int, **more: Any) -> None:
     for number in numbers:
         few, settings = first(tokens, number)
         store.write(key(few, **more), observed(models["float32"], few, settings=settings))
 
 
-def base(store: Store, tokens: Tokens, **more: Any) -> growth.Base | None:
+def base(store: CalibrationStore, tokens: Tokens, **more: Any) -> growth.Base | None:
     return growth.base(store, key(tokens, **more), tokens.outline)
 
 
 def test_the_largest_that_fits_is_gone_on_from_and_others_are_named(
     models: dict[str, load.Model], tokens: Tokens, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = Store(tmp_path)
+    store = CalibrationStore(tmp_path)
     assert base(store, tokens) is None
     stored(store, models, tokens, 6, 12, 14, ALL)
     stored(store, models, tokens, 9, dtype="bfloat16")
@@ -206,7 +207,7 @@ def test_the_largest_that_fits_is_gone_on_from_and_others_are_named(
 def test_a_damaged_or_pruned_one_is_passed_over(
     models: dict[str, load.Model], tokens: Tokens, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = Store(tmp_path)
+    store = CalibrationStore(tmp_path)
     stored(store, models, tokens, 6, 12)
     file = store.path(key(first(tokens, 12)[0])) / STATISTICS
     content = bytearray(file.read_bytes())
@@ -224,7 +225,7 @@ def test_a_damaged_or_pruned_one_is_passed_over(
 def test_what_was_begun_without_it_is_not_thrown_away(
     models: dict[str, load.Model], tokens: Tokens, tmp_path: Path
 ) -> None:
-    store = Store(tmp_path)
+    store = CalibrationStore(tmp_path)
     stored(store, models, tokens, 6)
     work = store.work(key(tokens))
     with pytest.raises(Stop):
@@ -241,7 +242,7 @@ def test_texts_of_different_lengths_end_batches_too(
 ) -> None:
     lengths = [16, 16, 16, 9, 9, 9, *[16] * 14]
     uneven = Tokens("uneven", tuple(w[:n] for w, n in zip(tokens.windows, lengths, strict=True)))
-    store = Store(tmp_path)
+    store = CalibrationStore(tmp_path)
     stored(store, models, uneven, 3)  # one sample a fold, and the next is shorter
     chosen = base(store, uneven)
     assert chosen is not None

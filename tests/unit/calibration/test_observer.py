@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sweep.calibration import count_cpu
-from sweep.calibration.observer import Observer, SiteFold
+from sweep.calibration.accumulator import SiteFold
+from sweep.calibration.observer import Observer
 from sweep.core.errors import UsageError
 from sweep.quantization.statistics import Key
 from tests.harness import ROOT
@@ -68,7 +69,7 @@ def test_short_counts_move_on_before_they_overflow(monkeypatch: pytest.MonkeyPat
         return finite
 
     monkeypatch.setattr(count_cpu, "tally", watched)
-    monkeypatch.setattr("sweep.calibration.observer.MOST", 700)
+    monkeypatch.setattr("sweep.calibration.accumulator.MOST", 700)
     found = observe(batches, 1, True)[0, "a"].histogram
     assert max(held) == 640
     assert np.array_equal(found.counts, reference.counts)
@@ -128,7 +129,7 @@ def test_long_texts_are_summed_as_if_in_float64_and_counted_in_stretches(
     monkeypatch: pytest.MonkeyPatch, texts: int, most: int
 ) -> None:
     monkeypatch.setattr(
-        "sweep.calibration.observer.MOST", most
+        "sweep.calibration.accumulator.MOST", most
     )  # below the values of a text: none may be counted at once
     real, held = count_cpu.tally, []
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.calibration.cache import MANIFEST, STATISTICS, Damaged, Store, verify
+from sweep.calibration.cache import STATISTICS, CalibrationStore
 from sweep.core.errors import UsageError
+from sweep.core.store import MANIFEST, Damaged, verify
 from sweep.core.store_key import Key, differences
 from sweep.quantization.bins import FLOAT32
 from sweep.quantization.histogram import Histogram
@@ -62,7 +63,7 @@ def same(a: Statistics, b: Statistics) -> bool:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    store, written = Store(tmp_path / "store"), statistics()
+    store, written = CalibrationStore(tmp_path / "store"), statistics()
     assert KEY not in store
     assert store.read(KEY) is None
     entry = store.write(KEY, written)
@@ -77,7 +78,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_the_last_entry_is_read_once_but_never_after_it_changed(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = CalibrationStore(tmp_path)
     entry = store.write(KEY, statistics())
     assert store.read(KEY) is store.read(KEY)
     content = bytearray((entry / STATISTICS).read_bytes())
@@ -90,7 +91,7 @@ def test_the_last_entry_is_read_once_but_never_after_it_changed(tmp_path: Path) 
 @pytest.mark.parametrize("name", [MANIFEST, STATISTICS])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "missing"])
 def test_damage_is_named_and_moved_aside(tmp_path: Path, name: str, damage: str) -> None:
-    store = Store(tmp_path)
+    store = CalibrationStore(tmp_path)
     entry = store.write(KEY, statistics())
     file = entry / name
     content = bytearray(file.read_bytes())
@@ -111,7 +112,7 @@ def test_damage_is_named_and_moved_aside(tmp_path: Path, name: str, damage: str)
 
 
 def test_every_flipped_bit_of_the_statistics_is_found(tmp_path: Path) -> None:
-    entry = Store(tmp_path).write(KEY, statistics())
+    entry = CalibrationStore(tmp_path).write(KEY, statistics())
     sound = (entry / STATISTICS).read_bytes()
     for bit in np.random.default_rng(0).integers(0, 8 * len(sound), 100):
         content = bytearray(sound)
@@ -122,7 +123,7 @@ def test_every_flipped_bit_of_the_statistics_is_found(tmp_path: Path) -> None:
 
 
 def test_a_collision_shows_what_differs(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = CalibrationStore(tmp_path)
     entry = store.write(KEY, statistics())
 
     class Colliding(Key):
@@ -137,7 +138,7 @@ def test_a_collision_shows_what_differs(tmp_path: Path) -> None:
 
 
 def test_the_nearest_entry_tells_what_changed(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = CalibrationStore(tmp_path)
     assert store.nearest(KEY) is None
     store.write(replace(KEY, preimage={**KEY.preimage, "folds": 4, "model": "sha256:2"}), statistics())
     near = store.write(replace(KEY, preimage={**KEY.preimage, "folds": 8}), statistics())
@@ -146,7 +147,7 @@ def test_the_nearest_entry_tells_what_changed(tmp_path: Path) -> None:
 
 
 def _hold(root: Path, held: object) -> None:
-    with Store(root).locked(KEY):
+    with CalibrationStore(root).locked(KEY):
         held.set()  # type: ignore[attr-defined]
         time.sleep(60)
 
@@ -168,13 +169,13 @@ def test_a_dead_holder_does_not_block(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 
 def _wait(root: Path) -> None:
-    with Store(root).locked(KEY):
+    with CalibrationStore(root).locked(KEY):
         pass
 
 
 def test_a_store_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    store = Store(tmp_path / "file" / "store")
+    store = CalibrationStore(tmp_path / "file" / "store")
     with pytest.raises(UsageError, match="choose another store=DIRECTORY"), store.locked(KEY):
         pass
     with pytest.raises(UsageError, match="is not stored"):

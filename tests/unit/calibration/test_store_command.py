@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_store import KEY, statistics
 
-from sweep.calibration.cache import STATISTICS, Store
+from sweep.calibration.cache import STATISTICS, CalibrationStore
 from sweep.calibration.store_command import main
 
 PREIMAGE = {"dtype": "float32", "batch_size": 8, "folds": 2, "backend": "test 1.0"}
@@ -16,9 +16,9 @@ GOOD, BAD = replace(KEY, preimage=PREIMAGE), replace(KEY, preimage={**PREIMAGE, 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> CalibrationStore:
     """A sound entry, a damaged one, one set aside, and a calibration under way."""
-    store = Store(tmp_path / "store")
+    store = CalibrationStore(tmp_path / "store")
     store.write(BAD, statistics())
     store.set_aside(BAD)
     store.write(GOOD, statistics())
@@ -28,13 +28,13 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def run(store: Store, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def run(store: CalibrationStore, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     code = main(["--store", str(store.root), *arguments])
     captured = capsys.readouterr()
     return code, captured.out + captured.err
 
 
-def test_list(store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list(store: CalibrationStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     code, text = run(store, capsys, "list")
     assert code == 0
@@ -44,7 +44,7 @@ def test_list(store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert text.splitlines()[-1].startswith("2 calibrations, 2.")
 
 
-def test_verify(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify(store: CalibrationStore, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = run(store, capsys, "verify")
     assert code == 1
     assert f"sound    {GOOD}" in text
@@ -53,7 +53,7 @@ def test_verify(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(store, capsys, "verify")[0] == 0
 
 
-def test_prune_leaves_what_is_good_or_in_use(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_leaves_what_is_good_or_in_use(store: CalibrationStore, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = run(store, capsys, "prune", "--dry-run")
     assert code == 0
     assert "would go" in text
@@ -67,7 +67,7 @@ def test_prune_leaves_what_is_good_or_in_use(store: Store, capsys: pytest.Captur
     assert GOOD not in store
 
 
-def test_mistakes_are_one_line(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(store: CalibrationStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = run(store, capsys, "prune", "nonsense")
     assert (code, text.count("\n")) == (2, 1)
     assert "no entry begins with nonsense" in text

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sweep.calibration.growth import cut
+from sweep.calibration.boundaries import counts, cut
 from sweep.calibration.tokens import Outline
-from sweep.calibration.until import SAFETY, Decision, Errors, Goal, Look, counts, most_demanding
+from sweep.calibration.until import SAFETY, Decision, Errors, Goal, Look, most_demanding
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.quantization.methods.registry import jackknife_error
 from sweep.quantization.replicates import move, rate_of_quantile

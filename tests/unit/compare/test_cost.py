@@ -17,7 +17,7 @@ from synthetic import jackknife, mamba, write
 from sweep.compare import load
 from sweep.compare.analysis.agreement import AGREE, DISAGREE, TIED, compare
 from sweep.compare.analysis.cost import MEASURED, NEGLIGIBLE_NATS, PREDICTED, SQNR, Costs, Estimate
-from sweep.compare.analysis.verdicts import MATTERS, NEGLIGIBLE
+from sweep.compare.analysis.rules import MATTERS, NEGLIGIBLE
 from sweep.compare.answer import answer, headlines
 from sweep.compare.render import sentences
 from sweep.config.knobs import QUANTIZED

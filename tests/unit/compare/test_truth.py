@@ -17,9 +17,10 @@ from sweep.compare import load
 from sweep.compare.analysis.convergence import ENOUGH, convergence
 from sweep.compare.analysis.differences import evidence
 from sweep.compare.analysis.recommend import recommend
+from sweep.compare.analysis.rules import MATTERS
 from sweep.compare.analysis.significance import FAMILY, freedom, quantile
 from sweep.compare.analysis.silu_gain import TOLERANCE, silu
-from sweep.compare.analysis.verdicts import MATTERS, verdicts
+from sweep.compare.analysis.verdicts import verdicts
 from sweep.compare.answer import answer
 from sweep.compare.render import sentences
 from sweep.core.files import write_json

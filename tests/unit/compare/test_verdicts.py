@@ -15,8 +15,9 @@ from sweep.compare import Comparison, load
 from sweep.compare.analysis.contrasts import contrasts
 from sweep.compare.analysis.differences import evidence
 from sweep.compare.analysis.recommend import recommend
+from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
 from sweep.compare.analysis.significance import FAMILY
-from sweep.compare.analysis.verdicts import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED, Verdict, verdicts
+from sweep.compare.analysis.verdicts import Verdict, verdicts
 from sweep.compare.answer import answer, headlines
 from sweep.compare.render import sentences
 from sweep.core.errors import UsageError

@@ -54,10 +54,10 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_text_is_what_the_models_field_calibrates_on(
     sweep: Run, no_cuda: None, arguments: tuple[str, ...], data: str
 ) -> None:
-    found = composed(sweep, *arguments)
-    assert found["data"]["name"] == data
-    assert (found["device"], found["dtype"]) == ("cpu", "float32")
-    assert "data" not in found["model"]
+    settled = composed(sweep, *arguments)
+    assert settled["data"]["name"] == data
+    assert (settled["device"], settled["dtype"]) == ("cpu", "float32")
+    assert "data" not in settled["model"]
 
 
 def test_single_values_of_data_win_over_the_models_text(sweep: Run) -> None:
@@ -78,8 +78,8 @@ def test_single_values_of_data_win_over_the_models_text(sweep: Run) -> None:
 def test_a_cuda_device_is_taken_where_there_is_one(
     sweep: Run, cuda: None, asked: tuple[str, ...], resolved: tuple[str, str]
 ) -> None:
-    found = composed(sweep, *RANDOM, *asked)
-    assert (found["device"], found["dtype"]) == resolved
+    settled = composed(sweep, *RANDOM, *asked)
+    assert (settled["device"], settled["dtype"]) == resolved
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

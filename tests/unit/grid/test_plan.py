@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from io import StringIO
@@ -22,10 +23,12 @@ from sweep.config.knobs import Calibration, Data, Model
 from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
 from sweep.grid import state
-from sweep.grid.plan import Plan, plan, same, show
+from sweep.grid.plan import Plan, plan
+from sweep.grid.show import show
+from sweep.runs import plan_record
 from sweep.runs import record as runs
-from sweep.runs.record import Failure, RunStatus
 from sweep.runs.results import CalibrationRecord, ModelRecord, Results, TokensRecord
+from sweep.runs.status import Failure, RunStatus
 
 
 def cell(model: str = "tiny", method: str = "percentile", alpha: float | None = 0.999, shards: int = 1) -> Config:
@@ -99,15 +102,37 @@ def test_fewer_samples_go_before_more() -> None:
 def test_an_interrupted_sweep_keeps_its_numbers(tmp_path: Path) -> None:
     earlier = planned(cell("a"), cell("b"), cell("c"))
     again = planned(cell("c"), cell("a"), cell("b"))
-    assert same(again, earlier.to_dict())
+    assert again.same(earlier.recorded)
     finish(tmp_path / "1", cell("b"))
     finish(tmp_path / "2", cell("b"))  # not what belongs there
-    resumed = again.resumed(earlier.to_dict(), tmp_path)
+    resumed = again.resumed(earlier.recorded, tmp_path)
     assert resumed.done == {1}
     assert [(c.number, c.config.model.name) for c in resumed.cells] == [(0, "a"), (1, "b"), (2, "c")]
     assert numbers(resumed.waves()) == [[0, 2]]
-    assert not same(planned(cell("a"), cell("b")), earlier.to_dict())
-    assert not same(planned(cell("a"), cell("b"), cell("c", alpha=0.5)), earlier.to_dict())
+    assert not planned(cell("a"), cell("b")).same(earlier.recorded)
+    assert not planned(cell("a"), cell("b"), cell("c", alpha=0.5)).same(earlier.recorded)
+
+
+def test_a_plan_is_read_as_it_was_written_and_an_early_one_without_directories(tmp_path: Path) -> None:
+    written = planned(cell("a"), cell("b")).recorded
+    written.write(tmp_path)
+    assert plan_record.read(tmp_path) == written
+    file = tmp_path / plan_record.FILE
+    raw = json.loads(file.read_text())
+    for entry in raw["cells"]:
+        del entry["directory"]
+    file.write_text(json.dumps(raw))
+    assert plan_record.read(tmp_path) == written  # each lay below its number
+    for other in (
+        {"schema": 2, "cells": []},
+        {"cells": []},
+        {"schema": 1, "cells": [{}]},
+        {"schema": 1, "cells": [3]},
+        [],
+    ):
+        file.write_text(json.dumps(other))
+        assert plan_record.read(tmp_path) is None
+    assert plan_record.read(tmp_path / "nowhere") is None
 
 
 def test_the_plan_is_shown() -> None:
@@ -186,7 +211,7 @@ def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:
     runs.fail(tmp_path / "0", record, Failure.of(UsageError("no such weights")))
     under_way.settle(under_way.ready(leaders), [None, None])
     assert [c.number for c in under_way.ready(followers)] == [3]
-    error = "its calibration failed in cell 0: UsageError: no such weights"
+    error = "its calibration failed in cell 0: no such weights"
     assert runs.load(tmp_path / "1").failure == Failure(error, mendable=True)
     assert under_way.exit_code == 2
     under_way.settle(followers[1:], [MemoryError("out of\nmemory")])

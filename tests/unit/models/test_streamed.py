@@ -92,8 +92,13 @@ def test_a_stopped_run_goes_on_at_its_layer(tmp_path: Path, stop_at: int) -> Non
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(
     ("settings", "layout"),
-    [(DEEP1, layouts.mamba_ssm_bin), (DEEP2, layouts.mamba_ssm_bin), (layouts.UNTIED, layouts.megatron)],
-    ids=["mamba1", "mamba2", "untied"],
+    [
+        (DEEP1, layouts.mamba_ssm_bin),
+        (DEEP2, layouts.mamba_ssm_bin),
+        (layouts.UNTIED, layouts.megatron),
+        *((settings, layouts.mamba_ssm_bin) for name, settings in layouts.STACKS.items() if "attention" in name),
+    ],
+    ids=["mamba1", "mamba2", "untied", *(name for name in layouts.STACKS if "attention" in name)],
 )
 def test_squared_gradients_are_the_same_bytes(
     tmp_path: Path, settings: dict[str, Any], layout: layouts.Write, dtype: str

@@ -23,19 +23,19 @@ def draw(ssd: int, heads: int, headdim: int, seed: int = 0) -> np.ndarray:
 def test_permutations_and_ranges(shape: tuple[int, ...]) -> None:
     ssd, heads, headdim, head_groups, dim_groups = shape
     statistic = draw(ssd, heads, headdim)
-    found = sort_and_cluster(statistic, ssd, headdim, head_groups, dim_groups)
-    np.testing.assert_array_equal(np.sort(found.channels), np.arange(len(statistic)))
-    np.testing.assert_array_equal(np.sort(found.heads), np.arange(ssd * heads))
-    assert found.head_ends.shape == (ssd, head_groups)
-    assert found.dim_ends.shape == (ssd, head_groups, dim_groups)
-    assert (found.head_ends[:, -1] == heads).all()
-    assert (found.dim_ends[..., -1] == headdim).all()
-    assert (np.diff(found.head_ends, prepend=0) > 0).all()
-    assert (np.diff(found.dim_ends, prepend=0) > 0).all()
+    grouping = sort_and_cluster(statistic, ssd, headdim, head_groups, dim_groups)
+    np.testing.assert_array_equal(np.sort(grouping.channels), np.arange(len(statistic)))
+    np.testing.assert_array_equal(np.sort(grouping.heads), np.arange(ssd * heads))
+    assert grouping.head_ends.shape == (ssd, head_groups)
+    assert grouping.dim_ends.shape == (ssd, head_groups, dim_groups)
+    assert (grouping.head_ends[:, -1] == heads).all()
+    assert (grouping.dim_ends[..., -1] == headdim).all()
+    assert (np.diff(grouping.head_ends, prepend=0) > 0).all()
+    assert (np.diff(grouping.dim_ends, prepend=0) > 0).all()
     # channels stay in their head, heads in their SSD group; within a head the statistic ascends
-    place = found.channels.reshape(ssd, heads, headdim)
-    assert (place // headdim == found.heads.reshape(ssd, heads, 1)).all()
-    assert (found.heads.reshape(ssd, heads) // heads == np.arange(ssd)[:, None]).all()
+    place = grouping.channels.reshape(ssd, heads, headdim)
+    assert (place // headdim == grouping.heads.reshape(ssd, heads, 1)).all()
+    assert (grouping.heads.reshape(ssd, heads) // heads == np.arange(ssd)[:, None]).all()
     assert (np.diff(statistic[place], axis=-1) >= 0).all()
 
 
@@ -54,9 +54,9 @@ def test_heads_of_one_kind_share_a_group() -> None:
         [np.r_[np.full(60, 0.1), np.full(4, 9.0)], np.full(64, 1.0), np.linspace(0, 1, 64), np.geomspace(1e-3, 9, 64)]
     )
     statistic = (profiles[kinds] * rng.lognormal(0, 0.01, (24, 64)) * rng.lognormal(0, 2, (24, 1))).ravel()
-    found = sort_and_cluster(statistic, 1, 64, 4, 4)
-    for start, end in zip([0, *found.head_ends[0, :-1]], found.head_ends[0], strict=True):
-        assert len(set(kinds[found.heads[start:end]])) == 1
+    grouping = sort_and_cluster(statistic, 1, 64, 4, 4)
+    for start, end in zip([0, *grouping.head_ends[0, :-1]], grouping.head_ends[0], strict=True):
+        assert len(set(kinds[grouping.heads[start:end]])) == 1
 
 
 def test_equal_to_quambas_code_for_one_cluster_of_heads() -> None:
@@ -64,12 +64,12 @@ def test_equal_to_quambas_code_for_one_cluster_of_heads() -> None:
     from sklearn.cluster import KMeans
 
     statistic = draw(2, 6, 32)
-    found = sort_and_cluster(statistic, 2, 32, 1, 4)
+    grouping = sort_and_cluster(statistic, 2, 32, 1, 4)
     for g in range(2):
         heads = np.sort(statistic.reshape(2, 6, 32)[g], axis=1)
         rows = (heads / np.linalg.norm(heads, axis=1, keepdims=True)).T
         label = KMeans(n_clusters=4, init=rows[::8], n_init=1).fit(rows).labels_
-        np.testing.assert_array_equal(found.dim_ends[g, 0], np.cumsum(np.bincount(label)))
+        np.testing.assert_array_equal(grouping.dim_ends[g, 0], np.cumsum(np.bincount(label)))
 
 
 @pytest.mark.parametrize("statistic", [np.zeros(128), np.ones(128), np.r_[np.zeros(127), 1.0]])

@@ -80,14 +80,14 @@ def test_no_candidate_costs_less(name: str, format: Format) -> None:
 def test_it_predicts_no_more_than_any_other_method(format: Format) -> None:
     for name in NAMES:
         _, _, site = observed(name, seed=1)
-        found = {}
+        losses = {}
         for method in ("minmax", "percentile", "mse", "entropy", "loss"):
             read = site_scales.of_histograms([(site_scales.WHOLE, site)], METHODS[method], 0.999, format)
-            found[method] = float(read.loss[0, 0])
+            losses[method] = float(read.loss[0, 0])
         gradients = predicted_loss.weighted(site)
         assert gradients is not None
         floor = 1e-11 * (gradients.weights.sum(0) @ gradients.x**2) / sum(TOKENS)
-        assert found["loss"] <= min(found.values()) * 1.003 + floor, (name, found)
+        assert losses["loss"] <= min(losses.values()) * 1.003 + floor, (name, losses)
 
 
 def test_it_follows_the_gradients() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sweep.quantization import formats
+from sweep.quantization.fold_sums import each
 from sweep.quantization.formats import Quantizer
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.metrics import measure
@@ -51,7 +52,7 @@ def test_members_of_a_stack_are_measured_one_by_one(dtype: torch.dtype) -> None:
     for k, part in enumerate(parts):
         alone = histogram(part)
         # the middle of an outermost float32 bin is kept within the extremes, which a stack shares
-        shared = replace(alone, min=stack.min.min(keepdims=True), max=stack.max.max(keepdims=True))
+        shared = each(replace(alone.stack, min=stack.min.min(keepdims=True), max=stack.max.max(keepdims=True)))
         for key, value in vars(measure(shared, quantizer)).items():
             assert getattr(together, key)[k] == pytest.approx(value[0], rel=1e-9), key
 
@@ -97,9 +98,9 @@ def test_what_is_clipped_of_the_pile_that_silu_makes(width: float, alpha: float)
     stack, values = histogram(x), x.double().numpy()
     clips = scales.clip(stack, scales.METHODS["percentile"], alpha, formats.named("int8_asym"))
     quantizer = formats.named("int8_asym").place(float(clips.low[0]), float(clips.high[0]))
-    found = measure(stack, quantizer).clip_fraction[0]
-    assert found == pytest.approx(2 * (1 - alpha), rel=0.01)
-    assert found == pytest.approx(((values < quantizer.low) | (values > quantizer.high)).mean(), rel=0.1)
+    clipped = measure(stack, quantizer).clip_fraction[0]
+    assert clipped == pytest.approx(2 * (1 - alpha), rel=0.01)
+    assert clipped == pytest.approx(((values < quantizer.low) | (values > quantizer.high)).mean(), rel=0.1)
     assert quantizer.low == pytest.approx(np.quantile(values, 1 - alpha), abs=4e-7)
 
 

@@ -43,10 +43,10 @@ def test_it_is_the_sum_over_values(format: Format, dtype: torch.dtype) -> None:
         values = x.double().numpy()
         for high in (1.0, 0.4, 0.03):
             ends = (high * values.min(), high * np.abs(values).max())
-            (found,) = predicted_loss.predict(site, [format.place(*ends)])
+            (loss,) = predicted_loss.predict(site, [format.place(*ends)])
             left_out = [[k for k in range(FOLDS) if k != out] for out in (None, *range(FOLDS))]
             expected = [oracle(values, g, format, *ends, folds) for folds in left_out]
-            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=0, err_msg=name)
+            np.testing.assert_allclose(loss, expected, rtol=1e-9, atol=0, err_msg=name)
 
 
 @pytest.mark.parametrize("format", EVERY, ids=str)
@@ -57,18 +57,18 @@ def test_values_of_float32_stand_for_their_bins(format: Format) -> None:
     standing = predicted_loss.weighted(site)
     assert standing is not None
     quantizer = format.place(-2.0, 2.0)
-    (found,) = predicted_loss.predict(site, [quantizer])
+    (loss,) = predicted_loss.predict(site, [quantizer])
     bins = standing.weights * np.square(standing.x - quantizer.quantize(standing.x))
-    assert found[0] == pytest.approx(bins.sum() / 2 / sum(TOKENS), rel=1e-9)
-    assert found[0] == pytest.approx(oracle(x.double().numpy(), g, format, -2.0, 2.0, [0, 1, 2, 3]), rel=0.03)
+    assert loss[0] == pytest.approx(bins.sum() / 2 / sum(TOKENS), rel=1e-9)
+    assert loss[0] == pytest.approx(oracle(x.double().numpy(), g, format, -2.0, 2.0, [0, 1, 2, 3]), rel=0.03)
 
 
 def test_many_quantizers_cost_what_each_costs() -> None:
     _, _, site = observed("student")
     quantizers = [format.place(-high, high) for format in EVERY for high in (0.5, 2.0)]
     together = predicted_loss.predict(site, quantizers)
-    for quantizer, found in zip(quantizers, together, strict=True):
-        np.testing.assert_allclose(predicted_loss.predict(site, [quantizer])[0], found, rtol=1e-12)
+    for quantizer, loss in zip(quantizers, together, strict=True):
+        np.testing.assert_allclose(predicted_loss.predict(site, [quantizer])[0], loss, rtol=1e-12)
 
 
 def test_a_site_without_gradient_costs_nothing_and_one_without_any_collected_is_unknown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from test_scales import brute, loss_db
 
 from sweep.__main__ import help_text
 from sweep.calibration import collect
+from sweep.compare import load
+from sweep.compare.__main__ import main as compare
+from sweep.compare.render import theme
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
 from sweep.core.errors import UsageError
@@ -24,7 +28,7 @@ from sweep.quantization.methods.registry import METHODS
 from sweep.quantization.statistics import Statistics
 from sweep.runs import tables
 from tests.distributions import histogram, tensor
-from tests.harness import ROOT
+from tests.harness import ROOT, Run
 from tests.observed_sites import statistics
 
 # Dettmers et al. 2023 (QLoRA), appendix E, to four digits: more numbers above zero than below
@@ -74,6 +78,47 @@ def test_they_are_rows_of_the_tables() -> None:
     assert (row["method"], row["alpha"], row["format"]) == ("half", None, "nf4")
     assert row["clip"] == row["scale"] == float(x.abs().max()) / 2
     assert built.convergence["scale_se"].null_count < 4
+
+
+SMALL = ("calibration.samples=4", "calibration.seqlen=32", "calibration.folds=2", "calibration.fisher=4", "device=cpu")
+
+
+@pytest.mark.usefixtures("toys")
+def test_they_reach_the_report(sweep: Run, tmp_path: Path) -> None:
+    """From the command line of a grid to a page that ranks them, shows each in a colour of its own, and says what
+    they are."""
+    grid = ("-m", "method=half,loss,mse,minmax,entropy", "format=nf4", "hydra.sweep.dir=grid", *SMALL)
+    done = sweep(*grid)
+    assert done.returncode == 0, done.stderr
+    assert "half" in sweep(*grid, "hydra.sweeper.dry_run=true").stdout
+    assert compare(["grid", "--html", "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    for term, meaning in (("method=half", "half of the largest magnitude"), ("format=nf4", NF4.meaning)):
+        assert f"<dt>{term}</dt><dd>{meaning}.</dd>" in page
+    cells = load("grid").listed
+    assert {cell.method for cell in cells} == {"half", "loss", "mse", "minmax", "entropy"}
+    assert {cell.format for cell in cells} == {"nf4"}
+    palette = theme.series(cells).palette
+    assert len(set(palette)) == len(palette) == 5
+
+
+def test_a_block_scaled_format_cannot_be_read_off_a_histogram() -> None:
+    """OCP Microscaling: 32 neighbours share a power of two. The same values in another order cost something else, so
+    nothing that forgets their places can tell (see docs/extending.md)."""
+    x = tensor("student", torch.bfloat16)
+    ordered, largest = x.sort().values, FORMATS["e2m1"].largest
+
+    def error(values: torch.Tensor) -> float:
+        blocks = values.double().numpy()[: len(values) // 32 * 32].reshape(-1, 32)
+        power = np.exp2(np.floor(np.log2(np.abs(blocks).max(1))) - np.floor(np.log2(largest)))
+        rounded = [
+            FORMATS["e2m1"].place(-s * largest, s * largest).quantize(b) for s, b in zip(power, blocks, strict=True)
+        ]
+        return float(np.square(blocks - np.stack(rounded)).mean())
+
+    a, b = histogram(x), histogram(ordered)
+    assert np.array_equal(a.counts, b.counts)
+    assert error(ordered) < 0.8 * error(x)
 
 
 def test_a_method_says_what_its_calibration_collects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ def test_of_three_folds_by_hand() -> None:
     """ln q = 0, 1, 2: the mean is 1, without each 1.5, 1, 0.5; times sqrt(3 rate)."""
     folds = np.exp([[0.0, 1.0, 2.0]])
     for rate, power in ((1 / 3, 1.0), (1.0, np.sqrt(3))):
-        found = move(np.array([10.0]), folds, rate)[0]
-        np.testing.assert_allclose(found, 10 * np.exp(power * np.array([0.5, 0.0, -0.5])))
+        moved = move(np.array([10.0]), folds, rate)[0]
+        np.testing.assert_allclose(moved, 10 * np.exp(power * np.array([0.5, 0.0, -0.5])))
 
 
 def test_the_error_is_the_share_of_the_variance_of_a_fold() -> None:

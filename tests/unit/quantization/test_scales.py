@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sweep.quantization import formats
+from sweep.quantization.fold_sums import FoldSums
 from sweep.quantization.formats import Format, named
-from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import entropy, mse
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.method import Method, Reads
@@ -51,14 +51,14 @@ def test_percentile_of_16_bit_values_is_an_order_statistic(name: str, alpha: flo
 # --- searched: mse --------------------------------------------------------------------------------
 
 
-def loss_db(histogram: Histogram, format: Format, low: float, high: float, reference: float) -> float:
-    """How far the optimum found is from the reference, an error sum; what is below -110 dB counts as nothing."""
+def loss_db(histogram: FoldSums, format: Format, low: float, high: float, reference: float) -> float:
+    """How far the optimum is from the reference, an error sum; what is below -110 dB counts as nothing."""
     got = float(measure(histogram, format.place(low, high)).mse[0] * histogram.n[0])
     floor = 1e-11 * float(signed(histogram).second[0])
     return float(10 * np.log10((got + floor) / (max(reference, 0.0) + floor)))
 
 
-def brute(histogram: Histogram, format: Format) -> float:
+def brute(histogram: FoldSums, format: Format) -> float:
     """Least error sum over 20,000 clips: evenly spaced magnitudes, or 100 x 200 pairs of ends."""
     if format.symmetric:
         high = np.arange(1, CANDIDATES + 1) / CANDIDATES * histogram.absmax[0]
@@ -141,7 +141,7 @@ def divergences(values: np.ndarray, format: Format) -> tuple[np.ndarray, list[tu
     signed = not format.symmetric
     x = values if signed else np.abs(values)
     index = np.minimum(np.floor(x * 2048 / size).astype(int), 2047)
-    found, ends = [], []
+    lost, ends = [], []
     for kept in entropy.candidates(format):
         top = kept / 2048 * size
         low, high = (max(x.min(), -top), min(x.max(), top)) if signed else (-top, top)
@@ -152,7 +152,7 @@ def divergences(values: np.ndarray, format: Format) -> tuple[np.ndarray, list[tu
         counts = np.array([np.count_nonzero(index == b) for b in bins], float)
         ends.append((low, high))
         if not counts.any():
-            found.append(np.inf)
+            lost.append(np.inf)
             continue
         middles = (quantizer.levels[1:] + quantizer.levels[:-1]) / 2
         code = np.array([np.count_nonzero(middles <= (b + 0.5) * width * (1 + 1e-15)) for b in bins])
@@ -164,8 +164,8 @@ def divergences(values: np.ndarray, format: Format) -> tuple[np.ndarray, list[tu
             cell = occupied[code[occupied] == c]
             q[cell] = counts[cell].sum() / len(cell)
         p, q = p[occupied] / len(x), q[occupied] / counts.sum()
-        found.append(float((p * np.log(p / q)).sum()))
-    return np.array(found), ends
+        lost.append(float((p * np.log(p / q)).sum()))
+    return np.array(lost), ends
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
@@ -201,8 +201,8 @@ def test_entropy_of_float32_is_that_of_its_values(name: str, format: str) -> Non
     counts = np.bincount(np.minimum((x / (x.max() / 2048)).astype(int), 2047), minlength=2048)
     exact = entropy.divergence(entropy.Binned.of(counts[:, None].astype(np.float64)), entropy._cells(named(format)))
     best = entropy.candidates(named(format))[len(exact) - 1 - exact[::-1, 0].argmin()] / 2048 * x.max()
-    found = entropy.clip(histogram(torch.from_numpy(x).float()), named(format))[1][0]
-    assert found == pytest.approx(best, rel=1e-6)
+    chosen = entropy.clip(histogram(torch.from_numpy(x).float()), named(format))[1][0]
+    assert chosen == pytest.approx(best, rel=1e-6)
 
 
 def test_entropy_clips_outliers_and_keeps_a_uniform_range() -> None:

@@ -67,7 +67,7 @@ def test_what_does_not_belong_together_does_not_merge(x: torch.Tensor) -> None:
 
 def test_another_schema_is_refused(tmp_path: Path, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("sweep.quantization.statistics.SCHEMA", 99)
+        patched.setattr("sweep.quantization.statistics_io.SCHEMA", 99)
         statistics(x, [0, 1, 2, 3]).save(tmp_path / "s.parquet")
     with pytest.raises(ValueError, match="schema 99"):
         Statistics.load(tmp_path / "s.parquet")

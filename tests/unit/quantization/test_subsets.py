@@ -11,6 +11,7 @@ import torch
 
 from sweep.config import config, knobs
 from sweep.quantization import metrics, site_scales
+from sweep.quantization.fold_sums import FoldSums, each
 from sweep.quantization.formats import named
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import registry as scales
@@ -19,10 +20,11 @@ from sweep.quantization.methods.registry import METHODS, Clips
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics
 from sweep.runs import tables
-from tests.distributions import NAMES, histogram, tensor
+from tests.distributions import NAMES, stack, tensor
 from tests.observed_sites import SITE, statistics
 
 FOLDS = 8
+LEFT_OUT = ~np.eye(FOLDS, dtype=bool)
 INT8 = named("int8")
 
 
@@ -34,13 +36,13 @@ def observed(name: str, dtype: torch.dtype = torch.float32) -> tuple[torch.Tenso
 
 def fine(x: torch.Tensor) -> Histogram:
     """The folds in the bins of all of them together."""
-    return histogram(*(fold.flatten() for fold in x))
+    return stack(*(fold.flatten() for fold in x))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_folds_are_read_in_fine_bins(name: str) -> None:
     x, site = observed(name)
-    whole = fine(x).total().abs_quantile(0.999)
+    whole = each(fine(x).total()).abs_quantile(0.999)
     for sets, place in ((site.replicates, 0), (site.growing, -1)):
         clips = site_scales.clips_of(site, sets, METHODS["percentile"], 0.999, INT8)
         assert clips.high[place] == whole
@@ -65,31 +67,31 @@ def test_errors_are_those_of_fine_folds(
     method: Method, alphas: tuple[float | None, ...], format: str, size: int, bound: float, monkeypatch: Any
 ) -> None:
     """As root mean square over distributions; an error from eight folds is itself good to 27 %."""
-    monkeypatch.setattr("distributions.SIZE", size)
+    monkeypatch.setattr("tests.distributions.SIZE", size)
     to, scale_errors, sqnr_errors = named(format), [], []
     for name in SMOOTH:
         x, site = observed(name)
         folds = fine(x)
-        left_out = folds.pick(~np.eye(FOLDS, dtype=bool))
+        left_out = FoldSums(folds, LEFT_OUT)
         for alpha in alphas:
-            found = site_scales.of_histograms([(site_scales.WHOLE, site)], method, alpha, to)
-            alone = scales.clip(folds.pick(np.eye(FOLDS, dtype=bool)), method, alpha, to)
-            low, high = (np.append(w, e) for w, e in ((found.clip_low, alone.low), (found.clip, alone.high)))
+            read = site_scales.of_histograms([(site_scales.WHOLE, site)], method, alpha, to)
+            alone = scales.clip(each(folds), method, alpha, to)
+            low, high = (np.append(w, e) for w, e in ((read.clip_low, alone.low), (read.clip, alone.high)))
             moved = site_scales.replicated(site, Clips(to, low, high), np.ones(FOLDS, bool), method, alpha)
             if (expected := scales.jackknife_error(moved.scale)) > 0:
-                scale_errors.append(found.scale_se[0] / expected)
+                scale_errors.append(read.scale_se[0] / expected)
             own = [to.place(*ends) for ends in zip(moved.low.tolist(), moved.high.tolist(), strict=True)]
             sqnr = np.array([metrics.measure(left_out, q).sqnr_db[k] for k, q in enumerate(own)])
-            sqnr_errors.append(scales.jackknife_error(found.sqnr_db[0, 1:]) / scales.jackknife_error(sqnr))
+            sqnr_errors.append(scales.jackknife_error(read.sqnr_db[0, 1:]) / scales.jackknife_error(sqnr))
     assert np.sqrt(np.square(np.log(scale_errors)).mean()) < bound
     assert np.sqrt(np.square(np.log(sqnr_errors)).mean()) < max(bound, 0.1)  # each at a scale of its own
 
 
 def test_values_that_repeat_are_exact() -> None:
     x, site = observed("few")
-    left_out = fine(x).pick(~np.eye(FOLDS, dtype=bool))
-    found = site_scales.clips_of(site, site.left_out, METHODS["percentile"], 0.9, INT8).high
-    assert np.array_equal(found, left_out.abs_quantile(0.9))
+    left_out = FoldSums(fine(x), LEFT_OUT)
+    clip = site_scales.clips_of(site, site.left_out, METHODS["percentile"], 0.9, INT8).high
+    assert np.array_equal(clip, left_out.abs_quantile(0.9))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,7 +130,7 @@ def test_a_16_bit_dtype_has_one_set_of_bins() -> None:
     x, site = observed("student", torch.bfloat16)
     assert site.pooled is None
     assert site.replicates.observed.layout is site.histogram.layout
-    assert site.total.abs_quantile(0.999) == np.quantile(x.abs().double().numpy(), 0.999, method="higher")
+    assert each(site.total).abs_quantile(0.999) == np.quantile(x.abs().double().numpy(), 0.999, method="higher")
 
 
 def test_what_is_not_to_be_kept_or_is_too_large_for_it_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

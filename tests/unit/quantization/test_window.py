@@ -93,12 +93,12 @@ def test_ordinary_values_are_observed_once() -> None:
 def test_one_large_value_among_ordinary_ones() -> None:
     x = tensor("gaussian").clone()
     x[7] = 1e6
-    found = read(site(x), METHODS["percentile"], 0.999, "int8")
-    assert found.clip[0] == pytest.approx(np.quantile(x.abs().double().numpy(), 0.999), rel=2**-10)
+    reading = read(site(x), METHODS["percentile"], 0.999, "int8")
+    assert reading.clip[0] == pytest.approx(np.quantile(x.abs().double().numpy(), 0.999), rel=2**-10)
     values = x.double().numpy()
-    step = found.clip[0] / 127
+    step = reading.clip[0] / 127
     error = values - np.clip(np.rint(values / step), -127, 127) * step
-    assert found.mse[0] == pytest.approx(np.square(error).mean(), rel=1e-3)
+    assert reading.mse[0] == pytest.approx(np.square(error).mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize(

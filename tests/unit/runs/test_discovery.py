@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from synthetic import mamba, write
 
-from sweep.runs import discovery, listing
+from sweep.runs import compared, discovery, listing
 from sweep.runs.tracking import replay
 
 
@@ -65,7 +65,7 @@ def test_all_who_look_see_the_same(root: Path) -> None:
 
 def test_what_is_wrong_with_a_cell_is_said_alike(root: Path) -> None:
     """The comparison calls a cell without a record unfinished, the listing counts it as damaged."""
-    cells, problems = discovery.read(discovery.find([str(root)]))
+    cells, problems = compared.read(discovery.find([str(root)]))
     assert len(cells) == 6
     damaged = {path: why for sweep in listing.sweeps([root]) for path, why in sweep.damaged.items()}
     assert damaged == {problem.path: problem.reason for problem in problems}

@@ -13,8 +13,9 @@ from cells import CONFIG, RECORD
 from sweep.core.errors import UsageError
 from sweep.core.files import write_json
 from sweep.runs import record as runs
-from sweep.runs.record import Failure, RecordError, RunRecord, RunStatus
+from sweep.runs.record import RecordError, RunRecord
 from sweep.runs.results import CalibrationRecord, DeviceRecord, ModelRecord, Results, TokensRecord
+from sweep.runs.status import Failure, RunStatus
 
 # as the first version of the program wrote it
 FIRST: dict[str, Any] = {
@@ -109,6 +110,22 @@ def test_who_can_mend_a_failure(raw: dict[str, Any], mendable: bool) -> None:
     failure = RunRecord.from_dict({**FIRST, "status": "failed", **raw}).failure
     assert failure
     assert failure.mendable is mendable
+    assert failure.to_dict()["error"] == str(raw["error"])  # what was written is written again
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UsageError("no such weights"), "no such weights"),
+        (UsageError("UsageError: in a quote"), "UsageError: in a quote"),
+        (ValueError("a bad\nnumber"), "ValueError: a bad\nnumber"),
+    ],
+)
+def test_a_failure_is_typed_and_its_text_as_before(tmp_path: Path, error: Exception, said: str) -> None:
+    failed = runs.fail(tmp_path, runs.start(tmp_path, runs.describe(CONFIG, "grid")), Failure.of(error)).failure
+    assert failed == runs.load(tmp_path).failure == Failure(str(error), said == str(error), type(error).__name__)
+    assert str(failed) == said
+    assert runs.content(tmp_path)["error"] == f"{type(error).__name__}: {error}"
 
 
 def test_little_is_enough_of_a_run_that_has_not_finished() -> None:

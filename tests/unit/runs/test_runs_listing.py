@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -12,6 +11,7 @@ import pytest
 from synthetic import mamba, write
 
 from sweep.runs.__main__ import main
+from sweep.runs.plan_record import PlannedCell, PlanRecord
 from tests.harness import ROOT, command
 
 
@@ -32,7 +32,7 @@ def runs(tmp_path: Path) -> Path:
     write(sweep / "7", world)
     (sweep / "7" / "run.json").write_text('{"status": "finished"}')
     (sweep / "8").mkdir()
-    (sweep / "plan.json").write_text(json.dumps({"cells": [{"number": n} for n in range(12)]}))
+    PlanRecord(tuple(PlannedCell(n, str(n), "", (), "", "") for n in range(12))).write(sweep)
     write(root / "2026-11-23_10-00-00", world)
     (root / "calibrations" / "0123").mkdir(parents=True)
     (root / "calibrations" / "0123" / "run.json").write_text("{}")

@@ -1,11 +1,11 @@
-"""The seed on alpha: what it does, whether the tail is short, MinMax, and which alpha to take."""
+"""The seed on alpha: its effect, MinMax against it, and which alpha to take."""
 
 from __future__ import annotations
 
 import math
 
+from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.differences import Evidence
-from sweep.compare.analysis.recommend import Advice
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.query.database import SCALES
 from sweep.compare.render.sentences import plus
@@ -15,7 +15,6 @@ from sweep.compare.studies.quamba_alpha.reply import (
     HOLDS,
     MODERATE,
     OPEN,
-    PARTLY,
     SITE,
     Case,
     Reply,
@@ -25,23 +24,19 @@ from sweep.compare.studies.quamba_alpha.reply import (
     decibels,
     unite,
 )
-from sweep.compare.tables.table import Column, Table, Value
 
 SMALL = 0.001  # the seed's "< 0.1 %"
-SHORT = 1.1  # clips at 99.5 % and 99.999 % within 10 %: what "approximately equal" is taken to mean
-NORMAL = 4.4172 / 2.8070  # quantiles of |x| of a normal distribution at 0.99999 and 0.995
 
 
 def acts(case: Case) -> Reply:
-    """What alpha does on each path, including the one where it is dead."""
+    """The effect of alpha on each path, including the one on which it is dead."""
     text, verdicts = [], []
     for s in case.subjects:
         moved = _pair(case, s.tensor, HIGH)
         if moved is None:
             text.append(f"{s.name}, one scale per tensor: not answered; needs percentile at {MODERATE} and {HIGH:g}.")
         else:
-            found = changes(moved)
-            verdicts.append(FAILS if any(c.exceeds(SMALL) for c in found) else HOLDS)
+            verdicts.append(FAILS if any(c.exceeds(SMALL) for c in changes(moved)) else HOLDS)
             text.append(f"{s.name}, one scale per tensor, where alpha acts: {_effect(moved)}")
         text.append(_grouped(case, s))
     return Reply(
@@ -54,9 +49,9 @@ def acts(case: Case) -> Reply:
 
 
 def _effect(e: Evidence) -> str:
-    found = changes(e)
+    moved = changes(e)
     return (
-        f"from {MODERATE} to {HIGH:g} the scale of {SITE} moves by {found[0]} to {found[-1]}, "
+        f"from {MODERATE} to {HIGH:g} the scale of {SITE} moves by {moved[0]} to {moved[-1]}, "
         f"its SQNR by {plus(*decibels(e))} dB on average."
     )
 
@@ -83,68 +78,6 @@ def _grouped(case: Case, s: Subject) -> str:
     if moved := _pair(case, s.group, HIGH):
         parts.append(f" If alpha were read there: {_effect(moved)}")
     return "".join(parts)
-
-
-def tail(case: Case) -> Reply:
-    """Whether the quantiles of the tail lie close together."""
-    text, verdicts, tables = [], [], []
-    for s in case.subjects:
-        alphas = sorted(a for a in s.tensor.percentiles if a < 1)
-        if len(alphas) < 2:
-            text.append(f"{s.name}: not answered; needs percentile cells at two alphas.")
-            continue
-        table = _clips(case, s, alphas)
-        factors = [float(row[-1]) for row in table.rows if row[-1] is not None]
-        low, high = alphas[0], alphas[-1]
-        if not factors:
-            continue
-        tables.append(table)
-        verdicts.append(HOLDS if max(factors) <= SHORT else FAILS if min(factors) > SHORT else PARTLY)
-        text.append(
-            f"{s.name}: from {low:.5g} to {high:.5g} the clip of {SITE} (a quantile of magnitudes) grows "
-            f"{min(factors):.2f} to {max(factors):.2f} times."
-        )
-        if low != 0.995:
-            text.append("The 99.5 % quantile is not among these cells (alpha=0.995).")
-    text.append(
-        f"Short means at most {SHORT} times here; a normal distribution's 99.999 % quantile of magnitudes is "
-        f"{NORMAL:.2f} times its 99.5 % one. The seed inferred it from scales that alpha could not change, and its "
-        "0.9995 is the 99.95 % quantile."
-    )
-    return Reply(
-        "Is the tail short?",
-        "The 99.5 % quantile is about the 99.999 % one: no extreme outliers between.",
-        unite(verdicts),
-        " ".join(text),
-        ("histogram",),
-        tuple(tables),
-    )
-
-
-def _clips(case: Case, s: Subject, alphas: list[float]) -> Table:
-    cells = [s.tensor.percentiles[a] for a in alphas]
-    query = "SELECT cell, layer, clip, absmax FROM {} WHERE site = ?"
-    found = {
-        (c, layer): rest for c, layer, *rest in case.runs.sql(query.format(case.runs.source(SCALES, cells)), [SITE])
-    }
-    rows: list[tuple[Value, ...]] = []
-    for layer in sorted({layer for _, layer in found}):
-        clips = [found.get((c, layer), (None, None))[0] for c in cells]
-        first, last = clips[0], clips[-1]
-        largest = found.get((cells[0], layer), (None, None))[1]
-        rows.append((layer, *clips, largest, last / first if first and last else None))
-    return Table(
-        "tail",
-        f"The tail of {SITE}: {s.name}",
-        f"Quantiles of magnitudes. Factor: that at {alphas[-1]:.10g} / that at {alphas[0]:.10g}.",
-        (
-            Column("layer", "count"),
-            *(Column(f"{a:.10g}", "scale") for a in alphas),
-            Column("largest", "scale"),
-            Column("factor", "number"),
-        ),
-        tuple(rows),
-    )
 
 
 def minmax(case: Case) -> Reply:
@@ -190,7 +123,7 @@ def _against_maximum(case: Case, side: Side) -> Evidence | None:
 
 
 def advisable(case: Case) -> Reply:
-    """Which alpha to take here, with the error of what another one loses."""
+    """The recommended alpha, and the loss of others with its error."""
     text, verdicts = [], []
     for one in case.advice:
         losses = {r.setting: r for r in one.runners}

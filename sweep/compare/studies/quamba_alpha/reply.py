@@ -1,17 +1,19 @@
-"""What an answer to one of the seed's questions consists of, and the cells that it is drawn from."""
+"""A reply to one of the seed's questions, and the cells that it is drawn from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.differences import Evidence
-from sweep.compare.analysis.recommend import Advice
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.query.comparison import Comparison
+from sweep.compare.query.database import SCALES
 from sweep.compare.render.sentences import plus
 from sweep.compare.tables.table import Table
 
@@ -29,7 +31,7 @@ MODERATE, HIGH = 0.9995, 0.99999  # the seed's pa-0.5 and pa-1.0
 
 @dataclass(frozen=True)
 class Reply:
-    """question, what the seed said to it, whether that holds for these cells (a word from above), why.
+    """A question, the seed's answer, whether it holds for these cells (a word from above), and why.
 
     evidence: names of the report's tables and charts that show the numbers. tables: those made for this answer."""
 
@@ -56,12 +58,12 @@ class Side:
     @property
     def pairs(self) -> list[tuple[int, int]]:
         """(baseline, other) that the answers need: both of the seed's alphas, and the maximum against the first."""
-        found = []
+        pairs = []
         if MODERATE in self.percentiles:
             base = self.percentiles[MODERATE]
-            found += [(base, self.percentiles[HIGH])] if HIGH in self.percentiles else []
-            found += [(self.maximum, base)] if self.maximum is not None else []
-        return found
+            pairs += [(base, self.percentiles[HIGH])] if HIGH in self.percentiles else []
+            pairs += [(self.maximum, base)] if self.maximum is not None else []
+        return pairs
 
 
 @dataclass
@@ -86,14 +88,18 @@ class Case:
     silu: list[Silu]
     models: list[int]  # a cell of every model
 
+    def at_site(self, columns: str, cells: Sequence[int], more: str = "") -> list[tuple[Any, ...]]:
+        """Columns of scales.parquet, in SQL, of the rows of SITE. more: conditions and clauses to append."""
+        return self.runs.sql(f"SELECT {columns} FROM {self.runs.source(SCALES, cells)} WHERE site = ? {more}", [SITE])
+
 
 def subjects(runs: Comparison) -> list[Subject]:
     """In the order of the cells; of repeated cells the last counts. Channels are on neither path."""
-    found: dict[tuple[str, ...], Subject] = {}
+    by_context: dict[tuple[str, ...], Subject] = {}
     several = len({c.format for c in runs.listed}) > 1
     for number, cell in enumerate(runs.listed):
         name = f"{cell.model} · {cell.format}" if several else cell.model
-        here = found.setdefault((cell.model, *cell.calibration, cell.format), Subject(name, cell.model))
+        here = by_context.setdefault((cell.model, *cell.calibration, cell.format), Subject(name, cell.model))
         if cell.granularity == "channel":
             continue
         side = here.tensor if cell.granularity == "tensor" else here.group
@@ -101,7 +107,7 @@ def subjects(runs: Comparison) -> list[Subject]:
             side.percentiles[cell.alpha] = number
         elif cell.method == "minmax":
             side.minmax[cell.asked_alpha] = number
-    return list(found.values())
+    return list(by_context.values())
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class Change:
 def changes(e: Evidence) -> list[Change]:
     """Of the scale of x after SiLU, smallest first."""
     at = [i for i in np.flatnonzero(e.rows.site == SITE) if np.isfinite(e.rows.scale[i])]
-    found = [
+    moves = [
         Change(
             int(e.rows.layer[i]),
             float(np.expm1(e.rows.scale[i])),
@@ -133,7 +139,7 @@ def changes(e: Evidence) -> list[Change]:
         )
         for i in at
     ]
-    return sorted(found, key=lambda c: c.value)
+    return sorted(moves, key=lambda c: c.value)
 
 
 def decibels(e: Evidence) -> tuple[float, float]:
@@ -146,5 +152,5 @@ def decibels(e: Evidence) -> tuple[float, float]:
 
 def unite(verdicts: Iterable[str]) -> str:
     """One word for several models: their common one, or `holds in part`."""
-    found = {v for v in verdicts if v != OPEN}
-    return OPEN if not found else found.pop() if len(found) == 1 else PARTLY
+    words = {v for v in verdicts if v != OPEN}
+    return OPEN if not words else words.pop() if len(words) == 1 else PARTLY

@@ -1,4 +1,4 @@
-"""The seed on the shape of a scale, and what nobody measured."""
+"""The seed on the shape of a scale, and the measurements that are missing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from sweep.compare.analysis.differences import evidence
-from sweep.compare.query.database import SCALES
+from sweep.compare.query.database import GROUPS
 from sweep.compare.render.sentences import measured, plus
 from sweep.compare.studies.quamba_alpha.reply import ANSWERED, OPEN, SITE, STILL, Case, Reply, Subject, decibels
-from sweep.runs.discovery import Cell
+from sweep.runs.compared import Cell
 
 AXES = (
     "Axes are (ssd_group, head_group, dim_group): SSD groups are heads that share B and C; head groups are clusters of "
@@ -19,7 +19,7 @@ SEEDS = ("130m", "2.7b", "8b")
 
 
 def structure(case: Case) -> Reply:
-    """What the shape (1, 4, 4) means, with the shapes of the models at hand."""
+    """The meaning of the shape (1, 4, 4), with the shapes of the models at hand."""
     text, answered = [AXES], False
     for model in dict.fromkeys(s.model for s in case.subjects):
         subject = next((s for s in case.subjects if s.model == model and _grouped(s) is not None), None)
@@ -44,11 +44,8 @@ def _grouped(s: Subject) -> int | None:
 def _found(case: Case, s: Subject) -> str:
     cell = _grouped(s)
     assert cell is not None
-    rows = case.runs.sql(
-        "SELECT count(DISTINCT ssd_group), count(DISTINCT head_group), count(DISTINCT dim_group), count(*), "
-        f"max(scale) / min(scale) FROM {case.runs.source(SCALES, [cell])} WHERE site = ? GROUP BY layer",
-        [SITE],
-    )
+    axes = ", ".join(f"count(DISTINCT {axis})" for axis in GROUPS)
+    rows = case.at_site(f"{axes}, count(*), max(scale) / min(scale)", [cell], "GROUP BY layer")
     if not rows:
         return f"{s.name}: {SITE} is not among the sites here."
     shape = tuple(max(max(r[i] for r in rows), 1) for i in range(3))
@@ -76,7 +73,7 @@ def _expected(cell: Cell) -> str:
 
 
 def unmeasured(case: Case) -> Reply:
-    """What neither the seed nor these cells tell."""
+    """Questions that neither the seed nor these cells answer."""
     runs = case.runs
     models = {c.model for c in runs.listed}
     text = [measured(runs)]

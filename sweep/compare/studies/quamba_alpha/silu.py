@@ -26,7 +26,7 @@ ALIKE = 1.1  # scales within 10 % of one another could be one
 
 
 def sizes(case: Case) -> Reply:
-    """Whether model size matters: the ratio against what SiLU does, by model."""
+    """Whether model size matters: the ratio and the SiLU gain, by model."""
     question, said = (
         "Does the size of the model matter?",
         "The ratio is larger in the larger model (4.89 against 1.72 in layer 0), so SiLU expands more there; every "
@@ -35,19 +35,13 @@ def sizes(case: Case) -> Reply:
     if len(case.models) < 2:
         return Reply(question, said, OPEN, "Not answered: one model here; for example model=130m,2.7b,8b.")
     listed = [case.runs.listed[n] for n in case.models]
-    found = {
-        cell: rest
-        for cell, *rest in case.runs.sql(
-            f"SELECT cell, avg(scale), avg(weight_scale), avg(ratio), avg(silu_gain), max(silu_gain) "
-            f"FROM {case.runs.source(SCALES, case.models)} WHERE site = ? GROUP BY cell",
-            [SITE],
-        )
-    }
+    columns_read = "cell, avg(scale), avg(weight_scale), avg(ratio), avg(silu_gain), max(silu_gain)"
+    means = {cell: rest for cell, *rest in case.at_site(columns_read, case.models, "GROUP BY cell")}
     rows = sorted(
         (
-            (c.model, c.weights, c.geometry.get("n_layer"), c.geometry.get("d_model"), *found[n])
+            (c.model, c.weights, c.geometry.get("n_layer"), c.geometry.get("d_model"), *means[n])
             for n, c in zip(case.models, listed, strict=True)
-            if n in found
+            if n in means
         ),
         key=lambda row: (row[2] or 0) * (row[3] or 0) ** 2,
     )
@@ -83,7 +77,7 @@ def sizes(case: Case) -> Reply:
 
 
 def expands(case: Case) -> Reply:
-    """What the ratio compares, and what SiLU really does."""
+    """The meaning of the ratio, and the range before and after SiLU."""
     text, verdicts = [], []
     for s in case.silu:
         if s.site != SITE:
@@ -119,15 +113,15 @@ def expands(case: Case) -> Reply:
 def _example(case: Case, cell: int) -> str | None:
     """The row with the largest ratio, its three scales spelt out."""
     source = case.runs.source(SCALES, [cell])
-    found = case.runs.sql(
+    rows = case.runs.sql(
         f"SELECT o.layer, o.scale, o.weight_scale, o.ratio, p.scale, o.silu_gain FROM {source} o JOIN {source} p "
         "USING (layer) WHERE o.site = ? AND p.site = ? AND o.ratio IS NOT NULL AND o.silu_gain IS NOT NULL "
         "ORDER BY o.ratio DESC LIMIT 1",
         [SITE, BEFORE],
     )
-    if not found or case.runs.listed[cell].granularity != "tensor":
+    if not rows or case.runs.listed[cell].granularity != "tensor":
         return None
-    layer, after, weight, ratio, before, gain = found[0]
+    layer, after, weight, ratio, before, gain = rows[0]
     return (
         f"{case.runs.listed[cell].model}, layer {layer}: {after:.4g} after SiLU / {weight:.4g} of the weights = ratio "
         f"{ratio:.2f}; {after:.4g} after / {before:.4g} before SiLU = gain {gain:.3f}."
@@ -135,7 +129,7 @@ def _example(case: Case, cell: int) -> str | None:
 
 
 def layers(case: Case) -> Reply:
-    """How much layers differ, and what one scale or one alpha for all of them would cost."""
+    """Differences between layers, and the loss by one scale or one alpha for all of them."""
     text, verdicts = [], []
     for s in case.subjects:
         cell = s.tensor.percentiles.get(MODERATE)
@@ -175,8 +169,4 @@ def layers(case: Case) -> Reply:
 
 def _layers(case: Case, cell: int) -> list[tuple[int, float, float | None, float | None, float | None]]:
     """(layer, scale, its error, ratio, scale of the weights)."""
-    return case.runs.sql(
-        f"SELECT layer, scale, scale_se, ratio, {WEIGHT} FROM {case.runs.source(SCALES, [cell])} "
-        "WHERE site = ? AND scale > 0 ORDER BY layer",
-        [SITE],
-    )
+    return case.at_site(f"layer, scale, scale_se, ratio, {WEIGHT}", [cell], "AND scale > 0 ORDER BY layer")

@@ -1,0 +1,65 @@
+"""Advice on a setting: the ranked candidates, the best of every layer, and the cost of one choice for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sweep.compare.analysis.agreement import Agreement
+from sweep.compare.analysis.cost import Estimate
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A setting, its mean SQNR, and its loss against the best setting's (dB, with its standard error or NaN).
+
+    tied: what is lost, by the measure that ranks, is within its error, unknown, or below what matters.
+    cost: in nats per token, None where SQNR ranks; more: than the best one's, None for the best and where its error
+    was not asked for."""
+
+    setting: str
+    cell: int
+    sqnr_db: float
+    loss_db: float
+    loss_se: float
+    tied: bool
+    cost: Estimate | None
+    more: Estimate | None
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    layer: int
+    setting: str
+    sqnr_db: float
+    loss_db: float  # what the best global setting loses here
+
+
+@dataclass(frozen=True)
+class Advice:
+    """runners[0] is the recommended setting, by `kind`: measured KL, predicted loss or SQNR. layer_loss_db: mean
+    loss of one global choice against the best choice for every layer; site_loss_db: against the best one for every
+    layer and site. agreement: how the cost ranks what SQNR ranks; perplexity: how perplexity ranks what measured KL
+    ranks."""
+
+    context: str
+    kind: str
+    runners: tuple[Runner, ...]
+    layers: tuple[LayerChoice, ...]
+    layer_loss_db: float
+    site_loss_db: float
+    agreement: Agreement | None
+    perplexity: Agreement | None
+    unranked: tuple[str, ...]  # settings whose SQNR is not known at every place where others' is
+
+    @property
+    def best(self) -> Runner:
+        return self.runners[0]
+
+    @property
+    def worst_layer(self) -> LayerChoice:
+        return max(self.layers, key=lambda choice: choice.loss_db)
+
+    @property
+    def settings_by_layer(self) -> int:
+        """How many different settings are best in some layer."""
+        return len({choice.setting for choice in self.layers})

@@ -1,0 +1,63 @@
+"""The lines on knobs: those that matter, with their size, those without effect, those the data leaves open."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from sweep.compare.analysis.contexts import short
+from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
+from sweep.compare.analysis.verdicts import Verdict
+from sweep.compare.facts import Answer
+from sweep.compare.render import sentences
+from sweep.compare.render.numbers import nats
+
+NAMED = 3  # contexts of a knob that a line names
+WORDS = {
+    DEAD: "not one bit changes",
+    NOISE: "nothing beyond noise",
+    NEGLIGIBLE: "real but negligible",
+}
+
+
+def knobs(a: Answer) -> list[tuple[str, str]]:
+    """(label, text) of at most three lines."""
+    kinds: dict[str, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
+    for v in a.verdicts:
+        kinds[v.verdict][v.contrast.knob].append(v)
+    lines = []
+    if MATTERS in kinds:
+        lines.append(("matters", ", ".join(_largest(knob, same) for knob, same in kinds[MATTERS].items())))
+    none = [f"{_where(knob, same, a)}: {WORDS[k]}" for k in WORDS for knob, same in kinds.get(k, {}).items()]
+    lines += [("no effect", "; ".join(none))] if none else []
+    left = [_where(knob, same, a) for k in (UNRESOLVED, UNEXAMINED) for knob, same in kinds.get(k, {}).items()]
+    lines += [("unresolved", ", ".join(left))] if left else []
+    return lines
+
+
+def _largest(knob: str, same: Sequence[Verdict]) -> str:
+    """A knob and the largest of its effects against a baseline, in nats where these decide, else in dB."""
+    costs = [n for v in same for n in v.nats]
+    if costs:
+        n = max(costs, key=lambda n: abs(n.more.value))
+        size = f"{n.value}: {nats(n.more, signed=True)} nats"
+    else:
+        known = [(*e.overall, v.contrast.value(e.other)) for v in same for e in v.evidence]
+        db, se, value = max(known, key=lambda k: -1.0 if np.isnan(k[0]) else abs(k[0]), default=(np.nan, np.nan, ""))
+        size = f"{value}: {sentences.plus(db, se)} dB"
+    return f"{knob} ({size})"
+
+
+def _where(knob: str, same: Sequence[Verdict], a: Answer) -> str:
+    """`format`, or where its other contexts have another verdict, `alpha (minmax)` or `alpha in 3 contexts`."""
+    every = [v for v in a.verdicts if v.contrast.knob == knob]
+    if len(every) == 1:
+        method = every[0].contrast.context.split(" · ")
+        return f"{knob} with {method[1]}" if knob == "alpha" and len(method) > 1 else knob
+    if len(same) == len(every):
+        return knob
+    names = dict(zip((id(v) for v in every), short([v.contrast.context for v in every]), strict=True))
+    chosen = list(dict.fromkeys(names[id(v)] for v in same))
+    return f"{knob} in {len(same)} contexts" if len(chosen) > NAMED else f"{knob} ({', '.join(chosen)})"
