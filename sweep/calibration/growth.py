@@ -9,8 +9,9 @@ in, so every batch has to be the one it would have been. Then the result is the 
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from sweep.quantization.statistics import Statistics
 
 @dataclass(frozen=True)
 class Step:
-    """A calibration of the first samples of another's. why_not: why that one cannot go on from it; empty if it can."""
+    """A calibration of the first samples of another's, or of more. why_not: why that one cannot go on from it, or be read
+    off it; empty if it can go on."""
 
     key: Key
     samples: int
@@ -65,6 +67,34 @@ def steps(key: Key, outline: Outline, others: Iterable[Key]) -> list[Step]:
         if samples and there.get("model") == here["model"] and there.keys() == here.keys():
             found.append(Step(other, samples, "; ".join(differences(there, here)) or cut(samples, outline, here)))
     return sorted(found, key=lambda step: -step.samples)
+
+
+def larger(key: Key, others: Iterable[Key], outline: Callable[[int], Outline | None]) -> Step | None:
+    """A stored calibration that has passed all samples of `key` and more, and why the first ones cannot be read off it;
+    None where there is none. outline: of so many samples of the text of `key`, None where it has not so many.
+
+    Every fold holds samples up to the last, of which only sums are kept: the first N would have to be whole folds,
+    which they are where every fold is one sample, and then of 16 bits only, since float32 pools the folds."""
+    samples = _samples(key)
+    for other in others:
+        there, here = dict(other.preimage), dict(key.preimage)
+        tokens = {there.pop("tokens", ""), here.pop("tokens")}
+        for preimage in (there, here):
+            preimage.pop("fisher", None)
+        if there != here or (number := _samples(other)) <= samples:
+            continue
+        whole = outline(number)
+        if whole and {whole.fingerprints[samples], whole.fingerprints[-1]} == tokens:
+            folds = key.preimage["folds"]
+            why = f"fold k of {folds} keeps the sums of samples k, k + {folds}, … up to the last, and no part of them"
+            return Step(other, number, why)
+    return None
+
+
+def _samples(key: Key) -> int:
+    """Of a calibration, by its name; 0 where it does not say."""
+    named = re.search(r"-(\d+)x\d+$", key.prefix)
+    return int(named[1]) if named else 0
 
 
 def _first_differentiated(samples: int, preimage: dict[str, Any]) -> dict[str, Any]:

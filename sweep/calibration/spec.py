@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from sweep.calibration import boundaries, collect, gradients, growth, tokens
@@ -14,6 +14,7 @@ from sweep.calibration.collect import Collect
 from sweep.calibration.tokens import Outline, Tokens
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
+from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
 from sweep.models import load, source
 from sweep.quantization.statistics_io import SCHEMA
@@ -96,16 +97,26 @@ def stored(config: Config, key: Key) -> bool:
 
 def continued(asked: Iterable[tuple[Config, Key]]) -> dict[str, growth.Step]:
     """By its hash, what each calibration that has to be computed can go on from: one in its store, or another asked
-    for, whichever holds most of its samples."""
+    for, whichever holds most of its samples. Else one that holds more, and why it is computed anew all the same."""
     calibrations = list(asked)
     stored = {store: store.keys() for store in {_store(config) for config, _ in calibrations}}
     found = {}
     for config, key in calibrations:
         others = [*stored[_store(config)], *(k for other, k in calibrations if other.store == config.store)]
         steps = growth.steps(key, _outline(_text(config)), others)
-        if step := next((step for step in steps if not step.why_not), None):
+        usable = next((step for step in steps if not step.why_not), None)
+        if step := usable or growth.larger(key, stored[_store(config)], partial(_outline_of, config)):
             found[key.hash] = step
     return found
+
+
+def _outline_of(config: Config, samples: int) -> Outline | None:
+    """Of so many samples of a cell's text; None where it has not so many."""
+    text = _text(config)
+    try:
+        return _outline(replace(text, calibration=replace(text.calibration, samples=samples)))
+    except UsageError:
+        return None
 
 
 def _store(config: Config) -> CalibrationStore:

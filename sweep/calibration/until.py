@@ -20,7 +20,7 @@ large or too small, so that it stays unbiased (Stein, Annals of Mathematical Sta
   (`sweep.compare.analysis.significance`).
 
 tests/unit/calibration/test_until.py simulates it: intervals of 95 % cover no less than 93 % after stopping, also where
-a single scale decides, the worst case, whose true error is up to a fifth larger than the one told.
+a single scale decides, the worst case, whose true error is up to a third larger than the one told.
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ def show(plan: Plan, console: Console, every: bool = False, gpus: str | None = N
             state = f"to compute in cell {leader.number}{_until(leader.config.calibration, len(cells))}"
         elif all(cell.number in plan.done for cell in cells):
             state = "finished"
-        if leader and (step := plan.continued.get(leader.key.hash)):
+        step = plan.continued.get(leader.key.hash) if leader else None
+        if step and step.why_not:
+            state += f"; {step.samples} samples are there, but are of no use: {step.why_not}"
+        elif leader and step:
             source = leaders.get(step.key.hash)
             there = f"come from cell {source.number}" if source else "are there"
             state += f"; {step.samples} of {leader.config.calibration.samples} samples {there}"

@@ -20,6 +20,7 @@ import yaml
 from sweep.compare.analysis.significance import Floats, freedom
 
 POWER = {"percentile": 2, "mse": 3, "entropy": 3, "loss": 3}  # samples grow as the error's inverse to this power
+_REPLACED = ("calibration.samples", "calibration.tolerance", "calibration.tolerance_share")  # in the command
 SHARE = 0.9  # of the rows: the last ones would cost more than they are worth
 
 
@@ -52,7 +53,10 @@ def forecast(error: Floats, enough: float, folds: int, method: str, run: Path) -
     try:
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         calibration, timings = record["config"]["calibration"], record["timings"]
-        there, size, made = calibration["samples"], calibration["batch_size"], record["calibration"]
+        size, made = calibration["batch_size"], record["calibration"]
+        there = (record.get("tokens") or {}).get("samples") or calibration[
+            "samples"
+        ]  # with a tolerance fewer than asked
     except (OSError, ValueError, KeyError, TypeError):
         return None
     share = SHARE if (error > enough).mean() > 1 - SHARE else 1.0
@@ -80,7 +84,7 @@ def _command(run: Path, samples: int) -> str | None:
     """The cell's own command line with another number of samples."""
     try:
         overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-        given = [o for o in overrides if o.lstrip("+").partition("=")[0] != "calibration.samples"]
+        given = [o for o in overrides if o.lstrip("+").partition("=")[0] not in _REPLACED]
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         return None
     return shlex.join(["python", "-m", "sweep", *given, f"calibration.samples={samples}"])

@@ -174,7 +174,7 @@ def test_intervals_cover_after_stopping(law: str, method: str) -> None:
 @pytest.mark.parametrize("method", ["percentile 0.99", "percentile 0.9995", "mean"])
 def test_answers_stay_unbiased_and_errors_true(law: str, method: str) -> None:
     """Where an answer stands after stopping is where it stands without; and errors are not those that are small by
-    chance: true ones are at most a quarter larger."""
+    chance: where a single scale decides, the worst case, true ones are at most a third larger."""
     answers, errors = (found[method] for found in simulated(law))
     rows = np.arange(REPEATS)
     for step in range(1, len(STEPS) - 1):
@@ -182,13 +182,16 @@ def test_answers_stay_unbiased_and_errors_true(law: str, method: str) -> None:
         off = answers[rows, at] - answers.mean(0)[at]
         assert abs(off.mean()) <= 4 * off.std() / np.sqrt(REPEATS)
         true = answers.std(0)[at]
-        assert np.sqrt(np.square(true).mean() / np.square(errors[rows, at]).mean()) <= 1.25
+        assert np.sqrt(np.square(true).mean() / np.square(errors[rows, at]).mean()) <= 4 / 3
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_many_scales_cover_better_than_one(law: str) -> None:
-    """Forty scales of one calibration, of which 95 % have to be known."""
-    answers, errors = (found["percentile 0.99"] for found in simulated(law))
-    at = stopped(errors, Goal(float(np.median(errors[:, 2])), 0.95), 40)
-    off = np.abs(answers[np.arange(REPEATS), at] - answers.mean(0)[at])
-    assert (off <= STUDENT * errors[np.arange(REPEATS), at]).mean() >= 0.95
+@pytest.mark.parametrize("method", ALPHAS)
+def test_many_scales_decide_better_than_one(law: str, method: str) -> None:
+    """Forty scales of one calibration, of which 95 % have to be known: their errors are true after stopping."""
+    answers, errors = (found[method] for found in simulated(law))
+    at, rows = stopped(errors, Goal(1.8 * float(np.median(errors[:, 2])), 0.95), 40), np.arange(REPEATS)
+    assert at.mean() < len(STEPS) - 1.5
+    off, true = answers[rows, at] - answers.mean(0)[at], answers.std(0)[at]
+    assert (np.abs(off) <= STUDENT * errors[rows, at]).mean() >= 0.94
+    assert np.sqrt(np.square(true).mean() / np.square(errors[rows, at]).mean()) <= 1.1
