@@ -28,8 +28,8 @@ from sweep.quantization.statistics import Statistics
 
 @dataclass(frozen=True)
 class Step:
-    """A calibration of the first samples of another's, or of more. why_not: why that one cannot go on from it, or be read
-    off it; empty if it can go on."""
+    """A calibration of the first samples of another's, or of more. why_not: why that one cannot go on from it, or be
+    read off it; empty if it can go on."""
 
     key: Key
     samples: int

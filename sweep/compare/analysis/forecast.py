@@ -54,9 +54,7 @@ def forecast(error: Floats, enough: float, folds: int, method: str, run: Path) -
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         calibration, timings = record["config"]["calibration"], record["timings"]
         size, made = calibration["batch_size"], record["calibration"]
-        there = (record.get("tokens") or {}).get("samples") or calibration[
-            "samples"
-        ]  # with a tolerance fewer than asked
+        there = (record.get("tokens") or {}).get("samples") or calibration["samples"]  # fewer, with a tolerance
     except (OSError, ValueError, KeyError, TypeError):
         return None
     share = SHARE if (error > enough).mean() > 1 - SHARE else 1.0

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 import sweep
+from sweep.calibration.until import Decision
 from sweep.compare.facts import Answer
 from sweep.core.cli import spelled
 
@@ -29,6 +30,7 @@ def asked(a: Answer) -> list[tuple[str, str]]:
         ("models", _some(f"{c.model} ({c.weights} weights)" if c.weights != "trained" else c.model for c in cells)),
         ("text", _some(c.data for c in cells)),
         ("samples × tokens", _some(c.sizes.replace(" x ", " × ") for c in cells)),
+        ("until", _some(_until(r) for r in records)),
         ("dtype", _some(c.dtype for c in cells)),
         ("device", _some(devices)),
         ("versions", _some(versions)),
@@ -72,6 +74,12 @@ def _one_per_sweep_and_key(a: Answer) -> list[int]:
 def _record(cell: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((cell / "run.json").read_text(encoding="utf-8"))
     return record
+
+
+def _until(record: dict[str, Any]) -> str:
+    """What a calibration has reached that stopped by itself, and what not."""
+    decided = (record.get("calibration") or {}).get("until")
+    return str(Decision.from_dict(decided)) if decided else ""
 
 
 def _words(values: dict[str, Any], keys: Iterable[str], named: bool = False) -> str:
