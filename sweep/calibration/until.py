@@ -132,6 +132,8 @@ class Look:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Look:
         infinite = {name: math.inf for name in ("error", "taken", "worst") if raw[name] is None}
+        if raw["loss_error"] is not None and raw["loss_taken"] is None:
+            infinite["loss_taken"] = math.inf
         errors = [math.inf if error is None else error for error in raw["layer_errors"]]
         return cls(**{**raw, **infinite, "layer_errors": errors})
 
@@ -207,4 +209,4 @@ def _plain(value: Any) -> Any:
 
 def most_demanding(looks: Iterable[Look], goal: Goal) -> Look:
     """Of the looks at several cells after the same samples the one that decides; of equal ones the first."""
-    return max(looks, key=lambda look: look.demand(goal))
+    return max(looks, key=lambda look: (look.demand(goal), look.error))

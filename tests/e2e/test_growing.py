@@ -103,6 +103,9 @@ def test_a_sweep_over_samples_costs_one_pass_of_the_largest(
     plan = " ".join(sweep("-m", *small.overrides(files), "calibration.samples=24,32", "store=all/store",
                           "hydra.sweeper.dry_run=true").stdout.replace("│", " ").split())  # fmt: skip
     assert "24 of 32 samples are there" in plan
+    plan = " ".join(sweep("-m", *small.overrides(files), "calibration.samples=8,16", "store=all/store",
+                          "hydra.sweeper.dry_run=true").stdout.replace("│", " ").split())  # fmt: skip
+    assert "24 samples are there, but are of no use: fold k of 4 keeps the sums of samples k, k + 4, …" in plan
 
 
 def test_two_jobs_that_grow_the_same_compute_it_once(sweep: Run, files: Path, make: Make, tmp_path: Path) -> None:

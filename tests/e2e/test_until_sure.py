@@ -25,7 +25,7 @@ from sweep.core.errors import UsageError
 from sweep.models.defaults import settled
 from sweep.quantization.statistics import Statistics
 from sweep.runs import cell as cells
-from sweep.runs import reproduce, until
+from sweep.runs import passes, reproduce, until
 from tests.harness import Run, command
 
 MOST = 128  # 32, 64, 128: folds x batch_size = 16, four samples a fold at first
@@ -147,7 +147,7 @@ def test_killed_at_any_moment_it_goes_on(make: Make, tmp_path: Path, monkeypatch
     class Killed(BaseException):
         pass
 
-    original = cells._observe
+    original = passes._compute
 
     dice = random.Random(0)
 
@@ -160,7 +160,7 @@ def test_killed_at_any_moment_it_goes_on(make: Make, tmp_path: Path, monkeypatch
         return original(config, asked, killing, timings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cells, "_observe", observe)
+        patched.setattr(passes, "_compute", observe)
         for attempt in range(200):
             try:
                 run(make(*given), tmp_path / f"try{attempt}")

@@ -66,6 +66,18 @@ def test_the_law_of_the_method(method: str, times: int) -> None:
     assert needed(np.array([0.02]), 0.01, 100, method) == pytest.approx([100 * times])
 
 
+def test_of_a_calibration_that_stopped_by_itself(tmp_path: Path) -> None:
+    """Errors are those of the samples that were reached, and the command asks for more without a tolerance."""
+    run(tmp_path, overrides="- calibration.tolerance=1%\n- calibration.samples=512\n- alpha=0.999\n")
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"tokens": {"samples": 256}}))
+    found = forecast(ERROR, 0.01, 8, "percentile", tmp_path)
+    assert found is not None
+    assert (found.samples, found.more) == (1024, 768)
+    assert found.command is not None
+    assert shlex.split(found.command)[3:] == ["alpha=0.999", "calibration.samples=1024"]
+
+
 def test_nothing_is_forecast_that_cannot_be(tmp_path: Path) -> None:
     run(tmp_path)
     assert forecast(ERROR, 0.01, 8, "minmax", tmp_path) is None
