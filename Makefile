@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+# A worker more than processors, since some tests wait for servers; whole files in their order: the slow ones come
+# first, and what a module shares is made once. `make test PARALLEL=` takes them one by one.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count(), 7) + 1)")
+PARALLEL ?= -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: setup run test lint docs bench clean
+.PHONY: setup run test lint docs bench mutants clean
 
 setup: $(VENV)/.installed-$(EXTRAS)
 
@@ -18,7 +22,7 @@ run: setup
 	$(BIN)/python -m sweep calibration.fisher=32 $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(PARALLEL),OMP_NUM_THREADS=1 )$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -32,6 +36,11 @@ docs:
 bench:
 	$(MAKE) setup EXTRAS=dev,bench
 	$(BIN)/python -m bench $(ARGS)
+
+# all of them take hours; ARGS='sweep.quantization.replicates*' takes those of one module
+mutants:
+	$(MAKE) setup EXTRAS=dev,mutants
+	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run $(ARGS)
 
 clean:
 	rm -rf $(VENV)

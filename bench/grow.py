@@ -23,10 +23,11 @@ from sweep.calibration.tokens import Tokens
 from sweep.calibration.until import Errors, Goal, Look
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.config.config import Config
-from sweep.config.knobs import QUANTIZED, Calibration, Data, Model
+from sweep.config.knobs import Calibration, Data, Model
 from sweep.models import load
 from sweep.quantization import formats, site_scales
 from sweep.quantization.methods.registry import named
+from sweep.quantization.sites import quantized
 from sweep.quantization.statistics import Statistics
 from sweep.runs import until
 
@@ -85,14 +86,14 @@ def _ratio(what: str, pairs: list[list[float]], most: float) -> dict[str, Any]:
 def _variance(name: str) -> Floats:
     """Squared standard error of every scale of a quantized site relative to it, of all folds."""
     rows = pq.read_table(f"runs/{name}/convergence.parquet").to_pandas()
-    last = rows[(rows.folds == rows.folds.max()) & rows.site.isin(QUANTIZED)].sort_values(["layer", "site"])
+    last = rows[(rows.folds == rows.folds.max()) & rows.site.isin(quantized())].sort_values(["layer", "site"])
     return np.asarray((last.scale_se / last.scale) ** 2)
 
 
 def _of_half_the_folds(name: str, rest: int) -> Floats:
     """The same from every other fold, up to a factor that all rows share."""
     rows = pq.read_table(f"runs/{name}/replicates.parquet").to_pandas()
-    rows = rows[(rows.fold % 2 == rest) & rows.site.isin(QUANTIZED)]
+    rows = rows[(rows.fold % 2 == rest) & rows.site.isin(quantized())]
     return np.asarray(np.log(rows.set_index(["layer", "site", "fold"]).scale).unstack("fold").var(axis=1, ddof=1))
 
 
@@ -174,7 +175,7 @@ def _demand(errors: list[Errors], step: int, goal: Goal) -> float:
 def _scales(cell: Config, statistics: Statistics) -> Floats:
     """Of all quantized sites, in the order of `until.read`."""
     method, format = named(cell.method), formats.named(cell.format)
-    sites = [site for (_, name), site in statistics.sites.items() if name in QUANTIZED]
+    sites = [site for (_, name), site in statistics.sites.items() if name in quantized()]
     return np.array([site_scales.sections(s, method, cell.effective_alpha, format).scale[0] for s in sites])
 
 

@@ -17,8 +17,7 @@ from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.site_statistics import SiteStatistics
-
-UNQUANTIZED = "_pre"
+from sweep.quantization.sites import quantized
 
 
 def site(folds: Histogram) -> SiteStatistics:
@@ -42,7 +41,7 @@ def main() -> list[str]:
     torch.set_num_threads(1)
     seconds, number, bins = 0.0, 0, []
     for name, folds in sites():
-        if name.endswith(UNQUANTIZED):
+        if name not in quantized():
             continue
         of = site(folds)
         bins.append(len(of.fisher.bins) if of.fisher else 0)

@@ -3,13 +3,14 @@ what it costs to read off. Networks: the shipped one, and a Mamba-1 and a hybrid
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import chdir
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from bench.memory import ROOT
 from bench.race import table
 from sweep.compare.recipes.allocate import Knapsack, Option
 from sweep.compare.recipes.command import run as write_recipe
-from sweep.config.knobs import QUANTIZED
 from sweep.quantization.formats import named
+from sweep.quantization.sites import quantized
 
 FORMATS = ("int8", "int4", "fp8_e4m3", "fp8_e5m2", "e2m1")
 ALPHAS = "0.99,0.999,0.9995,0.9999,0.99999"
@@ -59,7 +60,7 @@ def forty(name: str, *given: str) -> list[dict[str, Any]]:
 def sqnr(cell: dict[str, Any]) -> float:
     """dB, the mean over all quantized sites of all layers."""
     rows = pq.read_table(cell["path"] / "scales.parquet", columns=["site", "sqnr_db"]).to_pylist()
-    return float(np.mean([row["sqnr_db"] for row in rows if row["site"] in QUANTIZED]))
+    return float(np.mean([row["sqnr_db"] for row in rows if row["site"] in quantized()]))
 
 
 def kl(cell: dict[str, Any]) -> float:
@@ -96,7 +97,7 @@ def by_sqnr(measured: Sequence[dict[str, Any]], like: Path) -> Path:
     values: dict[tuple[int, str], int] = {}
     for cell in measured:
         for row in pq.read_table(cell["path"] / "scales.parquet").to_pylist():
-            if row["site"] in QUANTIZED:
+            if row["site"] in quantized():
                 site, bits = (row["layer"], row["site"]), named(row["format"]).bits
                 choice = {key: row[key] for key in ("method", "alpha", "format")}
                 values[site] = row["n"]
@@ -136,7 +137,8 @@ def gains() -> list[dict[str, Any]]:
     for cell in wide:
         (sweep / Path(cell["path"]).name).symlink_to(Path(cell["path"]).resolve())
     ours = Path("by-loss.yaml").resolve()
-    write_recipe([str(sweep), "--bits", str(BUDGET), "--out", str(ours)])
+    with redirect_stdout(io.StringIO()):
+        write_recipe([str(sweep), "--bits", str(BUDGET), "--out", str(ours)])
     mixed = {}
     for path in (ours, by_sqnr(wide, ours)):
         (mixed[path.stem],) = cells(f"runs/{path.stem}", f"recipe={path}")

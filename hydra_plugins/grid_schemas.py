@@ -1,21 +1,7 @@
-"""The launchers' own schemas under names of their own, for files of conf/hydra/launcher to extend.
+"""Hydra's door to `sweep.grid.launcher_schemas`: Hydra takes search path plugins from this namespace only."""
 
-Hydra warns, five lines at a time, of a file and a schema of one name, which its next version will not match."""
-
-from __future__ import annotations
-
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-LAUNCHERS = ("joblib", "ray")
+from sweep.grid import launcher_schemas
 
 
-class GridSchemas(SearchPathPlugin):
-    """Hydra asks it once all plugins have been imported, before any file is read."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        known = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
-        for name in LAUNCHERS:
-            if schema := known.pop(f"{name}.yaml", None):
-                known[f"{name}_schema.yaml"] = schema
+class GridSchemas(launcher_schemas.GridSchemas):
+    """Names the launchers' schemas before any file of conf/hydra/launcher is read."""

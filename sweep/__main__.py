@@ -20,6 +20,7 @@ from sweep.core.signals import Interrupted
 from sweep.grid.job import job
 from sweep.quantization.formats import FORMATS, SMALL_FLOATS
 from sweep.quantization.methods.registry import METHODS
+from sweep.quantization.sites import SITES
 
 
 def help_text() -> str:
@@ -28,6 +29,7 @@ def help_text() -> str:
     knobs = (CONF / "config.yaml").read_text(encoding="utf-8").partition("\n\n")[2].strip()
     methods = "\n".join(f"  {method.name:<16}{method.meaning}" for method in METHODS.values())
     numbers = "\n".join(f"  {format.name:<16}{format.meaning}" for format in FORMATS.values())
+    sites = "\n".join(f"  {site.name:<16}{site.meaning}" for site in SITES.values() if site.quantized)
     return f"""Activation scales of quantized Mamba models: one forward pass answers the whole grid.
 
 Groups (conf/<group>/<name>.yaml)
@@ -45,6 +47,10 @@ Formats (format=): the numbers that values become, times a scale
 
 {numbers}
   {SMALL_FLOATS:<16}floats of at most 7 bits, X of them exponent (2 to 5) and Y mantissa (1 to 4), for example e3m2
+
+Sites (evaluate.sites=): tensors that a quantized Mamba keeps in few bits
+
+{sites}
 
 Examples
   python -m sweep                                                     the shipped model, one cell

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,6 +20,40 @@ from tests.harness import Done, Run
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy processor is no failure
 hypothesis.settings.load_profile("any machine")
+
+NOBODY = "http://127.0.0.1:9"  # discard: nobody listens
+os.environ |= {"WANDB_BASE_URL": NOBODY, "HF_ENDPOINT": NOBODY}  # before their clients read them, and for children
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def this_machine_alone() -> Iterator[None]:
+    """No host beyond loopback has an address, whatever network there is: socket.gaierror says so."""
+    ask, here = socket.getaddrinfo, (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname())
+
+    def asked(host: Any, *rest: Any, **more: Any) -> Any:
+        if (host.decode() if isinstance(host, bytes) else host) not in here:
+            raise socket.gaierror(socket.EAI_NONAME, f"a test asked for {host}, which is not this machine")
+        return ask(host, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", asked)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_wandb() -> Iterator[None]:
+    """W&B's client keeps its settings and its service for the whole process: no test meets those of another."""
+    forget_wandb()
+    yield
+    forget_wandb()
+
+
+def forget_wandb() -> None:
+    if wandb := sys.modules.get("wandb"):
+        wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a calibration gathers beyond histograms and channel maxima, and why it is not always there."""
+"""Statistics beyond histograms and channel maxima, which a calibration gathers only for the cells that need them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sweep.config.config import Config
 from sweep.quantization import granularity, window
 from sweep.quantization.methods import registry as methods
 from sweep.quantization.methods.method import Reads
+from sweep.quantization.sites import SSM_STATE
 from sweep.quantization.statistics import Key, Statistics
 from sweep.quantization.types import Ints
 
@@ -30,24 +31,25 @@ class Collect:
     @property
     def preimage(self) -> dict[str, Any]:
         """Its share of a calibration's identity; empty for a plain one."""
-        found: dict[str, Any] = {}
+        share: dict[str, Any] = {}
         if self.quantiles:
-            found["text_quantiles"] = list(self.quantiles)
+            share["text_quantiles"] = list(self.quantiles)
         if self.ssm_state:
-            found["ssm_state"] = True
+            share["ssm_state"] = True
         if self.groups:
             digest = hashlib.sha256()
             for key, groups in sorted(self.groups.items()):
                 for part, channels in groups.items():
                     digest.update(f"{key} {part} {channels.tolist()}".encode())
-            found["grouping"] = digest.hexdigest()
+            share["grouping"] = digest.hexdigest()
         if self.shifts:
-            found["shifts"] = [[*key, shift] for key, shift in sorted(self.shifts.items())]
-        return found
+            share["shifts"] = [[*key, shift] for key, shift in sorted(self.shifts.items())]
+        return share
 
 
 def of(config: Config) -> Collect:
-    """What a cell needs. percentile_ema at an alpha that is not listed has it added, which is another calibration."""
+    """The statistics that a cell needs. percentile_ema at an alpha that is not listed has it added, which is another
+    calibration."""
     of_texts = (choice for choice in config.choices if methods.named(choice.method).reads is Reads.TEXT_QUANTILES)
     alphas = {choice.alpha for choice in of_texts if choice.alpha is not None}
     if alphas:
@@ -57,7 +59,7 @@ def of(config: Config) -> Collect:
 
 def second_pass(config: Config, first: Statistics) -> Collect | None:
     """Histograms of the groups, which only the first pass tells: what granularity=group needs unless channel maxima
-    do, which they do for method=minmax and symmetric formats. None where they do."""
+    do, which they do for method=minmax and symmetric formats. None where the maxima do."""
     if not config.second_pass:
         return None
     groupings = granularity.by_group(first, config.grouping)
@@ -77,5 +79,5 @@ def rescaled(config: Config, first: Statistics) -> Collect | None:
     """The sites that lie beyond the window of float32's bins, once more and scaled. None where none does."""
     if not (shifts := window.shifts(first)):
         return None
-    state = any(site == "ssm_state" for _, site in shifts)
+    state = any(site == SSM_STATE for _, site in shifts)
     return replace(of(config), quantiles=(), ssm_state=state, shifts=shifts)

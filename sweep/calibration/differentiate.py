@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sweep.calibration.rewrite import Reached, rewritten
-from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError, first_line
 from sweep.models.head import logits
 from sweep.models.load import Model
-from sweep.models.mixer import Mixer
+from sweep.models.mixer import Mixer, Point
+from sweep.quantization.sites import quantized
 
 AT_ONCE = 1 << 23  # logits held at a time: float64, four times
 _ADVICE = "Choose another model.backend, or calibration.fisher=0"
@@ -96,31 +96,30 @@ class Probe:
     reads the tensor."""
 
     def __init__(self, mixers: tuple[Mixer, ...], meet: Meet) -> None:
-        sites = [(m.layer, site) for m in mixers for site in m.sites if site in QUANTIZED]
+        self._quantized = set(quantized())
+        sites = [(m.layer, site) for m in mixers for site in m.sites if site in self._quantized]
         self._reached, self._returned = Reached(mixers, sites), Reached(mixers, sites)
         self._meet = meet
         self._begun = False
 
-    def __call__(self, layer: int, site: str, x: Tensor) -> Tensor:
-        return self._watch(layer, {site: x.shape[-1]}, x)
+    def __call__(self, mixer: Mixer, point: Point, x: Tensor) -> Tensor:
+        sites = {site: channels for site, channels in mixer.at(point).items() if site in self._quantized}
+        return self._watch(mixer.layer, sites, x) if sites else x
 
-    def convolution(self, mixer: Mixer, stage: str, x: Tensor) -> Tensor:
-        return self._watch(mixer.layer, {f"{part}_{stage}": width for part, width in mixer.parts}, x)
-
-    def _watch(self, layer: int, widths: Mapping[str, int], x: Tensor) -> Tensor:
+    def _watch(self, layer: int, sites: Mapping[str, slice], x: Tensor) -> Tensor:
         if not x.requires_grad:
             if self._begun:
-                raise self.no_gradient(f"{', '.join(widths)} of layer {layer} do not follow from the sites before")
+                raise self.no_gradient(f"{', '.join(sites)} of layer {layer} do not follow from the sites before")
             x = x.detach().requires_grad_()  # no site before it
         self._begun = True
         values, through = x.detach(), x.view_as(x)
-        pieces = dict(zip(widths, torch.split_with_sizes(values, list(widths.values()), -1), strict=True))
+        pieces = {site: values[..., channels] for site, channels in sites.items()}
         for site, piece in pieces.items():
             self._reached.add(layer, site, piece.numel())
 
         def came(gradient: Tensor) -> None:
-            slopes = torch.split_with_sizes(gradient, list(widths.values()), -1)
-            for (site, piece), slope in zip(pieces.items(), slopes, strict=True):
+            for site, piece in pieces.items():
+                slope = gradient[..., sites[site]]
                 self._returned.add(layer, site, slope.numel())
                 self._meet(layer, site, piece, slope)
 

@@ -44,7 +44,7 @@ def calibrate_streamed(
     collect: Collect | None = None,
     base: Statistics | None = None,
 ) -> tuple[Statistics, Timings]:
-    """What `calibrate` gives for the loaded model.
+    """The result of `calibrate` for the loaded model, bit for bit.
 
     work: a directory of this calibration alone, on a disk with room for the hidden states of all samples twice
     (2 x tokens x d_model x 4 bytes), and of the samples that are differentiated once for every layer. A run that was

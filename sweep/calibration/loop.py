@@ -61,11 +61,11 @@ def calibrate(
     folds = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
     wanted = [fold for fold in folds if _dealt(tokens, fold, calibration)]
     finished: set[int] = set()
-    found: Statistics | None = None  # what they hold together
+    merged: Statistics | None = None  # of the finished folds
 
     def finish(fold: int, part: Statistics) -> None:
-        nonlocal found  # merged at once: a float32 fold by itself takes twice as much
-        found = Statistics.merge([found, part]) if found else part
+        nonlocal merged  # merged at once: a float32 fold by itself takes twice as much
+        merged = Statistics.merge([merged, part]) if merged else part
         finished.add(fold)
 
     for fold, saved in checkpoint.folds(wanted) if checkpoint else ():
@@ -145,9 +145,9 @@ def calibrate(
         signal.check()
     timings.forward_s = time.perf_counter() - begin - timings.observe_s - timings.fisher_s
     if base:
-        found = base.grown(found) if found else base
-    assert found  # knobs.Calibration has one fold at least, and each fold a sample
-    return found, timings
+        merged = base.grown(merged) if merged else base
+    assert merged  # knobs.Calibration has one fold at least, and each fold a sample
+    return merged, timings
 
 
 def _resume(checkpoint: Checkpoint, fold: int, device: torch.device, observer: Observer, gradients: Gradients) -> int:
@@ -170,7 +170,7 @@ def _dealt(tokens: Tokens, fold: int, calibration: Calibration) -> range:
 
 
 def differentiated(tokens: Tokens, fold: int, calibration: Calibration) -> list[int]:
-    """Those sample numbers of a fold that are among the first `calibration.fisher`."""
+    """Sample numbers of a fold that are among the first `calibration.fisher`."""
     return [i for i in _dealt(tokens, fold, calibration) if i < calibration.fisher]
 
 

@@ -19,24 +19,21 @@ from torch import Tensor
 
 from sweep.calibration.taps import unfused
 from sweep.core.errors import UsageError
-from sweep.models.mixer import IN_PROJ_IN, OUT_PROJ_IN, Mixer
+from sweep.models.mixer import Mixer, Point
 
 Key = tuple[int, str]  # layer, site
 CONVOLUTION = "causal_conv1d_fn"  # its name in the modelling files of transformers and mamba_ssm
 
 
 class Visitor(Protocol):
-    """What is done with the values that pass; the network goes on with what it returns."""
+    """Is handed the tensors that pass; the network goes on with what it returns."""
 
-    def __call__(self, layer: int, site: str, x: Tensor) -> Tensor:
-        """x: the input of a projection, [batch, seq, channels]."""
-
-    def convolution(self, mixer: Mixer, stage: str, x: Tensor) -> Tensor:
-        """x: all parts of the convolution's input or output (`stage`) side by side, [batch, seq, channels]."""
+    def __call__(self, mixer: Mixer, point: Point, x: Tensor) -> Tensor:
+        """x: all channels of a point, [batch, seq, channels]; `Mixer.at` says which are a site's."""
 
 
 class Reached:
-    """Counts the values that pass each site, so that a site out of reach is an error by name."""
+    """Counts of the values that passed each site, so that a site out of reach is an error by name."""
 
     def __init__(self, mixers: Sequence[Mixer], sites: Iterable[Key]) -> None:
         """Raises UsageError for a site that the mixers do not have."""
@@ -52,8 +49,8 @@ class Reached:
         self._seen[layer, site] += values
 
     def missed(self, tokens: int, done: str) -> tuple[str, str] | None:
-        """The first site that did not see just `tokens` x its width values since last time, and what it saw; done: what
-        was done with values, for the words."""
+        """The first site that did not see just `tokens` x its width values since the last call, and how many it saw, in
+        words; None where all did. done: the participle for the words, `quantized`."""
         seen, self._seen = self._seen, Counter()
         for (layer, site), width in self._widths.items():
             if (number := seen[layer, site]) != tokens * width:
@@ -88,9 +85,9 @@ def _around(original: Callable[..., Tensor], visitor: Visitor, current: list[Mix
         if not current:
             return original(*args, **named)
         x = args[0] if args else named.pop("x")
-        entered = visitor.convolution(current[-1], "conv_in", x.transpose(1, 2)).transpose(1, 2)
+        entered = visitor(current[-1], Point.CONV_IN, x.transpose(1, 2)).transpose(1, 2)
         left = original(entered, *args[1:], **named)
-        return visitor.convolution(current[-1], "conv_out", left.transpose(1, 2)).transpose(1, 2)
+        return visitor(current[-1], Point.CONV_OUT, left.transpose(1, 2)).transpose(1, 2)
 
     return convolution
 
@@ -98,25 +95,27 @@ def _around(original: Callable[..., Tensor], visitor: Visitor, current: list[Mix
 def _hooks(mixer: Mixer, visitor: Visitor, current: list[Mixer]) -> Iterator[Any]:
     module = mixer.module
 
-    def entering(site: str) -> Callable[..., tuple[Any, ...]]:
-        return lambda _, args: (visitor(mixer.layer, site, args[0]), *args[1:])
+    def entering(point: Point) -> Callable[..., tuple[Any, ...]]:
+        return lambda _, args: (visitor(mixer, point, args[0]), *args[1:])
 
     def enter(*_: Any) -> None:
         current[:] = [mixer]
 
     yield module.register_forward_pre_hook(enter)
-    yield (module.in_proj if mixer.calls_in_proj else module).register_forward_pre_hook(entering(IN_PROJ_IN))
-    yield module.out_proj.register_forward_pre_hook(entering(OUT_PROJ_IN))
+    yield (mixer.in_proj if mixer.calls_in_proj else module).register_forward_pre_hook(entering(Point.IN_PROJ_IN))
+    if mixer.calls_in_proj and mixer.at(Point.IN_PROJ_OUT):
+        yield mixer.in_proj.register_forward_hook(lambda _, args, out: visitor(mixer, Point.IN_PROJ_OUT, out))
+    yield mixer.out_proj.register_forward_pre_hook(entering(Point.OUT_PROJ_IN))
     if getattr(sys.modules[type(module).__module__], CONVOLUTION, None) is None and hasattr(module, "act"):
         turned = mixer.family == "mamba1"  # its SiLU sees [batch, channels, seq]
 
         def before(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (visitor.convolution(mixer, "conv_in", args[0].transpose(1, 2)).transpose(1, 2), *args[1:])
+            return (visitor(mixer, Point.CONV_IN, args[0].transpose(1, 2)).transpose(1, 2), *args[1:])
 
         def after(_: Any, args: tuple[Any, ...], out: Tensor) -> Tensor:
             out = out.transpose(1, 2) if turned else out
-            out = visitor.convolution(mixer, "conv_out", out)
+            out = visitor(mixer, Point.CONV_OUT, out)
             return out.transpose(1, 2) if turned else out
 
-        yield module.conv1d.register_forward_pre_hook(before)
+        yield mixer.conv1d.register_forward_pre_hook(before)
         yield module.act.register_forward_hook(after)

@@ -1,4 +1,4 @@
-"""What a cell asks of the activations: which tokens of which model, computed how. Equal questions, one answer."""
+"""The calibration that a cell needs, as a question: tokens, model and computation. Equal questions, one answer."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def keys() -> Callable[[Config], Key]:
 
 
 def stored(config: Config, key: Key) -> bool:
-    """Whether the answer is there already."""
+    """True if the answer is in the store already."""
     return key in _store(config)
 
 
@@ -100,14 +100,14 @@ def continued(asked: Iterable[tuple[Config, Key]]) -> dict[str, growth.Step]:
     for, whichever holds most of its samples. Else one that holds more, and why it is computed anew all the same."""
     calibrations = list(asked)
     stored = {store: store.keys() for store in {_store(config) for config, _ in calibrations}}
-    found = {}
+    known = {}
     for config, key in calibrations:
         others = [*stored[_store(config)], *(k for other, k in calibrations if other.store == config.store)]
         steps = growth.steps(key, _outline(_text(config)), others)
         usable = next((step for step in steps if not step.why_not), None)
         if step := usable or growth.larger(key, stored[_store(config)], partial(_outline_of, config)):
-            found[key.hash] = step
-    return found
+            known[key.hash] = step
+    return known
 
 
 def _outline_of(config: Config, samples: int) -> Outline | None:
@@ -125,7 +125,7 @@ def _store(config: Config) -> CalibrationStore:
 
 @dataclass(frozen=True)
 class _Text:
-    """What the tokens depend on. files: names, sizes and times of local ones, so that a change is seen."""
+    """All that the tokens depend on. files: names, sizes and times of local ones, so that a change is seen."""
 
     data: Data
     model: Model

@@ -1,4 +1,7 @@
-"""Tensors on disk, one after the other, read in the order they were written in."""
+"""Tensors on disk, one after the other, read in the order they were written in.
+
+Not safetensors: a file of that format begins with the offsets of all tensors, while these come and go batch by batch.
+It would take a file for each batch, and code that names, finishes and resumes many."""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def writing(path: Path) -> Iterator[Write]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[Read]:
-    """What `writing` wrote."""
+    """Gives the tensors that `writing` wrote, in that order."""
     with path.open("rb") as stream:
 
         def read() -> Tensor:

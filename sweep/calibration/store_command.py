@@ -68,10 +68,10 @@ def remove(store: Store, names: list[str], dry: bool) -> int:
     """Nothing goes whose calibration is under way: its lock is held."""
     going = store.leftovers()
     for name in names:
-        found = [entry for entry in store.entries() if entry.name.startswith(name)]
-        if not found:
+        entries = [entry for entry in store.entries() if entry.name.startswith(name)]
+        if not entries:
             raise UsageError(f"no entry begins with {name}; {cli.spelled('store')} list shows them")
-        going += found
+        going += entries
     total = 0
     for path in going:
         if busy(store, path):
@@ -88,7 +88,7 @@ def remove(store: Store, names: list[str], dry: bool) -> int:
 
 
 def busy(store: Store, path: Path) -> bool:
-    """Whether a process holds a lock of this calibration, or of a shard of it."""
+    """True if a process holds a lock of this calibration, or of a shard of it."""
     name = path.name.removeprefix(".").removesuffix(".work").partition(".damaged-")[0]
     for file in store.root.glob(f".{name}*.lock"):
         try:

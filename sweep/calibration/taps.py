@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from sweep.models.kernels.conv import Convolve, convolve
-from sweep.models.mixer import IN_PROJ_IN, OUT_PROJ_IN, Mixer
-from sweep.models.ssm_state import SSM_STATE, final_state
+from sweep.models.mixer import Mixer, Point
+from sweep.models.ssm_state import final_state
+from sweep.quantization.sites import SSM_STATE
 
 FUSED = ("use_fast_path", "use_mem_eff_path")  # mamba_ssm's switches for kernels that swallow out_proj
 Observe = Callable[[int, str, Tensor], None]  # layer, site, values [batch, seq, channels]
@@ -53,7 +54,7 @@ def taps(
 ) -> Iterator[Fired]:
     """Hook every mixer's in_proj and out_proj, with fused paths that bypass them off.
 
-    convolve: as the model itself does it (see `Mixer.conv_sites`). ssm_state: whether to compute and observe the
+    convolve: as the model itself does it (see `Mixer.sites_of`). ssm_state: whether to compute and observe the
     last state of every text as well, [batch, d_state, d_inner]. settle: called before the model goes on with the
     sites of a convolution; what enters out_proj stays as it is, and waits for the next call.
     Hooks come off and paths come back whatever happens inside."""
@@ -63,10 +64,14 @@ def taps(
         fired.add(layer, site, tensor)
         observe(layer, site, tensor)
 
+    def see_all(mixer: Mixer, point: Point, tensor: Tensor) -> None:
+        for site, channels in mixer.at(point).items():
+            see(mixer.layer, site, tensor[..., channels])
+
     def see_up_to_convolution(mixer: Mixer, entered: Tensor, projected: Tensor) -> None:
-        see(mixer.layer, IN_PROJ_IN, entered)
+        see_all(mixer, Point.IN_PROJ_IN, entered)
         last = {}
-        for site, tensor in mixer.conv_sites(projected, convolve):
+        for site, tensor in mixer.sites_of(projected, convolve):
             see(mixer.layer, site, tensor)
             last[site] = tensor
         if ssm_state:
@@ -87,7 +92,7 @@ def taps(
 
     def before_out_proj(mixer: Mixer) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...]) -> None:
-            see(mixer.layer, OUT_PROJ_IN, args[0])
+            see_all(mixer, Point.OUT_PROJ_IN, args[0])
 
         return hook
 
@@ -96,10 +101,10 @@ def taps(
         try:
             for mixer in mixers:
                 if mixer.calls_in_proj:
-                    handles.append(mixer.module.in_proj.register_forward_hook(after_in_proj(mixer)))
+                    handles.append(mixer.in_proj.register_forward_hook(after_in_proj(mixer)))
                 else:
                     handles.append(mixer.module.register_forward_pre_hook(before_mixer(mixer)))
-                handles.append(mixer.module.out_proj.register_forward_pre_hook(before_out_proj(mixer)))
+                handles.append(mixer.out_proj.register_forward_pre_hook(before_out_proj(mixer)))
             yield fired
         finally:
             for handle in handles:

@@ -28,8 +28,8 @@ def texts(data: Data) -> Iterator[str]:
 
     Files come in the order of their names, records in the order of their file.
     Raises UsageError for what cannot be read."""
-    found = (text for file in _files(data) for text in _read(file, data.column) if text)
-    return itertools.islice(found, data.limit)
+    read = (text for file in _files(data) for text in _read(file, data.column) if text)
+    return itertools.islice(read, data.limit)
 
 
 def _files(data: Data) -> list[Path]:
@@ -78,14 +78,14 @@ def standard_library(split: str, root: Path | None = None) -> list[Path]:
 
     A file is held out if the SHA-256 of its relative name is 0 modulo 20, whatever the other files are."""
     root = root or Path(sysconfig.get_paths()["stdlib"])
-    found = []
+    names = []
     for directory, below, files in os.walk(root):
         below[:] = set(below) - _NOT_LIBRARY  # site-packages may hold far more than the library
         for file in files:
             name = (Path(directory) / file).relative_to(root)
             if name.suffix == ".py" and _is_heldout(name) == (split == "heldout"):
-                found.append(name)
-    return [root / name for name in sorted(found, key=lambda n: n.as_posix())]
+                names.append(name)
+    return [root / name for name in sorted(names, key=lambda n: n.as_posix())]
 
 
 def _is_heldout(name: Path) -> bool:

@@ -20,8 +20,8 @@ Encode = Callable[[str], NDArray[np.integer[Any]]]  # text to token ids
 
 @dataclass(frozen=True)
 class Outline:
-    """What is to be known of samples without holding them. lengths: in tokens. fingerprints: the n-th one is of the
-    first n samples, from none to all; of lengths and ids, in order, so that two calibrations saw the same tokens if
+    """Lengths and fingerprints of samples, without their tokens. lengths: in tokens. fingerprints: the n-th one is of
+    the first n samples, from none to all; of lengths and ids, in order, so that two calibrations saw the same tokens if
     and only if these agree, and the first samples of one are all of another's."""
 
     lengths: tuple[int, ...]
@@ -61,13 +61,13 @@ class Tokens:
 
     @cached_property
     def texts(self) -> NDArray[np.int64]:
-        """Which distinct sample each is, numbered as they first appear, [samples]: copies have one number."""
+        """Number of the distinct sample that each is, as they first appear, [samples]: copies have one number."""
         numbers: dict[bytes, int] = {}
         return np.array([numbers.setdefault(window.tobytes(), len(numbers)) for window in self.windows], np.int64)
 
     @property
     def distinct(self) -> int:
-        """How many of the samples are different: a copy tells nothing new."""
+        """Number of different samples: a copy tells nothing new."""
         return int(self.texts.max(initial=-1)) + 1
 
 

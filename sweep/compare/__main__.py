@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from sweep.core import cli, streams
@@ -11,6 +12,7 @@ from sweep.core.errors import UsageError
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 MANY = 500  # cells above which no HTML is written unless a file is named
+OURS = (b"Content-Security-Policy", b"<title>Scales of ")  # in the first lines of every report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +36,12 @@ def parser() -> argparse.ArgumentParser:
         "--table", type=str.lower, metavar="NAME", help="only this table, in the format asked for; `all` for every one"
     )
     p.add_argument("--explain", action="store_true", help="what SiLU does, and the questions of the first study")
-    p.add_argument("--html", type=Path, metavar="FILE", help="the report (default: compare.html in the first DIR)")
+    p.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="the report (default: compare.html in the first DIR)",
+    )
     p.add_argument("--no-html", action="store_true", help="write no report")
     p.add_argument(
         "--plots", type=Path, metavar="DIR", help="figures for papers: every chart as PDF, SVG and PNG, captions beside"
@@ -45,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: list[str] | None) -> None:
     options = parser().parse_args(arguments)
+    if options.html and not options.no_html:
+        _keep_foreign(options.html)
     from sweep.compare.query.comparison import (
         load,  # after a usage error: DuckDB has more to say where it is not needed
     )
@@ -109,11 +118,23 @@ def _report(answered, options: argparse.Namespace) -> None:  # type: ignore[no-u
     from sweep.compare.render.report import write
 
     path = options.html or _default(options.paths, answered)
+    _keep_foreign(path)
     try:
         write(answered, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; name another file with --html") from error
     print(f"report  {path}", file=sys.stderr)
+
+
+def _keep_foreign(path: Path) -> None:
+    """Raises UsageError if a report would replace a file that is neither a report nor empty."""
+    try:
+        with path.open("rb") if path.is_file() else nullcontext() as file:
+            begin = file.read(4096) if file else b""
+    except OSError:
+        return  # it cannot be written either, and is refused then
+    if begin and not all(mark in begin for mark in OURS):
+        raise UsageError(f"{path} is no report and would be overwritten; remove it, or name another file with --html")
 
 
 def _default(paths: list[str], answered) -> Path:  # type: ignore[no-untyped-def]

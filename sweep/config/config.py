@@ -24,6 +24,7 @@ from sweep.core.paths import expanded
 from sweep.quantization import formats
 from sweep.quantization.methods import registry as methods
 from sweep.quantization.methods.method import Method, Reads
+from sweep.quantization.sites import quantized
 
 DTYPES = ("default", "auto", "float32", "bfloat16", "float16")
 GRANULARITIES = ("tensor", "channel", "group")
@@ -155,7 +156,7 @@ class Config:
         """A readable name made of what matters: two cells of one label differ in no knob that can change a result."""
         alpha = "" if self.effective_alpha is None else f" a={self.effective_alpha}"
         named = f"{self.model.name} {self.method}{alpha} {self.format} {self.granularity}"
-        return " ".join([named, *unusual(self.to_dict(), _usual(self.calibration.samples).to_dict())])
+        return " ".join([named, *unusual(self.to_dict(), _usual(self.calibration.samples, quantized()).to_dict())])
 
     @property
     def identity(self) -> str:
@@ -199,6 +200,8 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
 
 
 @cache
-def _usual(samples: int) -> Config:
-    """A cell that has all defaults but for the number of samples, which that of folds follows."""
-    return Config(Model("", path="."), Data("stdlib"), Calibration(folds=Calibration(samples).folds))
+def _usual(samples: int, sites: tuple[str, ...]) -> Config:
+    """A cell that has all defaults but for the number of samples, which that of folds follows. sites: those that are
+    quantized, which evaluation rounds by default."""
+    calibration, evaluate = Calibration(folds=Calibration(samples).folds), Evaluate(sites=list(sites))
+    return Config(Model("", path="."), Data("stdlib"), calibration, evaluate=evaluate)

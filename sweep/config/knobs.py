@@ -8,6 +8,7 @@ from typing import Any
 
 from sweep.config.values import expand, fraction, one_of, tidy
 from sweep.core.errors import UsageError
+from sweep.quantization.sites import quantized
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
@@ -18,12 +19,7 @@ WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
 GROUPING_VARIANTS = ("paper", "published")
-# what a quantized Mamba keeps in few bits between its kernels; what is inside one (the convolution's output before
-# SiLU, the scan's state) stays in full precision there
-QUANTIZED = (
-    *("in_proj_in", "x_conv_in", "B_conv_in", "C_conv_in"),
-    *("x_conv_out", "B_conv_out", "C_conv_out", "out_proj_in"),
-)
+ALL_SITES = "quantized"  # in evaluate.sites: all that a quantized Mamba keeps in few bits
 RANDOM = "-random"  # ends the name of every network of random weights
 
 
@@ -158,15 +154,18 @@ class Calibration:
 class Evaluate:
     perplexity: bool = False
     sensitivity: bool = False
-    sites: list[str] = field(default_factory=lambda: list(QUANTIZED))
+    sites: list[str] = field(default_factory=lambda: [ALL_SITES])
     samples: int = 64
     data: str | None = None  # stdlib, or a file or folder; None: the data set of the calibration
 
     def __post_init__(self) -> None:
         expand(self, "evaluate", "data")
-        object.__setattr__(self, "sites", [one_of("evaluate.sites", site, QUANTIZED) for site in self.sites])
+        known = quantized()
+        named = [one_of("evaluate.sites", site, (*known, ALL_SITES)) for site in self.sites]
+        every = (site for name in named for site in (known if name == ALL_SITES else (name,)))
+        object.__setattr__(self, "sites", list(dict.fromkeys(every)))
         if not self.sites:
-            raise UsageError(f"evaluate.sites is empty; allowed: {', '.join(QUANTIZED)}")
+            raise UsageError(f"evaluate.sites is empty; allowed: {', '.join((*known, ALL_SITES))}")
         if self.samples < 1:
             raise UsageError(f"evaluate.samples={self.samples} must be at least 1")
 

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from sweep.core.errors import UsageError, first_line
-from sweep.quantization import formats
+from sweep.quantization import formats, sites
 from sweep.quantization.methods import registry as methods
 
 SCHEMA = 1
@@ -55,9 +55,9 @@ class Recipe:
     written: dict[str, Any]
 
     def choice(self, layer: int, site: str) -> Choice:
-        """The choice at a site; before SiLU, where nothing quantizes, that of the site after it."""
-        after = site.replace("_conv_pre", "_conv_out")
-        return self.sites.get((layer, site)) or self.sites.get((layer, after)) or self.default
+        """What holds at a site; before SiLU, where nothing quantizes, what holds after it, so that the two compare."""
+        after = sites.after(site)
+        return self.sites.get((layer, site)) or self.sites.get((layer, after or site)) or self.default
 
     @property
     def name(self) -> str:
@@ -103,13 +103,13 @@ def _read(file: Path, stamp: tuple[int, int]) -> Recipe:
     layers = written.get("layers")
     if not isinstance(layers, dict) or not layers:
         raise UsageError(f"recipe={file}: `layers` has to map numbers of layers to sites, and is empty or no mapping")
-    sites: dict[Site, Choice] = {}
+    choices: dict[Site, Choice] = {}
     for layer, chosen in layers.items():
         if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 or not isinstance(chosen, dict):
             raise UsageError(f"recipe={file}: layers.{layer} is no number of a layer with a mapping of sites")
         for site, entry in chosen.items():
-            sites[layer, str(site)] = _choice(file, f"layers.{layer}.{site}", entry)
-    return Recipe(file, str(written.get("model")), _choice(file, "default", written.get("default")), sites, written)
+            choices[layer, str(site)] = _choice(file, f"layers.{layer}.{site}", entry)
+    return Recipe(file, str(written.get("model")), _choice(file, "default", written.get("default")), choices, written)
 
 
 def _choice(file: Path, where: str, entry: Any) -> Choice:

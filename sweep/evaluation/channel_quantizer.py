@@ -81,7 +81,7 @@ def of_table(scales: pa.Table, sites: Sequence[str], parts: Mapping[Key, Parts])
             NOWHERE if row[group] is None else row[group] for group in ("ssd_group", "head_group", "dim_group")
         )
         rows.setdefault((row["layer"], row["site"]), {})[ssd, head, dim] = row
-    return {key: _rounding(key, found, parts.get(key)) for key, found in rows.items()}
+    return {key: _rounding(key, site_rows, parts.get(key)) for key, site_rows in rows.items()}
 
 
 def _rounding(key: Key, rows: Mapping[Place, dict[str, Any]], parts: Parts | None) -> Rounding:

@@ -68,8 +68,8 @@ def evaluate(config: Config, statistics: Statistics, scales: pa.Table) -> tuple[
     with shown as show, out_of_memory(knobs):
         bench.show = show
         bench.passes = len({key.hash for key in missing}) + (bench.key(None) not in bench.store)
-        found = {which: bench.scores(these) for which, these in wanted.items()}
-    every = found["all", None]
+        measured = {which: bench.scores(these) for which, these in wanted.items()}
+    every = measured["all", None]
     record: dict[str, Any] = {
         **every.summary(),
         "baseline": every.baseline(),
@@ -89,9 +89,10 @@ def evaluate(config: Config, statistics: Statistics, scales: pa.Table) -> tuple[
     if config.evaluate.sensitivity:
         layers = sorted({layer for layer, _ in roundings})
         record["layers"] = [
-            {"layer": layer, **{part: found[part, layer].summary() for part in ("only", "all_but")}} for layer in layers
+            {"layer": layer, **{part: measured[part, layer].summary() for part in ("only", "all_but")}}
+            for layer in layers
         ]
-    return record, _table(found)
+    return record, _table(measured)
 
 
 class Bench:
@@ -183,9 +184,9 @@ class Bench:
         self._done += done == total
 
 
-def _table(found: Mapping[tuple[str, int | None], Scores]) -> pa.Table:
+def _table(measured: Mapping[tuple[str, int | None], Scores]) -> pa.Table:
     tables = []
-    for (which, layer), scores in found.items():
+    for (which, layer), scores in measured.items():
         table = scores.table()
         tables.append(
             table.add_column(0, "quantized", pa.array([which] * len(table))).add_column(

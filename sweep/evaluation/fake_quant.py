@@ -19,7 +19,7 @@ from torch import Tensor
 from sweep.calibration.rewrite import Key, Reached, rewritten
 from sweep.core.errors import UsageError
 from sweep.evaluation.channel_quantizer import Rounding
-from sweep.models.mixer import Mixer
+from sweep.models.mixer import Mixer, Point
 
 
 class Rounder:
@@ -63,20 +63,16 @@ class Quantized:
     def __post_init__(self) -> None:
         self._reached = Reached(self.mixers, self.rounders)
 
-    def __call__(self, layer: int, site: str, x: Tensor) -> Tensor:
-        if (rounder := self.rounders.get((layer, site))) is None:
+    def __call__(self, mixer: Mixer, point: Point, x: Tensor) -> Tensor:
+        sites = mixer.at(point).items()
+        wanted = [(s, channels, r) for s, channels in sites if (r := self.rounders.get((mixer.layer, s)))]
+        if not wanted:
             return x
-        self._reached.add(layer, site, x.numel())
-        return rounder(x)
-
-    def convolution(self, mixer: Mixer, stage: str, x: Tensor) -> Tensor:
-        names = [f"{part}_{stage}" for part, _ in mixer.parts]
-        if not any((mixer.layer, name) in self.rounders for name in names):
-            return x
-        out, widths = torch.empty_like(x), [width for _, width in mixer.parts]  # x's strides: kernels mind them
-        split = torch.split_with_sizes
-        for name, into, piece in zip(names, split(out, widths, -1), split(x, widths, -1), strict=True):
-            into.copy_(self(mixer.layer, name, piece))
+        out = x.clone()  # with x's strides: kernels mind them
+        for site, channels, rounder in wanted:
+            piece = x[..., channels]
+            self._reached.add(mixer.layer, site, piece.numel())
+            out[..., channels] = rounder(piece)
         return out
 
     def check(self, tokens: int) -> None:
@@ -95,7 +91,7 @@ def fake_quantized(mixers: Sequence[Mixer], roundings: Mapping[Key, Rounding]) -
 
     Hooks, functions and fused paths are put back whatever happens inside. Call `check` on what this yields after
     every forward pass. Raises UsageError for a site that the model does not have."""
-    devices = {m.layer: m.module.out_proj.weight.device for m in mixers}
+    devices = {m.layer: m.out_proj.weight.device for m in mixers}
     quantized = Quantized(
         mixers,
         {key: Rounder(rounding, devices.get(key[0], torch.device("cpu"))) for key, rounding in roundings.items()},

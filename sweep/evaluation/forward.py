@@ -55,12 +55,12 @@ def score(model: Model, text: Text, states: Iterator[tuple[int, Tensor]], baseli
 
     Raises UsageError for what is not a number."""
     windows = text.tokens.windows
-    found = np.zeros((4, len(windows)))
+    sums = np.zeros((4, len(windows)))
     for number, own in states:
         ids = torch.from_numpy(windows[number][1:]).to(model.device)
-        found[:, number] = _text(model, own[:-1], baseline(number)[:-1].to(model.device), ids)
+        sums[:, number] = _text(model, own[:-1], baseline(number)[:-1].to(model.device), ids)
         for row, whose in ((1, "the unquantized network"), (0, "the quantized network")):
-            if not np.isfinite(found[row, number]):
+            if not np.isfinite(sums[row, number]):
                 raise UsageError(
                     f"{whose} gives NaN or infinite logits on held-out text {number}: "
                     "there is no perplexity; use a wider dtype"
@@ -68,10 +68,10 @@ def score(model: Model, text: Text, states: Iterator[tuple[int, Tensor]], baseli
     return Scores(
         tokens=np.array([len(window) - 1 for window in windows]),
         bytes=text.bytes,
-        nll=found[0],
-        baseline_nll=found[1],
-        kl=found[2],
-        agree=found[3].astype(np.int64),
+        nll=sums[0],
+        baseline_nll=sums[1],
+        kl=sums[2],
+        agree=sums[3].astype(np.int64),
     )
 
 

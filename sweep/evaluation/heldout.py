@@ -41,16 +41,16 @@ def text(config: Config) -> Text:
     else:
         skipped, plain = 0, replace(config.calibration, folds=1, shards=1, shard=None, fisher=0)
         calibration = replace(plain, samples=wanted, seed=0)
-    found = spec.of(replace(config, data=data, calibration=calibration)).tokens
-    windows = found.windows[skipped:]
+    whole = spec.of(replace(config, data=data, calibration=calibration)).tokens
+    windows = whole.windows[skipped:]
     if all(len(window) < 2 for window in windows):
         raise UsageError(
-            f"data={found.source}: none of the {len(windows)} samples to evaluate on has a second token to predict; "
+            f"data={whole.source}: none of the {len(windows)} samples to evaluate on has a second token to predict; "
             f"give longer text in evaluate.data, or raise calibration.seqlen={config.calibration.seqlen} if it is 1"
         )
     count = load.byte_counter(config.model)
     return Text(
-        Tokens(found.source, windows),
+        Tokens(whole.source, windows),
         np.array([count(window) - count(window[:1]) for window in windows], np.int64),
     )
 

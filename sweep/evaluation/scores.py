@@ -69,7 +69,7 @@ class Scores:
         nll, nll0, count = self.nll, self.baseline_nll, self.tokens
         perplexity, perplexity0 = _exp(_ratio(nll, count)), _exp(_ratio(nll0, count))
         bits = self.bytes * np.log(2)
-        found = {
+        summary = {
             "nll": _ratio(nll, count),
             "perplexity": perplexity,
             "bits_per_byte": _ratio(nll, bits),
@@ -79,7 +79,7 @@ class Scores:
             "delta_perplexity": (perplexity[0] - perplexity0[0], perplexity[1] - perplexity0[1]),
             "delta_bits_per_byte": _ratio(nll - nll0, bits),
         }
-        return _flat(found)
+        return _flat(summary)
 
     def against(self, other: Scores) -> dict[str, float | None]:
         """`summary` with delta_… the difference to another quantized network, and the errors of that.
@@ -87,8 +87,8 @@ class Scores:
         Raises ValueError where they did not read the same texts."""
         if not np.array_equal(self.tokens, other.tokens) or not np.array_equal(self.baseline_nll, other.baseline_nll):
             raise ValueError("scores of different texts or networks cannot be paired")
-        found = replace(self, baseline_nll=other.nll).summary()
-        return found | _flat({"delta_kl": _ratio(self.kl - other.kl, self.tokens)})
+        summary = replace(self, baseline_nll=other.nll).summary()
+        return summary | _flat({"delta_kl": _ratio(self.kl - other.kl, self.tokens)})
 
     def baseline(self) -> dict[str, float | None]:
         """nll, perplexity and bits per byte of the unquantized network."""

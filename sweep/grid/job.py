@@ -21,6 +21,7 @@ from sweep.core.cli import aside
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted, shield_requeue
 from sweep.grid import objective
+from sweep.models.kernels import malloc
 
 
 def job(composed: DictConfig) -> float | list[float] | None:
@@ -29,6 +30,7 @@ def job(composed: DictConfig) -> float | list[float] | None:
     Relative paths are the launch directory's, also where hydra.job.chdir=true has just left it."""
     os.chdir(HydraConfig.get().runtime.cwd)
     streams.forgiving()  # a launcher's process has streams of its own
+    malloc.keep()
     from sweep.models.defaults import settled  # torch is imported by what needs it, not by every command
 
     hydra = HydraConfig.get()

@@ -16,7 +16,7 @@ def answer(directory: Path, names: tuple[str, ...]) -> float | list[float] | Non
     if not names:
         return None
     summary = view.read(directory).summary
-    found = []
+    values = []
     for name in names:
         value = summary.get(name)
         if not isinstance(value, (int, float)):
@@ -26,5 +26,5 @@ def answer(directory: Path, names: tuple[str, ...]) -> float | list[float] | Non
                 f"objective={name}: the cell's summary has no such number; the nearest are {', '.join(close)} "
                 "(evaluation/… with evaluate.perplexity=true)"
             )
-        found.append(float(value))
-    return found[0] if len(found) == 1 else found
+        values.append(float(value))
+    return values[0] if len(values) == 1 else values

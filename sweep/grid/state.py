@@ -15,6 +15,7 @@ from sweep.calibration import spec
 from sweep.core.errors import UsageError
 from sweep.core.fresh import fresh
 from sweep.core.store_key import differences
+from sweep.grid import leftovers
 from sweep.grid.plan import Cell, Plan
 from sweep.runs import plan_record
 from sweep.runs import record as runs
@@ -36,18 +37,18 @@ class Grid:
     def ready(self, wave: Sequence[Cell]) -> list[Cell]:
         """Those cells of a wave whose calibration did not fail. The others fail with their leader's error."""
         leaders = self.plan.leaders()
-        found = []
+        ready = []
         for cell in wave:
             leader = leaders.get(cell.key.hash)
             if leader is None or leader.number not in self.errors or spec.stored(cell.config, cell.key):
-                found.append(cell)
+                ready.append(cell)
                 continue
             why = self.errors[leader.number]
             failure = Failure(f"its calibration failed in cell {leader.number}: {why}", why.mendable)
             place = self.directory / cell.place
             runs.fail(place, runs.start(place, runs.describe(cell.config, self.directory.name)), failure)
             self.followers.setdefault(leader.number, []).append(cell.number)
-        return found
+        return ready
 
     def settle(self, cells: Sequence[Cell], exceptions: Sequence[Exception | None]) -> None:
         """Judge cells that were launched by what lies in their directories."""
@@ -120,28 +121,30 @@ def claimed(wanted: Path, chosen: bool, plan: Plan, resume: bool, overwrite: boo
                 continue
             with lock:
                 lock.release()  # `with` took it a second time; it is held once now
-                found = plan.resumed(earlier, directory)
-                if found.waiting:
-                    yield Grid(directory, found)
+                resumed = plan.resumed(earlier, directory)
+                if resumed.waiting:
+                    yield Grid(directory, resumed)
                     return
     directory = wanted if chosen else fresh(wanted)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with held(directory, "hydra.sweep.dir"):  # what it holds is looked at once nobody else can change it
-            found = _settled(directory, plan, resume, overwrite)
-            if found is plan:
+            settled = _settled(directory, plan, resume, overwrite)
+            if settled is plan:
                 plan.recorded.write(directory)
-            yield Grid(directory, found)
+            yield Grid(directory, settled)
     except OSError as error:
         raise UsageError(f"sweep directory {directory} cannot be written: {error.strerror or error}") from error
 
 
 def _settled(directory: Path, plan: Plan, resume: bool, overwrite: bool) -> Plan:
-    """The plan as it is to be carried out here. Raises UsageError where that would cost what lies here."""
+    """The plan as it is to be carried out here; with `overwrite` cells of the sweep that it replaces are removed.
+    Raises UsageError where that would cost what lies here."""
     earlier = plan_record.read(directory)
     if earlier and resume and plan.same(earlier):
         return plan.resumed(earlier, directory)
     if overwrite:
+        leftovers.remove(directory, plan, earlier)
         return plan
     if earlier:
         raise UsageError(f"hydra.sweep.dir={directory} holds another sweep: {INSIST}")

@@ -102,7 +102,7 @@ def files_to_fetch(names: Sequence[str], read: Read, where: object, beside: Sequ
 
 
 def whole(path: Path) -> bool:
-    """Whether a directory holds all files of a checkpoint."""
+    """True if a directory holds all files of a checkpoint."""
     try:
         open_checkpoint(path)
     except UsageError:

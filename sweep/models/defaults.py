@@ -15,7 +15,7 @@ COMPUTED = ("float32", "bfloat16", "float16")  # what activations are computed i
 
 
 def dtype(model: Model) -> str:
-    """What most values of a checkpoint are stored as, float32 where none computes in that; of random weights, which
+    """The dtype of most values of a checkpoint, float32 where none computes in that; of random weights, which
     nobody published, bfloat16. Raises UsageError where the checkpoint cannot be had."""
     if model.weights == "random":
         return "bfloat16"

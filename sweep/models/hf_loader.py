@@ -15,7 +15,7 @@ import torch
 from sweep.core.errors import UsageError, first_line
 from sweep.models import assemble, verify
 from sweep.models.checkpoint_dir import Checkpoint
-from sweep.models.refusals import SUPPORTED
+from sweep.models.families import supported
 
 
 def network(name: str, shape: Any, source: Checkpoint | None, seed: int, dtype: torch.dtype, device: str) -> Any:
@@ -30,7 +30,7 @@ def network(name: str, shape: Any, source: Checkpoint | None, seed: int, dtype: 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if not is_causal(shape):
-        raise UsageError(f"model={name}: {shape.model_type} is no causal language model; supported are {SUPPORTED}")
+        raise UsageError(f"model={name}: {shape.model_type} is no causal language model; supported are {supported()}")
     kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(shape)]
     for key in ("chunk_size", "mamba_chunk_size"):
         if device == "cpu" and hasattr(shape, key):
@@ -74,7 +74,7 @@ def network(name: str, shape: Any, source: Checkpoint | None, seed: int, dtype: 
 
 
 def is_causal(shape: Any) -> bool:
-    """Whether transformers has a causal language model for a configuration."""
+    """True if transformers has a causal language model for a configuration."""
     import transformers
 
     return type(shape) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING

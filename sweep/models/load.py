@@ -14,10 +14,10 @@ from torch import Tensor
 from sweep.config import knobs
 from sweep.core.errors import UsageError, out_of_memory
 from sweep.models import assemble, checkpoint_dir, hf_loader, mamba_ssm_backend, source, stack, tokenizer
+from sweep.models.families import FAMILIES, supported
 from sweep.models.kernels.patch import VERSION
 from sweep.models.mixer import Mixer, geometry, mixers
 from sweep.models.random_weights import RandomWeights
-from sweep.models.refusals import FAMILIES, SUPPORTED
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Model:
 
 
 def backend(model: knobs.Model, device: str) -> str:
-    """What will compute the activations, with its version: part of a calibration's identity."""
+    """The software that computes the activations, with versions: part of a calibration's identity."""
     versions = [f"{package} {metadata.version(package)}" for package in ("transformers", "torch")]
     kind = torch.device(device).type
     by_authors = _chosen(model, device) == "mamba_ssm"
@@ -75,8 +75,8 @@ def load(model: knobs.Model, device: str, dtype: str) -> Model:
         elif chosen == "mamba_ssm":
             raise UsageError(f"model.backend=mamba_ssm has no {shape.model_type}; use model.backend=transformers")
         else:
-            found = None if model.weights == "random" else source.checkpoint(model)
-            lm = hf_loader.network(model.name, shape, found, model.seed, target, device)
+            opened = None if model.weights == "random" else source.checkpoint(model)
+            lm = hf_loader.network(model.name, shape, opened, model.seed, target, device)
     observed = mixers(lm)
 
     def backbone(ids: Tensor) -> Tensor:
@@ -97,11 +97,11 @@ def _require_mixers(name: str, shape: Any) -> None:
             f"model={name}: this {shape.model_type} has no Mamba layer (all of its {shape.num_hidden_layers} are "
             f"{layers}), so there is nothing to observe; give a member of the family that has some"
         )
-    raise UsageError(f"model={name}: {shape.model_type} has no Mamba mixer; supported are {SUPPORTED}")
+    raise UsageError(f"model={name}: {shape.model_type} has no Mamba mixer; supported are {supported()}")
 
 
 def is_pure(shape: Any) -> bool:
-    """Whether it is one of mamba_ssm's own, a plain sequence of blocks: then tensors are loaded one by one."""
+    """True for a network of mamba_ssm's own, a plain sequence of blocks: then tensors are loaded one by one."""
     return shape.model_type in (*checkpoint_dir.STACKS, stack.Stack.model_type)
 
 
@@ -122,7 +122,7 @@ def encoder(model: knobs.Model) -> tokenizer.Encode:
 
 
 def byte_counter(model: knobs.Model) -> tokenizer.Count:
-    """How many bytes of text the ids of `encoder` stand for."""
+    """Counter of the bytes of text that ids of `encoder` stand for."""
     if model.weights == "random":
         return len
     return tokenizer.counter(model.tokenizer or source.checkpoint(model).path)

@@ -16,7 +16,7 @@ from sweep.models.stack import Stack
 
 
 def available() -> bool:
-    """Whether mamba_ssm is installed."""
+    """True if mamba_ssm is installed."""
     return importlib.util.find_spec("mamba_ssm") is not None
 
 
@@ -32,7 +32,7 @@ def check(device: str) -> None:
 
 
 def expresses(config: Any) -> bool:
-    """Whether what is installed can build a network: rotary embeddings come from flash_attn."""
+    """True if the installed packages can build a network: rotary embeddings come from flash_attn."""
     return not (isinstance(config, Stack) and config.rotary) or importlib.util.find_spec("flash_attn") is not None
 
 

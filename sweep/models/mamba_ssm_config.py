@@ -125,7 +125,7 @@ def to_transformers(settings: dict[str, Any]) -> Any:
 
 
 def _epsilon(settings: dict[str, Any], layer: str) -> float:
-    """What is added to the mean square in norms. mamba_ssm's and Megatron's gated norm of Mamba-2 has 1e-5 whatever
+    """Epsilon added to the mean square in norms. mamba_ssm's and Megatron's gated norm of Mamba-2 has 1e-5 whatever
     that of the blocks is, and transformers has one number for both."""
     said = {key: float(settings[key]) for key in _EPSILON if settings.get(key) is not None}
     if len(set(said.values())) > 1:
@@ -140,7 +140,7 @@ def _epsilon(settings: dict[str, Any], layer: str) -> float:
 
 
 def to_mamba_ssm(config: Any) -> dict[str, Any]:
-    """What mamba_ssm's config.json would say of a transformers MambaConfig or Mamba2Config."""
+    """Settings of mamba_ssm's config.json for a transformers MambaConfig or Mamba2Config."""
     ssm = {
         "d_state": config.state_size,
         "d_conv": config.conv_kernel,

@@ -28,7 +28,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {  # arguments that change what is computed,
 
 
 def file(names: Sequence[str], read: Read, where: object) -> str | None:
-    """Megatron's file of weights, of several iterations the latest; None if there is none."""
+    """Megatron's file of weights, of several iterations the latest; None without one."""
     ranks = [name for name in names if re.search(rf"(^|/)mp_rank_[^/]+/{re.escape(NAME)}$", name)]
     if not ranks:
         return None

@@ -22,7 +22,7 @@ _TO_TRANSFORMERS = (  # patterns of mamba_ssm's and Megatron's names
 
 
 def transformers_name(name: str, stack: bool) -> str:
-    """What transformers calls a tensor.
+    """transformers' name of a tensor.
 
     stack: whether the network is a stack of Mamba blocks, whose base is `backbone`; of hybrids, whose base mostly is
     `model`, only wrappers are taken off."""
@@ -39,7 +39,7 @@ def transformers_name(name: str, stack: bool) -> str:
 
 
 def _wraps(rest: str, wrapper: str, stack: bool) -> bool:
-    """Whether what stands before `rest` is a wrapper, and not the network's own base."""
+    """True if the prefix before `rest` is a wrapper's, and not the network's own base."""
     if rest.startswith((*_BEFORE, *_HEADS, "embedding.word_embeddings.")):
         return True
     return rest.startswith(_BARE) if stack else wrapper == "module."

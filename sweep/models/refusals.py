@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sweep.core.errors import UsageError
+from sweep.models.families import FAMILIES, supported
 
-FAMILIES = (  # transformers' networks that can be observed
-    *("mamba", "mamba2", "falcon_mamba", "jamba", "zamba", "zamba2", "bamba", "falcon_h1", "nemotron_h"),
-    "granitemoehybrid",
-)
-SUPPORTED = f"{', '.join(FAMILIES)} (transformers), and mamba_ssm's Mamba1 and Mamba2"  # for messages
 # Architectures with Mamba layers that run only by code which comes with their checkpoints.
 _REMOTE_CODE = ("hymba", "plamo", "plamo2", "plamo3")
 _MAMBA3 = (
@@ -86,8 +82,8 @@ def refuse_configuration(file: Path, settings: dict[str, Any]) -> None:
     if "auto_map" in settings or kind in _REMOTE_CODE:
         raise UsageError(
             f"{file}: model_type={kind} is computed by code that comes with the checkpoint (remote code), which is "
-            f"never run; supported are {SUPPORTED}"
+            f"never run; supported are {supported()}"
         )
     raise UsageError(
-        f"{file}: transformers {transformers.__version__} does not know model_type={kind}; supported are {SUPPORTED}"
+        f"{file}: transformers {transformers.__version__} does not know model_type={kind}; supported are {supported()}"
     )

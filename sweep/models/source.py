@@ -1,4 +1,4 @@
-"""Where a model's weights and settings come from: a directory, the Hub, or nowhere (random weights)."""
+"""Sources of a model's weights and settings: a directory, the Hub, or nowhere (random weights)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def identity(model: knobs.Model) -> str:
 
 
 def origin(model: knobs.Model) -> dict[str, str | None]:
-    """Where the weights come from: the repository and the commit that its revision stood for, or the path."""
+    """Origin of the weights: the repository and the commit that its revision stood for, or the path."""
     if model.weights == "random":
         return {"repo": None, "commit": None, "path": None}
     path = checkpoint(model).path
@@ -66,10 +66,10 @@ def settings(model: knobs.Model) -> Any:
     """The network's configuration in transformers' words; a Stack where it has none."""
     if model.weights == "random" and model.geometry:
         return stack.shape(model.geometry)
-    found = checkpoint(model) if model.weights == "trained" else _configuration_only(model)
-    if found.layout != "transformers":
-        return stack.shape(found.settings)
-    return words.configuration(found.path, found.settings)
+    opened = checkpoint(model) if model.weights == "trained" else _configuration_only(model)
+    if opened.layout != "transformers":
+        return stack.shape(opened.settings)
+    return words.configuration(opened.path, opened.settings)
 
 
 def described(model: knobs.Model) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from sweep.core.errors import UsageError
 from sweep.models.mixer import Mixer
 
-SSM_STATE = "ssm_state"
-
 
 def final_state(mixer: Mixer, projected: Tensor, x: Tensor, b: Tensor | None) -> Tensor:
     """The last state of each text, [batch, d_state, d_inner], of the activations' dtype.

@@ -55,12 +55,12 @@ class Stack:
 
     @property
     def rotary(self) -> bool:
-        """Whether any layer rotates its queries and keys."""
+        """True if any layer rotates its queries and keys."""
         return bool(self.settings["attn_layer_idx"]) and self.settings["attn_cfg"]["rotary_emb_dim"] > 0
 
 
 def needed(settings: dict[str, Any]) -> bool:
-    """Whether what a config.json says is beyond transformers' own models. Reads no more than the words."""
+    """True for settings of config.json beyond transformers' own models. Reads nothing but the settings."""
     network, ssm, _ = _taken_apart(settings)
     return "model_type" not in settings and bool(network | ssm)
 
@@ -129,7 +129,7 @@ def _check_d_ssm(ssm: dict[str, Any], d_inner: int) -> None:
 
 
 def _attention(settings: dict[str, Any], d_model: int) -> dict[str, Any]:
-    """What mamba_ssm's MHA is built with, all defaults filled in."""
+    """Arguments of mamba_ssm's MHA, all defaults filled in."""
     given = dict(settings.get("attn_cfg") or {})
     if unknown := sorted(given.keys() - _ATTENTION.keys()):
         raise UsageError(f"config.json: unknown attn_cfg settings: {', '.join(unknown)}")

@@ -72,7 +72,7 @@ class Weights:
         return copy
 
     def dtype(self) -> str:
-        """What most of the values are stored as, such as `bfloat16`. Reads no tensor."""
+        """The dtype of most of the values, such as `bfloat16`. Reads no tensor."""
         sizes: Counter[str] = Counter()
         for file, name in self._places.values():
             source = self._open[file]
@@ -98,7 +98,7 @@ class Later:
 
 
 def _open(file: Path, trained_with: str | None) -> Any:
-    """What reads a file's tensors by name: a dict, or safetensors' reader. What a file is, its content says."""
+    """Reader of a file's tensors by name: a dict, or safetensors' own. The content tells the format, not the name."""
     refusals.refuse_file(file)
     try:
         if _is_safetensors(file):
@@ -159,14 +159,14 @@ def _dtype(file: Path, source: Any, name: str) -> torch.dtype | str:
 
 
 def _is_safetensors(file: Path) -> bool:
-    """Whether a file begins as safetensors do: the length of a header, and JSON."""
+    """True if a file begins as safetensors do: the length of a header, and JSON."""
     with file.open("rb") as stream:
         begin = stream.read(9)
     return len(begin) == 9 and begin[8:] == b"{" and int.from_bytes(begin[:8], "little") <= file.stat().st_size
 
 
 def _mappable(file: Path) -> bool:
-    """Whether a file can be memory-mapped: all but what torch before 1.6 saved."""
+    """True if a file can be memory-mapped: all but those of torch before 1.6."""
     return _is_safetensors(file) or zipfile.is_zipfile(file)
 
 
@@ -178,7 +178,7 @@ def _refused_pickle(file: Path) -> str:
 
 
 def megatron(file: Path) -> Any:
-    """What a Megatron checkpoint holds (`args`, `model`, …), tensors memory-mapped and nothing executed: of classes
+    """Content of a Megatron checkpoint (`args`, `model`, …), tensors memory-mapped and nothing executed: of classes
     beside the tensors only husks are built. Raises what torch.load does for a file that is none."""
     refusals.refuse_file(file)
     with torch.serialization.safe_globals(_husks(torch.serialization.get_unsafe_globals_in_checkpoint(file))):
@@ -195,7 +195,7 @@ def _husks(names: list[str]) -> list[Any]:
 
 
 class _Husk:
-    """Stands for an object of a class that is none of ours; keeps its attributes, does nothing."""
+    """Stub of an object of a foreign class; keeps its attributes, does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Husk:
         return super().__new__(cls)

@@ -25,14 +25,14 @@ _LARGEST_SPECIAL = 3  # ids that ByT5 puts before the bytes: padding, end, unkno
 def encoder(source: str | Path, revision: str = "main") -> Encode:
     """The tokenizer in a directory, a tokenizer.json, a SentencePiece *.model, or a repository of the Hub.
 
-    No special tokens are added. Raises UsageError where there is none."""
+    No special tokens are added. Raises UsageError for a directory without a tokenizer."""
     return _open(source, revision)[0]
 
 
 def counter(source: str | Path, revision: str = "main") -> Count:
-    """How many bytes of UTF-8 the same tokenizer's ids decode to: part of a character counts as U+FFFD, 3 bytes.
+    """Counter of the UTF-8 bytes that ids decode to, for the same tokenizer: part of a character counts as U+FFFD, 3.
 
-    Raises UsageError where there is none."""
+    Raises UsageError for a directory without a tokenizer."""
     return _open(source, revision)[1]
 
 
@@ -56,7 +56,7 @@ def _open(source: str | Path, revision: str) -> tuple[Encode, Count]:
 
 
 def is_in(path: Path) -> bool:
-    """Whether a directory holds a tokenizer."""
+    """True if a directory holds a tokenizer."""
     return _main_file(path) is not None
 
 

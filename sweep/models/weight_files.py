@@ -21,7 +21,7 @@ Read = Callable[[str], Path]  # from a file's name in a checkpoint to the file
 
 
 def chosen(names: Sequence[str], read: Read, where: object) -> list[str]:
-    """Those of a checkpoint's files that hold its weights, as transformers prefers them: safetensors before pickles,
+    """The files of a checkpoint that hold its weights, as transformers prefers them: safetensors before pickles,
     one file before shards, the usual name before any other."""
     top = [name for name in names if "/" not in name]
     for usual in _USUAL:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.core.errors import UsageError, first_line
-from sweep.models.refusals import FAMILIES, SUPPORTED
+from sweep.models.families import FAMILIES, supported
 
 # Other libraries' words for what a class of transformers calls by its own.
 _EPSILON = (
@@ -19,16 +19,6 @@ _EPSILON = (
     *("rms_norm_eps", "rms_norm_epsilon", "rms_eps", "rmsnorm_eps"),
 )
 _MAMBA_SSM = {"d_model": "hidden_size", "n_layer": "num_hidden_layers", "tie_embeddings": "tie_word_embeddings"}
-# Keys that transformers' class reads without declaring them, by model_type.
-_READ = {
-    "mamba": ("intermediate_size",),
-    "falcon_mamba": ("intermediate_size", "use_falcon_mambapy"),
-    "nemotron_h": (
-        *("hybrid_override_pattern", "mtp_hybrid_override_pattern", "mamba_chunk_size", "mamba_conv_bias"),
-        *("mamba_d_conv", "mamba_dt_init_floor", "mamba_dt_limit", "mamba_dt_max", "mamba_dt_min", "mamba_expand"),
-        *("mamba_n_groups", "num_hidden_layers"),
-    ),
-}
 _ROPE = ("rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor")
 # Keys that no class reads, with the values that say what is computed all the same.
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -65,7 +55,6 @@ _IMMATERIAL = re.compile(
     r"ffn_hidden_size|lora_rank|ft_lora|use_shared_(attention|mlp|block)_lora|conv_dimension|mlp_expansion_factor|"
     r"attention_head_dim|kv_channels|num_query_groups|layer_types|layers_block_type|d_inner|vocab_pad.*"
 )
-_ACTIVATIONS = {"zamba": "hidden_mamba_act", "nemotron_h": "mamba_hidden_act", "zamba2": None}  # else hidden_act
 
 
 def configuration(path: Path, settings: dict[str, Any]) -> Any:
@@ -80,8 +69,9 @@ def configuration(path: Path, settings: dict[str, Any]) -> Any:
         declared = set(kind.__dataclass_fields__) | set(vars(kind())) | set(kind.attribute_map)
     except Exception:  # a class that cannot be made of nothing: none that holds a Mamba mixer
         declared = set(settings)
-    declared |= {"head_dim", *_READ.get(settings["model_type"], ())}  # head_dim: of attention, wherever there is any
-    read = _translated(file, settings, declared) if settings["model_type"] in FAMILIES else {}
+    family = FAMILIES.get(settings["model_type"])
+    declared |= {"head_dim", *(family.reads if family else ())}  # head_dim: of attention, wherever there is any
+    read = _translated(file, settings, declared) if family else {}
     try:
         config = kind.from_pretrained(path)
         for key, value in read.items():
@@ -89,7 +79,7 @@ def configuration(path: Path, settings: dict[str, Any]) -> Any:
     except Exception as error:
         raise UsageError(
             f"{path}: transformers {transformers.__version__} cannot read "
-            f"model_type={settings['model_type']} ({first_line(error)}); supported are {SUPPORTED}"
+            f"model_type={settings['model_type']} ({first_line(error)}); supported are {supported()}"
         ) from error
     _check_activation(file, config)
     return config
@@ -140,7 +130,8 @@ def _translated(file: Path, settings: dict[str, Any], declared: set[str]) -> dic
 
 def _check_activation(file: Path, config: Any) -> None:
     """Raises UsageError for a mixer that applies anything but SiLU after its convolution: that is what is observed."""
-    key = _ACTIVATIONS.get(config.model_type, "hidden_act")
-    value = getattr(config, key, "silu") if key and config.model_type in FAMILIES else "silu"
+    family = FAMILIES.get(config.model_type)
+    key = family.activation if family else None
+    value = getattr(config, key, "silu") if key else "silu"
     if value not in ("silu", "swish"):
         raise UsageError(f"{file}: {key}={value} is not supported: Mamba mixers are observed with SiLU; allowed: silu")

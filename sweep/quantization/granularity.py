@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.core.errors import UsageError
+from sweep.quantization import sites
 from sweep.quantization.site_scales import NOWHERE, Place
+from sweep.quantization.sites import Channels
 from sweep.quantization.sort_and_cluster import Grouping, sort_and_cluster
 from sweep.quantization.statistics import Key, Statistics
 from sweep.quantization.types import Ints
@@ -48,9 +50,10 @@ def by_channel(site: str, channels: int, geometry: dict[str, Any]) -> Parts:
     into out_proj and for the state; SSD group and state for B and C; the channel alone elsewhere, also for those of an
     MLP within the mixer, which enter out_proj in front of the heads."""
     ssd = int(geometry["n_groups"])
-    if site[0] in "BC":
+    numbered = sites.named(site).channels
+    if numbered is Channels.STATES:
         return [((c * ssd // channels, NOWHERE, c % (channels // ssd)), np.array([c])) for c in range(channels)]
-    if site == "in_proj_in" or geometry["family"] == "mamba1":
+    if numbered is Channels.PLAIN or geometry["family"] == "mamba1":
         return [((NOWHERE, NOWHERE, c), np.array([c])) for c in range(channels)]
     headdim, heads = int(geometry["headdim"]), int(geometry["n_heads"]) // ssd
     mlp = channels - headdim * heads * ssd
@@ -72,7 +75,7 @@ def by_group(statistics: Statistics, clusters: Clusters) -> dict[int, Grouping]:
     cluster = _variant(clusters.variant)
     groupings = {}
     for (layer, name), site in statistics.sites.items():
-        if name == "x_conv_out":
+        if name == sites.MAIN:
             statistic, shape = site.channel_text_mean_max.max(0), (int(geometry["n_groups"]), int(geometry["headdim"]))
             try:
                 groupings[layer] = cluster(statistic, *shape, clusters.head_groups, clusters.dim_groups)
@@ -92,10 +95,10 @@ def _variant(name: str) -> Callable[[NDArray[np.float32], int, int, int, int], G
 def grouped(site: str, channels: int, geometry: dict[str, Any], grouping: Grouping) -> Parts | None:
     """The parts of a site under a grouping: groups of x and SSD groups of B and C after the convolution, as in
     Quamba2, and None for sites that keep one scale."""
-    part, _, stage = site.partition("_conv_")
-    if stage not in ("pre", "out"):
+    row = sites.named(site)
+    if not row.grouped:
         return None
-    if part == "x":
+    if row.channels is Channels.HEADS:
         return list(grouping)
     width = channels // int(geometry["n_groups"])
     return [((g, NOWHERE, NOWHERE), np.arange(g * width, (g + 1) * width)) for g in range(channels // width)]

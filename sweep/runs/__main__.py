@@ -9,10 +9,10 @@ from sweep.core import cli
 from sweep.runs.listing import STATES, Sweep, sweeps
 
 
-def table(found: list[Sweep], now: float) -> str:
+def table(listed: list[Sweep], now: float) -> str:
     """Aligned columns, and a line for every damaged cell."""
     rows = [("sweep", "model", "cells", "age", "size")]
-    for s in found:
+    for s in listed:
         cells = ", ".join(f"{s.cells[state]} {state}" for state in STATES if s.cells[state])
         rows.append((str(s.path), ", ".join(s.models) or "–", cells or "none", _age(now - s.latest), _bytes(s.size)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -21,7 +21,7 @@ def table(found: list[Sweep], now: float) -> str:
         "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in zip(row, widths, right, strict=True)).rstrip()
         for row in rows
     ]
-    lines += [f"damaged: {path}: {why}" for s in found for path, why in s.damaged.items()]
+    lines += [f"damaged: {path}: {why}" for s in listed for path, why in s.damaged.items()]
     return "\n".join(lines)
 
 
@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or 2 for bad input."""
     parser = cli.parser("runs", __doc__)
     parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="default: runs")
-    found = sweeps(parser.parse_args(arguments).directories or [Path("runs")])
-    print(table(found, time.time()) if found else f"no runs yet: {cli.spelled('run')}")
+    listed = sweeps(parser.parse_args(arguments).directories or [Path("runs")])
+    print(table(listed, time.time()) if listed else f"no runs yet: {cli.spelled('run')}")
     return cli.OK
 
 

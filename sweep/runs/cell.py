@@ -56,8 +56,7 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False, ask
     tracking.check(config.wandb.mode)
     record = runs.start(directory, runs.describe(config, group))
     name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
-    if recipe := config.chosen:
-        shutil.copyfile(recipe.path, directory / runs.RECIPE)
+    _keep_recipe(config, directory / runs.RECIPE)
     tracker = tracking.start(TrackedRun(directory, name, group, config))
     try:
         if config.calibration.tolerance is None:
@@ -100,3 +99,11 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False, ask
     finally:
         tracker.finish()
     return Cell(directory, record, results, tables, tracker.hints)
+
+
+def _keep_recipe(config: Config, kept: Path) -> None:
+    """A copy of the recipe that the cell follows; none that an earlier run in its directory has followed."""
+    if config.chosen is None:
+        kept.unlink(missing_ok=True)
+    elif not (kept.exists() and kept.samefile(config.chosen.path)):
+        shutil.copyfile(config.chosen.path, kept)

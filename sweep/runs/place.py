@@ -41,7 +41,7 @@ def take(directory: Path, same: Callable[[], bool], overwrite: bool, insist: str
 
 def foreign(directory: Path) -> str | None:
     """The first file that a run would overwrite and that none has left, where no run has been."""
-    for name in (runs.FILE, *TABLES):
+    for name in (runs.FILE, runs.RECIPE, *TABLES):
         if (directory / name).exists():
             return name
     with suppress(OSError, UnicodeDecodeError):  # a run that was killed at once leaves Hydra's files alone
@@ -66,7 +66,7 @@ def held(directory: Path, what: str) -> Iterator[None]:
 
 def written(directory: Path, log: str) -> frozenset[str]:
     """What of that which a run writes is there. log: name of Hydra's log."""
-    names = (runs.FILE, ".lock", log, "wandb", *TABLES, *HYDRA, ".hydra", ".")
+    names = (runs.FILE, runs.RECIPE, ".lock", log, "wandb", *TABLES, *HYDRA, ".hydra", ".")
     return frozenset(name for name in names if (directory / name).exists())
 
 

@@ -45,7 +45,10 @@ def reproduce(directory: Path, console: Console) -> int:
     """Raises UsageError where there is no finished cell, or where it cannot be computed here."""
     import torch
 
+    from sweep.models.kernels import malloc
     from sweep.runs import cell
+
+    malloc.keep()
 
     record = runs.read(directory)
     if record is None:
@@ -64,12 +67,12 @@ def reproduce(directory: Path, console: Console) -> int:
         if asked.get("recipe"):
             asked["recipe"] = str(directory / runs.RECIPE)
         again = cell.run(from_dict(asked), Path(scratch) / "run", "reproduce")
-        found = {path.name: compare(path, Path(scratch) / "run" / path.name) for path in tables(directory)}
+        by_table = {path.name: compare(path, Path(scratch) / "run" / path.name) for path in tables(directory)}
     changes = list(circumstances(record.to_dict(), again.record.to_dict()))
-    same = not any(found.values())
+    same = not any(by_table.values())
     verdict = "[green]bit-identical[/green]" if same else "[red]different[/red]"
-    console.print(f"{escape(record.name)}: {verdict} in {len(found)} tables", highlight=False)
-    for name, differences in found.items():
+    console.print(f"{escape(record.name)}: {verdict} in {len(by_table)} tables", highlight=False)
+    for name, differences in by_table.items():
         if differences:
             console.print(_shown(name, differences))
     if changes:
@@ -101,15 +104,15 @@ def compare(old: Path, new: Path) -> list[tuple[str, float, str]]:
         return []
     if a.schema != b.schema or len(a) != len(b):
         return [("everywhere", math.inf, f"{len(a)} rows of {a.num_columns} columns, now {len(b)} of {b.num_columns}")]
-    found: dict[str, tuple[str, float, str]] = {}
+    worst: dict[str, tuple[str, float, str]] = {}
     for x, y in zip(_rows(a), _rows(b), strict=True):
         where = " ".join(f"{p} {x[p]}" for p in PLACE if x.get(p) is not None)
         for column in x:
             if not _equal(x[column], y[column]):
                 size = _relative(x[column], y[column])
-                if size > found.get(where, ("", -1.0, ""))[1]:
-                    found[where] = (where, size, f"{column} {_number(x[column])} → {_number(y[column])}")
-    return sorted(found.values(), key=lambda difference: -difference[1])
+                if size > worst.get(where, ("", -1.0, ""))[1]:
+                    worst[where] = (where, size, f"{column} {_number(x[column])} → {_number(y[column])}")
+    return sorted(worst.values(), key=lambda difference: -difference[1])
 
 
 def circumstances(old: Json, new: Json) -> Iterator[tuple[str, Any, Any]]:

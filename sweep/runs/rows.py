@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweep.quantization import site_scales
+from sweep.quantization import site_scales, sites
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.method import Method
@@ -57,11 +57,11 @@ def relative(key: Key, site: SiteStatistics, read: dict[Key, Reading]) -> Column
         nothing = np.full_like(scale, np.nan)
         return {"weight_scale": np.nan, "ratio": nothing, "silu_gain": nothing}
     weight = site.weight_absmax / WEIGHT_LEVELS
-    before = read[key[0], key[1].replace("_out", "_pre")].scale
+    before = sites.named(key[1]).before
     return {
         "weight_scale": weight,
         "ratio": _divide(scale, np.full_like(scale, weight)),
-        "silu_gain": _divide(scale, before),
+        "silu_gain": _divide(scale, read[key[0], before].scale) if before else np.full_like(scale, np.nan),
     }
 
 
@@ -136,7 +136,7 @@ def histograms(statistics: Statistics) -> Iterator[Columns]:
     magnitudes = np.exp2(np.arange(257) / 8 - 18)
     edges = np.concatenate([-magnitudes[:0:-1], [0.0], magnitudes[1:]])  # 513
     for (layer, name), site in statistics.sites.items():
-        if name in ("x_conv_pre", "x_conv_out"):
+        if name in (sites.MAIN, sites.named(sites.MAIN).before):
             total = site.total
             inside = np.clip(total.values, edges[0], np.nextafter(edges[-1], 0))
             counts = np.bincount(np.searchsorted(edges, inside, side="right") - 1, weights=total.counts, minlength=512)

@@ -140,17 +140,17 @@ def _sites(rows: pa.Table) -> Table:
     return shown
 
 
-def _evaluation(found: Json) -> Table:
-    text = found["tokens"]
+def _evaluation(evaluation: Json) -> Table:
+    text = evaluation["tokens"]
     size = f"{text['samples']} x {text['seqlen']} held-out tokens of {text['data']}"
     shown = Table(title=f"Fake-quantized forward: {size}", title_justify="left")
     for heading in ("", "unquantized", "quantized", "difference", "± se, paired"):
         shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, key in (("perplexity", "perplexity"), ("bits per byte", "bits_per_byte")):
-        change = (_number(found[f"delta_{key}"], "+.4f"), _number(found[f"delta_{key}_se"], ".4f"))
-        shown.add_row(name, _number(found["baseline"][key], ".4f"), _number(found[key], ".4f"), *change)
-    shown.add_row("KL, nats", "0", _number(found["kl"], ".6f"), "", _number(found["kl_se"], ".6f"))
-    agreement = (_number(found["top1_agreement"], ".3%"), "", _number(found["top1_agreement_se"], ".3%"))
+        change = (_number(evaluation[f"delta_{key}"], "+.4f"), _number(evaluation[f"delta_{key}_se"], ".4f"))
+        shown.add_row(name, _number(evaluation["baseline"][key], ".4f"), _number(evaluation[key], ".4f"), *change)
+    shown.add_row("KL, nats", "0", _number(evaluation["kl"], ".6f"), "", _number(evaluation["kl_se"], ".6f"))
+    agreement = (_number(evaluation["top1_agreement"], ".3%"), "", _number(evaluation["top1_agreement_se"], ".3%"))
     shown.add_row("top-1 agreement", "100%", *agreement)
     return shown
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sweep.config.config import Config
-from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
-from sweep.quantization import formats, granularity, site_scales
+from sweep.quantization import formats, granularity, site_scales, sites
 from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.method import Reads
 from sweep.quantization.site_scales import WHOLE, Reading
@@ -96,7 +95,7 @@ def _check(config: Config, *parts: Statistics | None) -> None:
     """Raises UsageError where a recipe is of another model, and where a method needs gradients that are not there."""
     for statistics in filter(None, parts):
         for (layer, name), site in statistics.sites.items():
-            if (plain := name.partition("[")[0]) not in QUANTIZED:
+            if (plain := name.partition("[")[0]) not in sites.quantized():
                 continue
             if config.chosen and (layer, plain) not in config.chosen.sites:
                 raise UsageError(

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from sweep.calibration import until
 from sweep.calibration.until import Decision, Errors, Goal, Look
 from sweep.config.config import Config
-from sweep.config.knobs import QUANTIZED, Grouping
+from sweep.config.knobs import Grouping
 from sweep.core.errors import UsageError
 from sweep.core.store import Damaged, Store
 from sweep.core.store_key import Key
-from sweep.quantization import formats, granularity, site_scales
+from sweep.quantization import formats, granularity, site_scales, sites
 from sweep.quantization.methods import registry as methods
 from sweep.quantization.statistics import Statistics
 from sweep.runs.passes import Passes
@@ -162,7 +162,7 @@ def read(cell: Config, statistics: Statistics, grouped: Statistics | None, facto
     errors: list[NDArray[np.float64]] = []
     loss: NDArray[np.float64] | float = 0.0
     for (layer, name), site in statistics.sites.items():
-        if name not in QUANTIZED:
+        if not sites.named(name).quantized:
             continue
         choice, split = cell.choice(layer, name), splits.get((layer, name))
         if split and not grouped:

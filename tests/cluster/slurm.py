@@ -47,7 +47,7 @@ SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=3
+KillWait=1
 ReturnToService=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=4000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
@@ -122,7 +122,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _until(condition: object, what: str, root: Path) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not condition():  # type: ignore[operator]
         if time.monotonic() > end:
             logs = "\n".join(f"{p.name}: {p.read_text()[-2000:]}" for p in root.glob("*log"))

@@ -21,7 +21,7 @@ from tests.harness import ROOT, require
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 SLOW = ("calibration.samples=400", "calibration.batch_size=1", "calibration.checkpoint=0.2")
-SLOWER = ("calibration.samples=9600", *SLOW[1:])  # so that a job is still at it when Slurm kills it, KillWait later
+SLOWER = ("calibration.samples=4800", *SLOW[1:])  # so that a job is still at it when Slurm kills it, KillWait later
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +101,14 @@ def undisturbed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return statistics(root / "runs/calibrations")
 
 
-def test_a_grid_of_eight_cells(cluster: dict[str, str], files: Path, tmp_path: Path) -> None:
-    alphas = "alpha=0.9,0.95,0.99,0.995,0.999,0.9995,0.9999,1.0"
-    grid = Grid(cluster, tmp_path, files, alphas, "calibration.shards=2")
+def test_a_grid_of_four_cells(cluster: dict[str, str], files: Path, tmp_path: Path) -> None:
+    grid = Grid(cluster, tmp_path, files, "alpha=0.9,0.99,0.999,1.0", "calibration.shards=2")
     code, out, err = grid.finish()
     assert code == 0, err + out + grid.logs()
     found = grid.records()
-    assert sorted(found) == list(range(8))
+    assert sorted(found) == list(range(4))
     assert {r["status"] for r in found.values()} == {"finished"}
-    assert [found[n]["calibration"]["cached"] for n in range(8)] == [False] + 7 * [True]
+    assert [found[n]["calibration"]["cached"] for n in range(4)] == [False] + 3 * [True]
     assert found[0]["timings"]["observe_s"] == 0  # two shards did it
     assert f"python -m sweep.compare {grid.directory.relative_to(tmp_path)}" in out
 

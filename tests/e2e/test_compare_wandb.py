@@ -142,7 +142,7 @@ def test_the_hint_of_an_offline_comparison_uploads_it(server: Server, tmp_path: 
     two_cells(tmp_path / "a folder" / "grid")
     done = command(tmp_path, "sweep.compare", "a folder/grid", "--no-html", "--log-wandb", WANDB_MODE="offline")
     hint = shlex.split(done.stderr.removeprefix("W&B"))
-    subprocess.run([sys.executable, "-m", *hint], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-m", *hint], cwd=tmp_path, check=True, capture_output=True, timeout=120)
     found = arrived(server, hint[-1].rpartition("-run-")[2].partition("-")[2])
     assert {"tables/cells", "answer/verdicts", "charts/scales"} <= set(found)
 

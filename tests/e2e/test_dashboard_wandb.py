@@ -141,7 +141,7 @@ def check_runs(runs: dict[str, Any]) -> None:
     assert order == {"key": {"section": "summary", "name": "evaluation/kl"}, "ascending": True}
     columns, pinned = runs["runFeed"]["columnOrder"], runs["runFeed"]["columnPinned"]
     assert columns[:3] == ["run:displayName", "summary:evaluation/kl", "summary:evaluation/kl_se"]
-    assert {"summary:worst/sqnr_db", "config:cell.value.method"} <= set(columns)
+    assert {"summary:quantized/sqnr_db_mean", "config:cell.value.method"} <= set(columns)
     assert all(pinned[column] for column in columns)
 
 
@@ -159,7 +159,7 @@ def check_panels(panels: list[dict[str, Any]], cells: list[view.View]) -> None:
     bars = {key.replace("summary_metrics.", "summary:") for bar in of.pop("Bar Chart") for key in bar["metrics"]}
     assert bars == {"summary:evaluation/kl", "summary:evaluation/perplexity"} <= summary
     (scatter,) = of.pop("Scatter Plot")
-    assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:worst/sqnr_db", "summary:evaluation/kl")
+    assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:quantized/sqnr_db_mean", "summary:evaluation/kl")
     assert scatter["yAxisLogScale"]
     (parallel,) = of.pop("Parallel Coordinates Plot")
     axes = [column["accessor"] for column in parallel["columns"]]

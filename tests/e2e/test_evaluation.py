@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from sweep.config import knobs
 from sweep.config.config import Config
-from sweep.config.knobs import QUANTIZED, Data, Model
+from sweep.config.knobs import Data, Model
 from sweep.core.store import Store
 from sweep.evaluation import evaluate, forward, heldout
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.models import load
-from sweep.quantization import formats
+from sweep.quantization import formats, sites
 from tests.harness import ROOT, Run
 
 TINY = (
@@ -31,8 +31,8 @@ TINY = (
     "calibration.folds=4",
     "method=minmax",
     "evaluate.perplexity=true",
-    "evaluate.samples=64",
-    "calibration.seqlen=256",
+    "evaluate.samples=32",
+    "calibration.seqlen=128",
 )
 ON = "evaluate.perplexity=true"
 
@@ -86,7 +86,7 @@ def test_int16_changes_nothing_and_fewer_bits_cost_more(
     assert 1 >= found["int16"]["top1_agreement"] > found["int8"]["top1_agreement"] > found["int4"]["top1_agreement"]
     assert {e["baseline"]["perplexity"] for e in found.values()} == {none}
     assert "perplexity" in done.stdout
-    assert "64 x 256 held-out tokens of stdlib" in done.stdout
+    assert "32 x 128 held-out tokens of stdlib" in done.stdout
 
 
 def test_the_numbers_are_those_of_a_direct_computation(
@@ -255,7 +255,7 @@ def test_the_configuration_file_asks_for_what_the_code_says() -> None:
     assert knobs.Evaluate(**configured) == knobs.Evaluate()
     assert not knobs.Evaluate()
     model = load.load(Model("tiny", "pkg://sweep/models/tiny"), "cpu", "float32")
-    assert set(QUANTIZED) == {s for s in model.mixers[0].sites if not s.endswith(("_pre", "_state"))}
+    assert set(sites.quantized()) == {s for s in model.mixers[0].sites if not s.endswith(("_pre", "_state"))}
 
 
 def test_a_key_changes_with_everything_that_changes_a_pass(tmp_path: Path) -> None:

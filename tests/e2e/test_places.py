@@ -123,9 +123,8 @@ def test_the_second_of_two_sweeps_into_one_new_directory_is_refused(
 
 
 def test_of_two_sweeps_at_once_one_wins(tmp_path: Path) -> None:
-    from tests.unit.test_plan import cell, planned
-
     from sweep.core.errors import UsageError
+    from tests.unit.grid.test_plan import cell, planned
 
     outcomes: list[str] = []
     start = threading.Barrier(2)

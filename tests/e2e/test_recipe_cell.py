@@ -11,7 +11,7 @@ import small
 import yaml
 from rich.console import Console
 
-from sweep.config.knobs import QUANTIZED
+from sweep.quantization.sites import quantized
 from sweep.runs.reproduce import reproduce
 from tests.harness import Run
 
@@ -23,7 +23,7 @@ def recipe(path: Path, formats: tuple[str, str]) -> Path:
     sites = {
         layer: {
             site: {"method": "percentile", "alpha": 0.999, "format": formats[(layer + number) % 2]}
-            for number, site in enumerate(QUANTIZED)
+            for number, site in enumerate(quantized())
         }
         for layer in range(LAYERS)
     }
@@ -58,10 +58,10 @@ def test_it_is_calibrated_measured_recorded_and_reproduced(sweep: Run, tmp_path:
     assert half["recipe"]["note"] == "kept"
     assert "layers" not in half["recipe"]
     rows = pq.read_table(tmp_path / "half/scales.parquet").to_pylist()
-    assert {row["format"] for row in rows if row["site"] in QUANTIZED} == {"int4", "int8"}
+    assert {row["format"] for row in rows if row["site"] in quantized()} == {"int4", "int8"}
     other = {name: pq.read_table(tmp_path / name / "scales.parquet").to_pylist() for name in ("int4", "int8")}
     for number, row in enumerate(rows):
-        if row["site"] in QUANTIZED:
+        if row["site"] in quantized():
             assert row == other[row["format"]][number] | {"silu_gain": row["silu_gain"]}
     (tmp_path / "recipe-half.yaml").unlink()  # the run has its own copy
     assert reproduce(tmp_path / "half", Console()) == 0

@@ -9,13 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import small
 
 from sweep.core.streams import plain
-from tests.harness import ROOT, Done, command
+from tests.harness import ROOT, command
 
 STREAMS = {
     "ascii": {"PYTHONIOENCODING": "ascii", "LC_ALL": "C.UTF-8"},
@@ -35,16 +36,21 @@ COMMANDS = (
 )
 
 
-def run(directory: Path, env: dict[str, str], *arguments: str) -> Done:
-    """`python -m ARGUMENTS` whose output is bytes, read as UTF-8 where it is not plain."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **env},
-        capture_output=True,
-        timeout=240,
-    )
-    return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.decode(), done.stderr.decode("latin-1"))
+TABLE = ["sweep.compare", ".", "--table", "cells", "--format"]
+# Each command in a fork of a process that has imported what takes the time; its own streams are as at the start.
+FORKS = """
+import json, os, runpy, sys
+import duckdb, pandas, sweep.compare.answer, sweep.runs.cell, transformers
+for number, words in enumerate(json.loads(sys.argv[1])):
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    for stream, name in (1, "out"), (2, "err"):
+        os.dup2(os.open(f"{sys.argv[2]}/{number}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+    sys.argv[:] = words
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    sys.exit()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -58,41 +64,45 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("stream", ["ascii", "POSIX"])
-def test_every_command_says_it_in_other_letters(finished: Path, stream: str) -> None:
-    for arguments in COMMANDS:
-        done = run(finished, STREAMS[stream], *arguments)
-        assert done.returncode == 0, (arguments, done.stderr)
-        assert "Error" not in done.stderr, (arguments, done.stderr)
-        assert done.stdout.isascii(), arguments
-    assert "modele-7" in run(finished, STREAMS[stream], "sweep.runs", ".").stdout
-
-
-@pytest.mark.parametrize("stream", STREAMS)
-def test_a_grid_runs(finished: Path, tmp_path: Path, stream: str) -> None:
-    name = "'modèle–7'" if stream != "POSIX" else "plain"  # that locale cannot read an argument either
-    words = [*small.overrides(finished), f"model.name={name}", "alpha=0.9,0.99", "hydra.sweep.dir=x"]
+def run(directory: Path, stream: str, said: Path, *commands: list[str]) -> Iterator[bytes]:
+    """What each `python -m COMMAND`, one after the other, says on stdout; none may fail or complain."""
     done = subprocess.run(
-        [sys.executable, "-m", "sweep", "-m", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **STREAMS[stream]},
+        [sys.executable, "-c", FORKS, json.dumps(commands), str(said)],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **STREAMS[stream]},
         capture_output=True,
-        timeout=240,
+        timeout=280,
     )
-    assert done.returncode == 0, done.stderr.decode("latin-1")
-    assert b"Traceback" not in done.stderr
-    assert b"Logging error" not in done.stderr
-    assert len(list((tmp_path / "x").glob("*/run.json"))) == 2
+    assert done.returncode == 0, done.stderr
+    codes = done.stdout.decode().split()
+    for number, (words, code) in enumerate(zip(commands, codes, strict=True)):
+        out, err = ((said / f"{number}.{name}").read_bytes() for name in ("out", "err"))
+        assert code == "0", (words, err.decode("latin-1"))
+        assert b"Error" not in err, (words, err)
+        assert b"Traceback" not in err, (words, err)
+        assert b"Logging error" not in err, (words, err)
+        yield out
+
+
+@pytest.mark.parametrize("stream", ["ascii", "POSIX"])
+def test_every_command_says_it_in_other_letters(finished: Path, tmp_path: Path, stream: str) -> None:
+    said = list(run(finished, stream, tmp_path, *COMMANDS))
+    assert len(said) == len(COMMANDS)
+    for words, out in zip(COMMANDS, said, strict=True):
+        assert out.isascii(), words
+    assert b"modele-7" in said[COMMANDS.index(["sweep.runs", "."])]
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_data_for_programs_never_fails(finished: Path, stream: str) -> None:
-    env = STREAMS[stream]
-    table = ("sweep.compare", ".", "--table", "cells")
-    found = json.loads(run(finished, env, *table, "--format", "json").stdout)
-    assert "modèle–7" in json.dumps(found, ensure_ascii=False)
-    rows = list(csv.reader(io.StringIO(run(finished, env, *table, "--format", "csv").stdout)))
-    assert any("modèle–7" in cell for row in rows for cell in row)
+def test_a_grid_runs_and_data_for_programs_never_fails(finished: Path, tmp_path: Path, stream: str) -> None:
+    name = "'modèle–7'" if stream != "POSIX" else "plain"  # that locale has no such file names either
+    grid = ["sweep", "-m", *small.overrides(finished), f"model.name={name}", "alpha=0.9,0.99"]
+    place = tmp_path / "x"
+    said = run(finished, stream, tmp_path, [*TABLE, "json"], [*TABLE, "csv"], [*grid, f"hydra.sweep.dir={place}"])
+    data, table, _ = said
+    assert "modèle–7" in json.dumps(json.loads(data.decode()), ensure_ascii=False)
+    assert any("modèle–7" in cell for row in csv.reader(io.StringIO(table.decode())) for cell in row)
+    assert len(list(place.glob("*/run.json"))) == 2
 
 
 def test_what_plain_letters_make_of_others() -> None:

@@ -116,7 +116,7 @@ def test_the_hint_of_an_offline_run_uploads_it(server: Server, tmp_path: Path, m
     assert tracker.hint
     assert tracker.record
     command = [sys.executable, "-m", *shlex.split(tracker.hint)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)  # it logs where it is
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)  # it logs where it is
     server.assert_has_all(cell, tracker.record["id"])
 
 

@@ -44,7 +44,7 @@ class Log:
 
 def inspect(place: Path) -> Log:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(place)]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, timeout=120)
     log = Log()
     for line in done.stdout.splitlines():
         entry = json.loads(line)
@@ -232,5 +232,5 @@ def die_after(layers: int, cell: Path, env: dict[str, str], wait: float = 1.5) -
         """
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -13,6 +13,7 @@ CUDA's device context, and the search for the fastest launch.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import types
@@ -33,11 +34,12 @@ torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(multi_proces
 _init = autotuner.Autotuner.__init__
 
 
-def _first_config_only(self: Any, fn: Any, names: Any, configs: list[Any], *args: Any, **kwargs: Any) -> None:
-    _init(self, fn, names, configs[:1], *args, **kwargs)
+def _smallest_blocks(self: Any, fn: Any, names: Any, configs: list[Any], *args: Any, **kwargs: Any) -> None:
+    """The interpreter computes whole blocks, whatever lies in them."""
+    _init(self, fn, names, [min(configs, key=lambda c: math.prod(c.kwargs.values()))], *args, **kwargs)
 
 
-autotuner.Autotuner.__init__ = _first_config_only  # type: ignore[method-assign]
+autotuner.Autotuner.__init__ = _smallest_blocks  # type: ignore[method-assign]
 
 from mamba_ssm.modules import mamba_simple  # noqa: E402
 from mamba_ssm.ops.selective_scan_interface import selective_scan_ref  # noqa: E402
@@ -50,6 +52,7 @@ from sweep.config import knobs  # noqa: E402
 from sweep.evaluation.channel_quantizer import Rounding  # noqa: E402
 from sweep.evaluation.fake_quant import fake_quantized  # noqa: E402
 from sweep.models import load  # noqa: E402
+from sweep.quantization import sites  # noqa: E402
 from sweep.quantization.formats import FORMATS  # noqa: E402
 
 
@@ -58,7 +61,7 @@ def int4(seen: Mapping[str, np.ndarray]) -> dict[tuple[int, str], Rounding]:
     found = {}
     for key, values in seen.items():
         layer, _, site = key.partition(" ")
-        if site in knobs.QUANTIZED:
+        if site in sites.quantized():
             quantizer = FORMATS["int4"].place(0.0, float(np.abs(values).max()))
             found[int(layer), site] = Rounding(quantizer.format, np.array([quantizer.scale]), np.zeros(1))
     return found

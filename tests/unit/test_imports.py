@@ -109,3 +109,8 @@ def test_how_long_threads_spin_is_set_before_torch_unless_the_user_has_chosen(
         [sys.executable, "-c", program], cwd=ROOT, env=unset | chosen, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [chosen.get("GOMP_SPINCOUNT", "None"), spins, "False"]  # an import changes nothing
+
+
+def test_how_memory_is_kept_is_set_by_what_a_process_is_started_for() -> None:
+    setters = [name for name, path in modules().items() if "malloc.keep()" in path.read_text()]
+    assert sorted(setters) == ["sweep.grid.job", "sweep.runs.reproduce"]

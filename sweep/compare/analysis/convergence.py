@@ -11,7 +11,7 @@ from sweep.compare.analysis.forecast import Forecast, forecast
 from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import CONVERGENCE, DEPLOYED
+from sweep.compare.query.database import CONVERGENCE, deployed
 
 # A step between codes that is off by a factor 1 + e changes rounding noise by 20 log10(1 + e) dB.
 ENOUGH = 10 ** (NEGLIGIBLE_DB / 20) - 1
@@ -56,7 +56,7 @@ def convergence(runs: Comparison, cells: list[int]) -> list[Convergence]:
     if source is None:
         return []
     query = f"""
-        WITH c AS (FROM {source} WHERE {DEPLOYED}),
+        WITH c AS (FROM {source} WHERE {deployed()}),
         last AS (SELECT cell, max(folds) AS k, max(samples) AS n FROM c GROUP BY cell)
         SELECT c.cell AS cell, last.n AS n, k, c.layer AS layer, c.site AS site, c.scale_se / c.scale AS error,
                c.scale / half.scale - 1 AS drift

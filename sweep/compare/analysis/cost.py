@@ -17,7 +17,7 @@ import numpy as np
 
 from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import DEPLOYED, REPLICATES, SCALES
+from sweep.compare.query.database import REPLICATES, SCALES, deployed
 from sweep.runs.compared import Cell
 
 if TYPE_CHECKING:
@@ -93,11 +93,7 @@ class Costs:
 def known_sqnr(runs: Comparison) -> dict[int, float]:
     """Mean SQNR of the deployed sites, dB, by cell; not of cells where that of a place is unknown: minmax of groups is
     read off maxima. Sites that lose nothing, or hold nothing but zeros, do not count."""
-    unknown = "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)))"
-    mean = "avg(sqnr_db) FILTER (isfinite(sqnr_db))"
-    return dict(
-        runs.sql(f"SELECT cell, {mean} FROM deployed GROUP BY cell HAVING {unknown} = 0 AND {mean} IS NOT NULL")
-    )
+    return dict(runs.sql("SELECT cell, mean FROM totals WHERE unknown = 0 AND mean IS NOT NULL"))
 
 
 def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
@@ -171,7 +167,7 @@ def _ask(runs: Comparison, name: str, cells: list[int], query: str) -> list[tupl
     if source is None:
         return []
     try:
-        return runs.sql(query.format(f"(FROM {source} WHERE {DEPLOYED})"))
+        return runs.sql(query.format(f"(FROM {source} WHERE {deployed()})"))
     except duckdb.BinderException:
         return []
 

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from sweep.compare.analysis.per_site import Places, read
 from sweep.compare.analysis.significance import Floats, freedom, jackknife, p_values
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import GROUPS
-from sweep.config.knobs import QUANTIZED
+from sweep.quantization.sites import quantized
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +73,7 @@ class Evidence:
 
 def digests(runs: Comparison) -> dict[int, int]:
     """A fingerprint of every scale and SQNR of a cell, bit for bit: equal ones differ nowhere."""
-    columns = f"layer, site, {', '.join(GROUPS)}, scale, sqnr_db"
-    return dict(runs.sql(f"SELECT cell, bit_xor(hash({columns})) FROM rows GROUP BY cell"))
+    return dict(runs.sql("SELECT cell, print FROM totals"))
 
 
 def evidence(
@@ -119,7 +117,7 @@ def _compare(
     scale_k, sqnr_k, folds = _errors(first, second, i, j, paired)
     rows = _tests(layer, site, scale, sqnr, scale_k, sqnr_k, folds, decide)
     present = np.unique(which)
-    deployed = np.array([name in QUANTIZED for name in sites], bool)
+    deployed = np.array([name in quantized() for name in sites], bool)
     members = [deployed[which], *(which == number for number in present)]
     names = np.array(["all", *(sites[number] for number in present)], object)
     means = _means(names, members, scale, sqnr, scale_k, sqnr_k, folds, decide)

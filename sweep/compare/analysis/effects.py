@@ -12,7 +12,7 @@ from sweep.compare.analysis.cost import Costs, Estimate
 from sweep.compare.analysis.differences import Differences, Evidence
 from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.analysis.significance import FAMILY, Floats, holm, p_values, quantile
-from sweep.config.knobs import QUANTIZED
+from sweep.quantization.sites import quantized
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def largest(question: Contrast, parts: Sequence[tuple[Evidence, Differences, Flo
     effect: Effect | None = None
     places: set[tuple[int, str]] = set()
     for e, d, p in parts:
-        known = np.isfinite(d.sqnr) & np.isin(d.site.astype(str), ["all", *QUANTIZED])
+        known = np.isfinite(d.sqnr) & np.isin(d.site.astype(str), ["all", *quantized()])
         size = np.where(known, np.abs(d.sqnr), -1.0)
         with np.errstate(invalid="ignore"):
             counts = (p <= FAMILY) & (size >= NEGLIGIBLE_DB)

@@ -9,17 +9,16 @@ nothing is forecast of them.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from sweep.compare.analysis.significance import Floats, freedom
+from sweep.quantization.methods.registry import METHODS
+from sweep.runs import hydra_files
+from sweep.runs.record import RecordError, complete, load
 
-POWER = {"percentile": 2, "mse": 3, "entropy": 3, "loss": 3}  # samples grow as the error's inverse to this power
 _REPLACED = ("calibration.samples", "calibration.tolerance", "calibration.tolerance_share")  # in the command
 SHARE = 0.9  # of the rows: the last ones would cost more than they are worth
 
@@ -39,36 +38,40 @@ class Forecast:
     command: str | None
 
 
-def needed(error: Floats, enough: float, samples: int, method: str) -> Floats:
-    """Samples after which each row's error, that of so many samples, would be `enough`."""
-    return samples * (error / enough) ** POWER[method]
+def needed(error: Floats, enough: float, samples: int, power: int) -> Floats:
+    """Samples after which each row's error, that of so many samples, would be `enough`. power: of the method."""
+    return samples * (error / enough) ** power
 
 
 def forecast(error: Floats, enough: float, folds: int, method: str, run: Path) -> Forecast | None:
     """Of a cell that lies in `run`, from the half-widths of its rows; None where nothing is open, or can be told."""
     from scipy.special import chdtri
 
-    if method not in POWER or not (error > enough).any():
+    power = METHODS[method].power if method in METHODS else None
+    if power is None or not (error > enough).any():
         return None
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        calibration, timings = record["config"]["calibration"], record["timings"]
-        size, made = calibration["batch_size"], record["calibration"]
-        there = (record.get("tokens") or {}).get("samples") or calibration["samples"]  # fewer, with a tolerance
-    except (OSError, ValueError, KeyError, TypeError):
+        record = load(run)
+        with complete():
+            there, size = (record.config["calibration"][key] for key in ("samples", "batch_size"))
+    except (OSError, RecordError):
         return None
+    if (results := record.results) is None:
+        return None
+    if results.calibration.until:  # which stopped after fewer than were allowed
+        there = results.tokens.samples or there
     share = SHARE if (error > enough).mean() > 1 - SHARE else 1.0
     df = freedom(folds)
-    wanted = float(needed(error, enough, there, method)[_at(error, share)])
+    wanted = float(needed(error, enough, there, power)[_at(error, share)])
     # n^(1/power) goes with the error, whose square is df / chi^2 of what it is said to be
-    low, high = (wanted * (df / float(chdtri(df, tail))) ** (POWER[method] / 2) for tail in (0.025, 0.975))
+    low, high = (wanted * (df / float(chdtri(df, tail))) ** (power / 2) for tail in (0.025, 0.975))
     unit = folds * size
     samples = max(math.ceil(wanted / unit), there // unit + 1) * unit
     more = samples if there % unit else samples - there
     seconds = None
-    if not made["cached"]:
-        passed = there - (made.get("grown_from") or {"samples": 0})["samples"]
-        spent = sum(timings.get(part, 0.0) for part in ("forward_s", "observe_s", "fisher_s"))
+    if not results.calibration.cached:
+        passed = there - (results.calibration.grown_from or {"samples": 0})["samples"]
+        spent = sum(results.timings.get(part, 0.0) for part in ("forward_s", "observe_s", "fisher_s"))
         seconds = spent / passed * more
     return Forecast(samples, math.ceil(low), math.ceil(high), share, more, seconds, _command(run, samples))
 
@@ -80,9 +83,7 @@ def _at(error: Floats, share: float) -> int:
 
 def _command(run: Path, samples: int) -> str | None:
     """The cell's own command line with another number of samples."""
-    try:
-        overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-        given = [o for o in overrides if o.lstrip("+").partition("=")[0] not in _REPLACED]
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+    if (overrides := hydra_files.overrides(run)) is None:
         return None
+    given = [o for o in overrides if o.lstrip("+").partition("=")[0] not in _REPLACED]
     return shlex.join(["python", "-m", "sweep", *given, f"calibration.samples={samples}"])

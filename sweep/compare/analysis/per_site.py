@@ -81,4 +81,5 @@ def _replicates(
 
 
 def _span(ascending: NDArray[np.int64], value: int) -> slice:
-    return slice(*np.searchsorted(ascending, [value, value + 1]))
+    wanted = np.array([value, value + 1], ascending.dtype)  # of another kind, all of `ascending` would be converted
+    return slice(*np.searchsorted(ascending, wanted))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.contexts import contexts
 from sweep.compare.analysis.cost import Costs, Estimate, known_sqnr
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import DEPLOYED, SCALES
+from sweep.compare.query.database import SCALES, deployed
 
 BEST, AS_GOOD, UNRANKED = "best", "tied", "not ranked"
-MOST = 500  # cells whose share of clipped values is looked up
+MOST = 250  # cells whose share of clipped values is looked up, the best of every group first
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     by_context = {one.context: one for one in advice}
     every = contexts(runs)
     means = known_sqnr(runs) if len(by_context) < len(every) else {}
-    clipped = _clipped(runs, [n for context in every for n in context.cells])
 
     def row(name: str, n: int, verdict: str, sqnr: float | None, more: Estimate | None, lost: Estimate | None) -> Row:
         e = runs.listed[n].evaluation or {}
@@ -64,7 +63,7 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
             more,
             sqnr,
             lost,
-            clipped.get(n),
+            None,
             _known(e, "perplexity"),
             _known(e, "delta_perplexity"),
             verdict,
@@ -98,7 +97,7 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
         there = {r.cell for r in rows}
         rows += [row(name, n, UNRANKED, None, None, None) for n, name in names.items() if n not in there]
         ranked.append(Group(one.context, one.kind, tuple(rows)))
-    return [*ranked, *alone]
+    return _with_clipped(runs, [*ranked, *alone])
 
 
 def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
@@ -108,6 +107,13 @@ def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
     return Estimate(float(value), float("nan") if error is None else float(error))
 
 
-def _clipped(runs: Comparison, cells: list[int]) -> dict[int, float]:
-    source = runs.source(SCALES, cells[:MOST])
-    return dict(runs.sql(f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {DEPLOYED} GROUP BY cell"))
+def _with_clipped(runs: Comparison, groups: list[Group]) -> list[Group]:
+    """The groups with the share of clipped values, looked up for the best rows of every group."""
+    ranked = sorted((rank, row.cell) for group in groups for rank, row in enumerate(group.rows))
+    source = runs.source(SCALES, [cell for _, cell in ranked[:MOST]])
+    query = f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {deployed()} GROUP BY cell"
+    clipped: dict[int, float] = dict(runs.sql(query))
+    return [
+        replace(g, rows=tuple(replace(r, clipped=clipped[r.cell]) if r.cell in clipped else r for r in g.rows))
+        for g in groups
+    ]

@@ -92,7 +92,7 @@ def _examined(runs: Comparison, questions: Sequence[Contrast], prints: dict[int,
     """The pairs to test of every question: all, or in a huge sweep those whose mean SQNR differs most."""
     if sum(len(q.pairs) for q in questions) <= PAIRS:
         return [q.pairs for q in questions]
-    means = dict(runs.sql("SELECT cell, avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db) GROUP BY cell"))
+    means = dict(runs.sql("SELECT cell, mean FROM totals WHERE mean IS NOT NULL"))
     ranked: list[tuple[float, int, tuple[int, int]]] = []
     for i, q in enumerate(questions):
         differing = [(abs(means.get(b, 0) - means.get(a, 0)), i, (a, b)) for a, b in q.pairs if prints[a] != prints[b]]

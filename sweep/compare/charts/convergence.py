@@ -21,7 +21,7 @@ from sweep.compare.charts.base import (
     who,
 )
 from sweep.compare.facts import Answer
-from sweep.compare.query.database import CONVERGENCE, DEPLOYED
+from sweep.compare.query.database import CONVERGENCE, deployed
 from sweep.compare.tables.pivots import pick
 
 LAYERS = 8
@@ -43,7 +43,7 @@ def samples(a: Answer) -> Chart | None:
         last AS (SELECT cell, layer, site, arg_max(scale, folds) AS final, max(folds) AS most FROM c GROUP BY ALL)
         SELECT c.cell, site, layer, samples, 100 * (scale / final - 1), 100 * scale_se / final, c.folds, most
         FROM c JOIN last USING (cell, layer, site)
-        WHERE final > 0 AND {DEPLOYED} AND layer IN ({", ".join(map(str, layers))})
+        WHERE final > 0 AND {deployed()} AND layer IN ({", ".join(map(str, layers))})
         ORDER BY ALL"""
     names, table, extreme = who(a), [], False
     for c, site, layer, count, change, error, folds, most in a.runs.sql(query):

@@ -7,6 +7,7 @@ import math
 from sweep.compare.charts.base import Chart, rows
 from sweep.compare.charts.measure import by_place, measure
 from sweep.compare.facts import Answer
+from sweep.quantization.sites import ordered
 
 STEPS = 8
 
@@ -20,7 +21,7 @@ def cost_map(a: Answer) -> Chart | None:
     there = {row[0] for row in table}
     cells = [labels[n] for n in a.shown if n in there]
     ranked = [labels[n] for n in measure(a).best() if n in there]
-    sites = flow(sorted({row[2] for row in table}))
+    sites = ordered({row[2] for row in table})
     several = f"; {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
     borders = _borders([row[3] for row in table])
     names = [f"< {borders[0]:g}", *(f"from {border:g}" for border in borders)]
@@ -85,17 +86,6 @@ def _borders(values: list[float]) -> list[float]:
     inside = [mark for mark in marks if min(values) < mark < max(values)] or [max(values)]
     every = -(-len(inside) // (STEPS - 1))
     return inside[::-1][::every][::-1]
-
-
-def flow(sites: list[str]) -> list[str]:
-    """Sites in the order of the data flow, as far as their names tell."""
-    stages = ("in_proj_in", "conv_in", "conv_pre", "conv_out", "ssm_state", "out_proj_in")
-
-    def key(site: str) -> tuple[int, int]:
-        ends = [i for i, end in enumerate(stages) if site.endswith(end) and (i != 0 or site == end)]
-        return (ends[-1] if ends else len(stages), "xBC".find(site[0]))
-
-    return sorted(sites, key=key)
 
 
 CHARTS = (cost_map,)

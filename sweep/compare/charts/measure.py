@@ -9,7 +9,7 @@ import duckdb
 
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate, mean_sqnr
 from sweep.compare.facts import Answer
-from sweep.compare.query.database import DEPLOYED, SCALES
+from sweep.compare.query.database import SCALES, deployed
 
 UNITS = {
     MEASURED: "KL to the unquantized model, nats per token",
@@ -67,7 +67,9 @@ def by_place(a: Answer) -> tuple[str, list[tuple[int, int, str, float]]]:
     known, else the noise relative to the signal, mean (x − q(x))² / mean x²."""
     known = [n for n in a.shown if n in a.costs.predicted]
     if known and (source := a.runs.source(SCALES, known)):
-        query = f"SELECT cell, layer, site, sum(loss) FROM {source} WHERE {DEPLOYED} GROUP BY ALL HAVING sum(loss) > 0"
+        query = (
+            f"SELECT cell, layer, site, sum(loss) FROM {source} WHERE {deployed()} GROUP BY ALL HAVING sum(loss) > 0"
+        )
         try:
             return "predicted loss, nats per token", a.runs.sql(f"{query} ORDER BY ALL")
         except duckdb.BinderException:  # run.json knows the sum, the table of an older version not its parts

@@ -6,6 +6,7 @@ from sweep.compare.analysis.silu_gain import QUANTILES
 from sweep.compare.charts.base import SERIES, SHOWN, ZOOM, Chart, cell_colour, layer_x, line, only, points, rows, who
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES
+from sweep.quantization.sites import ordered
 
 
 def gain(a: Answer) -> Chart | None:
@@ -21,7 +22,7 @@ def gain(a: Answer) -> Chart | None:
     table = [(*names[c], *rest) for c, *rest in a.runs.sql(query)]
     if not table:
         return None
-    sites = sorted({row[3] for row in table}, reverse=True)
+    sites = ordered({row[3] for row in table})
     look, x = cell_colour(a), layer_x()
     y = {
         "field": "gain",

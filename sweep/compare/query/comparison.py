@@ -44,7 +44,8 @@ class Comparison:
 
     Tables of the database: `cells`; `scales()` (every column, read from disk on demand); `rows` (cell, layer,
     site, groups, scale, sqnr_db, in memory); `points` (the same with groups pooled: one row per site);
-    `deployed` (the points at sites that a deployment quantizes).
+    `deployed` (the points at sites that a deployment quantizes); `totals` (cell, print: a fingerprint of its rows,
+    mean: of the finite SQNR at quantized sites in dB, unknown: how many of these have none).
     """
 
     listed: list[Cell]

@@ -10,21 +10,20 @@ import numpy as np
 
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import calibrations
-from sweep.config.knobs import QUANTIZED
 from sweep.core.errors import UsageError
+from sweep.quantization import sites
 from sweep.runs.compared import Cell, Problem
 
 SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS = (
     f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms")
 )
 FEW = 500  # files that are all looked into for the columns of `scales()`; of more the first one's count
+PATTERN = re.compile(r"[*?\[]")
 GROUPS = ("ssd_group", "head_group", "dim_group")
 TEXTS = (
     "name", "sweep", "model", "method", "format", "granularity", "data", "key", "tokens", "identity", "weights",
     "dtype", "sizes",
 )  # fmt: skip
-# what is said of a cell as a whole is said of the sites that a deployment quantizes, the view `deployed` of `points`
-DEPLOYED = f"site IN {QUANTIZED}"
 NEEDED = f"layer, site, {', '.join(GROUPS)}, scale, scale_se, sqnr_db, n, mse"
 
 # The SQNR of a site whose groups have scales of their own is that of all its values together: groups count
@@ -40,6 +39,17 @@ CREATE TABLE points AS
 SELECT cell, layer, site, scale, sqnr_db FROM rows WHERE cell NOT IN (SELECT cell FROM weights)
 UNION ALL
 SELECT cell, layer, site, avg(scale), {POOL} FROM weights GROUP BY cell, layer, site"""
+
+# bit for bit: two cells of one print differ in no scale and no SQNR
+PRINT = f"bit_xor(hash(layer, site, {', '.join(GROUPS)}, scale, sqnr_db)) AS print"
+MEAN = "avg(sqnr_db) FILTER (isfinite(sqnr_db) AND {}) AS mean"
+UNKNOWN = "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)) AND {}) AS unknown"
+
+
+def deployed() -> str:
+    """SQL's condition for the sites that a deployment quantizes, of which all is said that is said of a cell as a
+    whole: the view `deployed` of `points`."""
+    return f"site IN {sites.quantized()}"
 
 
 def ordered(cells: list[Cell]) -> list[Cell]:
@@ -61,8 +71,9 @@ def open_cells(
         try:
             _store(database, cells, filters)
             # a macro looks into no file before it is asked
-            every = f"SELECT * FROM {scan(cells, SCALES, whole=len(cells) <= FEW)} WHERE {filters.rows}"
-            database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {every}")
+            every = scan(cells, SCALES, whole=len(cells) <= FEW, files=_files(database, "every", cells))
+            macro = f"SELECT * FROM {every} WHERE {filters.rows}"
+            database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {macro}")
             return cells, problems
         except duckdb.Error:
             bad = dict(_damaged(database, cells))
@@ -81,9 +92,10 @@ def _store(database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filt
     plain = [i for i, cell in enumerate(cells) if cell.granularity == "tensor"]
     none = ", ".join(f"NULL::INT AS {g}" for g in GROUPS)
     parts = []
-    for numbers, groups in ((plain, none if grouped else ""), (grouped, ", ".join(GROUPS))):
+    for kind, numbers, groups in (("plain", plain, none if grouped else ""), ("grouped", grouped, ", ".join(GROUPS))):
         if numbers:
-            table = scan([cells[i] for i in numbers], SCALES, numbers)
+            chosen = [cells[i] for i in numbers]
+            table = scan(chosen, SCALES, numbers, files=_files(database, kind, chosen))
             columns = ", ".join(filter(None, ("cell, layer, site", groups, "scale, sqnr_db")))
             parts.append(f"SELECT {columns} FROM {table} WHERE {filters.rows}")
     database.execute(f"CREATE OR REPLACE TABLE stored AS {' UNION ALL '.join(parts)}")
@@ -103,18 +115,31 @@ def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tup
         return _damaged(database, cells[:half]) + _damaged(database, cells[half:])
 
 
-def scan(cells: Sequence[Cell], name: str, numbers: Sequence[int] | None = None, whole: bool = False) -> str:
+def scan(
+    cells: Sequence[Cell],
+    name: str,
+    numbers: Sequence[int] | None = None,
+    whole: bool = False,
+    files: str | None = None,
+) -> str:
     """SQL for the rows of a file of every cell, with the cell's number (its position unless given).
 
-    whole: with every column that some file has, null in those of older versions that lack it; else the first one's."""
+    whole: with every column that some file has, null in those of older versions that lack it; else the first one's.
+    files: SQL for the list of the files, spelt out unless given."""
     union = ", union_by_name = true" if whole else ""
-    files = ", ".join(_quoted(f"{cell.path}/{name}") for cell in cells)
+    files = files or f"[{', '.join(_quoted(_literal(cell, name)) for cell in cells)}]"
     if numbers is None or list(numbers) == list(range(len(cells))):
         number = "file_index::INT"
     else:
         number = f"list_extract({list(numbers)}, file_index::INT + 1)"
     # hive_partitioning would take a directory called alpha=0.9995 for a column
-    return f"(SELECT {number} AS cell, * FROM read_parquet([{files}], hive_partitioning = false{union}))"
+    return f"(SELECT {number} AS cell, * FROM read_parquet({files}, hive_partitioning = false{union}))"
+
+
+def _files(database: duckdb.DuckDBPyConnection, kind: str, cells: Sequence[Cell]) -> str:
+    """SQL for the list of the cells' scales.parquet, handed over as a value: ten thousand names are long to parse."""
+    database.execute(f"SET VARIABLE {kind}_files = ?", [[_literal(cell, SCALES) for cell in cells]])
+    return f"getvariable('{kind}_files')"
 
 
 def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters) -> None:
@@ -136,10 +161,23 @@ def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list
         table = scan([cells[i] for i in grouped], SCALES, grouped, whole=True)
         database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
         database.execute(POOLED)
-    database.execute(f"CREATE VIEW deployed AS SELECT * FROM points WHERE {DEPLOYED}")
+    database.execute(f"CREATE VIEW deployed AS SELECT * FROM points WHERE {deployed()}")
+    mean, unknown = MEAN.format(deployed()), UNKNOWN.format(deployed())
+    if grouped:
+        prints, means = (
+            f"(SELECT cell, {PRINT} FROM rows GROUP BY cell)",
+            f"(SELECT cell, {mean}, {unknown} FROM points GROUP BY cell)",
+        )
+        database.execute(f"CREATE TABLE totals AS FROM {prints} JOIN {means} USING (cell)")
+    else:  # in one pass
+        database.execute(f"CREATE TABLE totals AS SELECT cell, {PRINT}, {mean}, {unknown} FROM rows GROUP BY cell")
 
 
-def _quoted(path: str) -> str:
-    """An SQL string that names this very file: DuckDB reads * ? [ in a path as a pattern, even in a list."""
-    text = re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", path)
+def _literal(cell: Cell, name: str) -> str:
+    """A path that names this very file: DuckDB reads * ? [ in one as a pattern, even in a list."""
+    path = f"{cell.path}/{name}"
+    return PATTERN.sub(lambda match: f"[{match[0]}]", path)
+
+
+def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"

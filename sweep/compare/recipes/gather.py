@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep.config.knobs import QUANTIZED
 from sweep.config.recipe import Choice, Site
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
 from sweep.quantization.methods.registry import METHODS
+from sweep.quantization.sites import quantized
 from sweep.runs.compared import Cell, read
 from sweep.runs.discovery import find
 
@@ -97,7 +97,7 @@ def _rows(cell: Cell) -> dict[Site, tuple[int, Choice, float]] | str:
         return "written before losses were predicted; start the cell again with calibration.fisher=64"
     found: dict[Site, tuple[int, Choice, float]] = {}
     for row in table.to_pylist():
-        if row["site"] in QUANTIZED:
+        if row["site"] in quantized():
             if row["loss"] is None:
                 return "no predicted loss; run the sweep with calibration.fisher=64"
             if row["method"] not in METHODS:

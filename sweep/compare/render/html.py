@@ -14,13 +14,13 @@ from sweep.compare.analysis.cost import SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, BEST
 from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
 from sweep.compare.analysis.verdicts import Verdict
-from sweep.compare.charts.cost_map import flow
 from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
 from sweep.compare.render.numbers import nats, share
 from sweep.compare.render.theme import GLYPHS, series
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
 from sweep.compare.tables.table import Column, Table, Value
+from sweep.quantization.sites import ordered
 
 TONES = {
     MATTERS: "matters", DEAD: "dead", NEGLIGIBLE: "quiet", NOISE: "quiet", UNRESOLVED: "open", UNEXAMINED: "open",
@@ -197,7 +197,7 @@ def dimensions(a: Answer) -> dict[str, dict[str, str]]:
 
 
 def sites(a: Answer) -> list[str]:
-    return flow(a.runs.sites)
+    return ordered(a.runs.sites)
 
 
 def choices(selects: dict[str, tuple[str, list[Any], Any]]) -> list[dict[str, Any]]:

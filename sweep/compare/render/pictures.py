@@ -41,6 +41,19 @@ def caption(chart: Chart, a: Answer) -> str:
     return f"{chart.title}{''.join(f'; {part}' for part in at + chosen)}. {chart.caption}\n"
 
 
+def pngs(a: Answer) -> dict[str, bytes]:
+    """Every chart as a PNG in the width of a page, by its name."""
+    import vl_convert
+
+    return {name: _png(vl_convert.vegalite_to_svg(standalone(chart, a))) for name, chart in charts(a).items()}
+
+
+def _png(svg: str) -> bytes:
+    import vl_convert
+
+    return bytes(vl_convert.svg_to_png(svg, scale=3))
+
+
 def save(a: Answer, directory: Path) -> int:
     """Write every chart as NAME.pdf, .svg and .png, the same below one-column/, and NAME.txt; returns how many charts
     there were."""
@@ -54,7 +67,7 @@ def save(a: Answer, directory: Path) -> int:
             svg = vl_convert.vegalite_to_svg(standalone(chart, a, columns))
             for ending, content in (
                 ("svg", svg.encode()),
-                ("png", vl_convert.svg_to_png(svg, scale=3)),
+                ("png", _png(svg)),
                 ("pdf", vl_convert.svg_to_pdf(_in_points(svg))),
             ):
                 with draft(place / f"{name}.{ending}") as file:

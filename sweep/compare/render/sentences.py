@@ -15,7 +15,7 @@ from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.render.numbers import nats
-from sweep.config.knobs import QUANTIZED
+from sweep.quantization.sites import SITES, quantized
 
 
 def plus(value: float, error: float = float("nan"), digits: int = 2) -> str:
@@ -183,7 +183,8 @@ def rules() -> list[tuple[str, str]]:
             "squared rounding errors, a lower estimate; else unknown, and SQNR ranks. "
             f"{NEGLIGIBLE_NATS} nats are 0.1 % of perplexity, the last digit that papers print of one",
         ),
-        ("quantized sites", f"{', '.join(QUANTIZED)}: what a deployment keeps in few bits between its kernels"),
+        ("quantized sites", f"{', '.join(quantized())}: what a deployment keeps in few bits between its kernels"),
+        ("sites", "; ".join(f"{site.name}: {site.meaning}" for site in SITES.values())),
         (
             "SQNR",
             "10 log10(mean x² / mean (x − q(x))²) of the activations at a site. A difference counts only where "

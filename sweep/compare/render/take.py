@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from sweep.core.cli import spelled
+from sweep.runs import hydra_files
 from sweep.runs.compared import Cell
 
 USUAL = {"format": "int8", "granularity": "tensor", "dtype": "float32", "data": "stdlib", "model": "tiny"}
@@ -31,11 +32,7 @@ def broken(text: str, width: int) -> str:
 
 def _asked(path: Path) -> list[str]:
     """The overrides that Hydra keeps beside a cell; an experiment's own are among them."""
-    try:
-        lines = (path / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    words = [line.removeprefix("- ").strip("'\"") for line in lines if line.startswith("- ") and "=" in line]
+    words = [word for word in hydra_files.overrides(path) or () if "=" in word]
     return [word for word in words if not word.startswith(("experiment=", "dtype=float32", "wandb."))]
 
 

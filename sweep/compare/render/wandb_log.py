@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import math
-import tempfile
 from collections import Counter
 from pathlib import Path
 from shlex import quote
@@ -13,7 +13,7 @@ from typing import Any
 
 from sweep.compare.answer import Answer, headlines
 from sweep.compare.render import sentences
-from sweep.compare.render.pictures import save
+from sweep.compare.render.pictures import pngs
 from sweep.compare.tables.catalogue import tables
 from sweep.compare.tables.table import Table, Value
 from sweep.config.knobs import Wandb
@@ -117,19 +117,9 @@ def _rows(table: Table) -> Rows:
 
 def _pictures(a: Answer) -> dict[str, Any]:
     import wandb
-
-    with tempfile.TemporaryDirectory() as place:
-        save(a, Path(place))
-        # the files are copied into the run's directory at once
-        return {f"charts/{p.stem}": wandb.Image(_loaded(p)) for p in sorted(Path(place).glob("*.png"))}
-
-
-def _loaded(path: Path) -> Any:
     from PIL import Image
 
-    with Image.open(path) as image:
-        image.load()
-        return image
+    return {f"charts/{name}": wandb.Image(Image.open(io.BytesIO(content))) for name, content in sorted(pngs(a).items())}
 
 
 def _summary(a: Answer) -> dict[str, str | float | int]:

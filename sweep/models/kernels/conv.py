@@ -41,7 +41,7 @@ class SharedConvolution:
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
     ) -> Tensor:
-        """What transformers calls: hidden_states [batch, channels, seq], weight [channels, kernel]."""
+        """Stands in for transformers' function: hidden_states [batch, channels, seq], weight [channels, kernel]."""
         pre, out = self(hidden_states.transpose(1, 2), weight.unsqueeze(1), bias)
         return {None: pre, "silu": out, "swish": out}[activation].transpose(1, 2)
 

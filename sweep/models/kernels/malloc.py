@@ -1,6 +1,7 @@
-"""What glibc does with memory that is freed: kept while a network computes, given back in between.
+"""Memory that is freed: glibc keeps it while a network computes, and gives it back in between.
 
-Other C libraries are left as they are.
+`keep` is a setting of the process, hence for the functions that a process is started for. Other C libraries are left
+as they are.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ def kernels(mixers: Sequence[Mixer], device: torch.device) -> Iterator[Convolve]
     if device.type != "cpu":
         yield convolve
         return
-    malloc.keep()
     shared = SharedConvolution()
     replacements = {
         "mamba2_chunk_scan": ssd.chunk_scan,

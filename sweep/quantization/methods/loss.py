@@ -48,5 +48,6 @@ METHOD = Method(
     clip,
     searches=True,
     rate=argmin,
+    power=3,
     reads=Reads.FISHER,
 )

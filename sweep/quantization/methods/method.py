@@ -61,7 +61,8 @@ class Method:
     nothing else are one. searches: whether it tries hundreds of clips, where others look one up.
     reads_maxima: whether channel maxima tell its clip of sets of channels, for symmetric formats.
     rate: how much of the variance of one fold's clip is left in that of several, whose members are named, bool [K]
-    (see `quantization.replicates`). sections: the ends of all folds and of each by itself, [1 + K], where `clip` of
+    (see `quantization.replicates`). power: samples needed grow as the error's inverse to this power; None where no such
+    law is known. sections: the ends of all folds and of each by itself, [1 + K], where `clip` of
     single folds does not tell them."""
 
     name: str
@@ -72,6 +73,7 @@ class Method:
     reads: Reads = Reads.HISTOGRAM
     reads_maxima: bool = False
     rate: Rate = bound
+    power: int | None = None
     sections: Callable[[SiteStatistics, float | None, Format], Ends] | None = None
 
     def __str__(self) -> str:

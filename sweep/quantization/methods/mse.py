@@ -163,4 +163,5 @@ METHOD = Method(
     lambda observed, _, format: clip(observed.histogram, format),
     searches=True,
     rate=argmin,
+    power=3,
 )

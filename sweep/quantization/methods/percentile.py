@@ -36,4 +36,5 @@ METHOD = Method(
     clip,
     uses_alpha=True,
     rate=rate,
+    power=2,
 )

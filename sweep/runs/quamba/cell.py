@@ -57,7 +57,7 @@ def _rows(saved: Saved) -> list[dict[str, Any]]:
 
 def _sites(values: Values) -> list[tuple[str, Any, Any, float | None]]:
     """(site, scales [P], places [P, 3], weight scale)"""
-    found: list[tuple[str, Any, Any, float | None]] = []
+    sites: list[tuple[str, Any, Any, float | None]] = []
     whole = np.array([WHOLE])
     if "output_scale" in values:
         weight = values.get("weight_scale")
@@ -73,9 +73,9 @@ def _sites(values: Values) -> list[tuple[str, Any, Any, float | None]]:
             places = np.stack(np.unravel_index(np.arange(out.size), out.shape), 1)
         elif part != "x" and (out.size > 1 or values["x_out_scales"].ndim == 3):
             places = np.array([(g, NOWHERE, NOWHERE) for g in range(out.size)])
-        found.append((f"{part}_conv_in", values[f"{part}_scale"].reshape(1), whole, None))
-        found.append((f"{part}_conv_out", out.reshape(-1), places, None if weight is None else float(weight)))
-    return found
+        sites.append((f"{part}_conv_in", values[f"{part}_scale"].reshape(1), whole, None))
+        sites.append((f"{part}_conv_out", out.reshape(-1), places, None if weight is None else float(weight)))
+    return sites
 
 
 def _groupings(saved: Saved) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def read(path: Path) -> Saved:
 
     Raises UsageError where it is missing, unreadable, of another kind, or holds what no scale can be."""
     files = _files(path)
-    found: dict[int, dict[str, Values]] = {}
+    variants: dict[int, dict[str, Values]] = {}
     digest = hashlib.sha256()
     seen: list[str] = []
     for file in files:
@@ -88,8 +88,8 @@ def read(path: Path) -> Saved:
             if match := _KEY.search(key):
                 layer, variant, name = int(match[1]), match[2] or "", match[3]
                 if name in (*_FIRST, *_SECOND, *_OPTIONAL) and value is not None:
-                    found.setdefault(layer, {}).setdefault(variant, {})[name] = _array(file, key, value)
-    layers = {layer: values for layer in sorted(found) if (values := _choose(path, layer, found[layer]))}
+                    variants.setdefault(layer, {}).setdefault(variant, {})[name] = _array(file, key, value)
+    layers = {layer: values for layer in sorted(variants) if (values := _choose(path, layer, variants[layer]))}
     if not layers:
         example = f"; its keys look like {seen[0]}" if seen else ""
         raise UsageError(

@@ -81,12 +81,12 @@ def _layer(layer: int, sites: dict[str, list[dict[str, Any]]], group: dict[str, 
     prefix = _PREFIX.format(layer)
     weights = {site[0]: rows[0]["weight_scale"] for site, rows in sites.items() if site.endswith("_conv_out")}
     if "B_conv_out" not in sites:
-        found = {
+        of_mamba1 = {
             "input_scale": scales("x_conv_in")[0],
             "output_scale": scales("x_conv_out")[0],
             "weight_scale": weights["x"],
         }
-        return {prefix + name: np.asarray(value, np.float64) for name, value in found.items() if value is not None}
+        return {prefix + name: np.asarray(value, np.float64) for name, value in of_mamba1.items() if value is not None}
     state: dict[str, NDArray[Any]] = {}
     for part in "xBC":
         state[f"{prefix}{part}_scale"] = np.asarray(scales(f"{part}_conv_in")[0])

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from sweep.calibration.until import Look
+from sweep.quantization.sites import quantized
 from sweep.runs import record as runs
 from sweep.runs.record import RecordError, RunRecord
 from sweep.runs.results import Results
@@ -24,6 +25,7 @@ from sweep.runs.results import Results
 SERIES = ("scale", "clip", "scale_se", "sqnr_db", "clip_fraction", "silu_gain", "ratio", "loss")
 SUMMARY = ("scale", "sqnr_db", "silu_gain", "ratio")
 PROVENANCE = ("model", "tokens", "versions", "git", "device", "started", "finished")  # of run.json
+MEAN_SQNR = "quantized/sqnr_db_mean"  # a key of the summary
 IDENTITY = ("model", "method", "alpha", "format", "granularity")
 
 Row = dict[str, Any]
@@ -109,24 +111,25 @@ def _layers(rows: list[Row]) -> dict[int, dict[str, float]]:
             if (value := _finite(row.get(column))) is not None:
                 values[row["layer"]][f"{row['site']}/{column}"].append(value)
     return {
-        layer: {key: (sum if key.endswith("/loss") else fmean)(found) for key, found in series.items()}
+        layer: {key: (sum if key.endswith("/loss") else fmean)(of_groups) for key, of_groups in series.items()}
         for layer, series in values.items()
     }
 
 
 def _histograms(path: Path) -> dict[int, dict[str, Bins]]:
     """Without the empty bins at both ends, which would squeeze the picture into one column of pixels."""
-    found: dict[int, dict[str, Bins]] = defaultdict(dict)
+    layers: dict[int, dict[str, Bins]] = defaultdict(dict)
     for row in pq.read_table(path).to_pylist():
         if used := [i for i, count in enumerate(row["counts"]) if count]:
             first, last = used[0], used[-1] + 1
             bins = row["counts"][first:last], row["edges"][first : last + 1]
-            found[row["layer"]][f"{row['site']}/values"] = bins
-    return dict(found)
+            layers[row["layer"]][f"{row['site']}/values"] = bins
+    return dict(layers)
 
 
 def _summary(rows: list[Row]) -> Row:
-    """Mean, min and max per site, and where the SQNR is worst: in each site, and in all."""
+    """Mean, min and max per site; the layer of the worst SQNR of each site, and of all; the mean over those that are
+    quantized."""
     sites: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         sites[row["site"]].append(row)
@@ -140,7 +143,28 @@ def _summary(rows: list[Row]) -> Row:
             summary[f"{site}/worst_layer"] = worst["layer"]
     if worst := _worst(rows):
         summary |= {f"worst/{key}": worst[key] for key in ("site", "layer", "sqnr_db")}
+    if (mean := _mean_sqnr(rows)) is not None:
+        summary[MEAN_SQNR] = mean
     return summary
+
+
+def _mean_sqnr(rows: Iterable[Row]) -> float | None:
+    """Mean SQNR in dB over the layers' quantized sites, as the comparison has it: the groups of a site pooled by their
+    energies, sites where nothing is lost, or nothing was observed, left out. None if there is no other."""
+    places: dict[tuple[int, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["site"] in quantized() and _finite(row["sqnr_db"]) is not None:
+            places[row["layer"], row["site"]].append(row)
+    return fmean(map(_pooled, places.values())) if places else None
+
+
+def _pooled(groups: list[Row]) -> float:
+    """SQNR of several groups of channels together: 10 log10 of the sum of their signals over that of their errors."""
+    if len(groups) == 1:
+        return float(groups[0]["sqnr_db"])
+    errors = [row["n"] * row["mse"] for row in groups]
+    signals = [error * 10 ** (row["sqnr_db"] / 10) for error, row in zip(errors, groups, strict=True)]
+    return 10 * math.log10(sum(signals) / sum(errors))
 
 
 def _worst(rows: Iterable[Row]) -> Row | None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.config.knobs import QUANTIZED
-from sweep.runs.tracking.view import View
+from sweep.quantization import sites as registry
+from sweep.runs.tracking.view import MEAN_SQNR, View
 
-MEAN_SQNR, WORST_SQNR = "quantized/sqnr_db_mean", "worst/sqnr_db"
+WORST_SQNR = "worst/sqnr_db"
 KL, PREDICTED, PERPLEXITY = "evaluation/kl", "loss/loss", "evaluation/perplexity"
 NAMES = {
     KL: "measured KL, nats per token",
@@ -117,8 +117,8 @@ def columns(views: list[View]) -> list[str]:
 def sections(views: list[View]) -> list[Section]:
     """What a workspace shows, the first screen first."""
     first = Section("Cost", first_screen(views), True)
-    found = [Section(heading, panels, heading is LINES[0][1]) for heading, panels in by_layer(views)]
-    return [section for section in (first, *found) if section.panels]
+    lines = [Section(heading, panels, heading is LINES[0][1]) for heading, panels in by_layer(views)]
+    return [section for section in (first, *lines) if section.panels]
 
 
 def first_screen(views: list[View]) -> tuple[Panel, ...]:
@@ -145,15 +145,15 @@ def by_layer(views: list[View]) -> list[tuple[str, tuple[Panel, ...]]]:
     """Heading → a panel per site, the sites in the order of the data flow."""
     logged = {key for v in views for values in v.layers.values() for key in values}
     sites = dict.fromkeys(row["site"] for v in views for row in v.rows)
-    found: list[tuple[str, tuple[Panel, ...]]] = []
+    headed: list[tuple[str, tuple[Panel, ...]]] = []
     for column, heading, log, quantized in LINES:
-        keys = [f"{site}/{column}" for site in sites if not quantized or site in QUANTIZED]
+        keys = [f"{site}/{column}" for site in sites if not quantized or site in registry.quantized()]
         if column == "loss":
             keys = ["predicted/loss", *keys]  # of all quantized sites of a layer
         lines = tuple(Line(_title(key), log, key) for key in keys if key in logged)
         if lines:
-            found.append((heading, lines))
-    return found
+            headed.append((heading, lines))
+    return headed
 
 
 def ranking(views: list[View], names: list[str]) -> str:

@@ -23,7 +23,7 @@ from sweep.calibration.loop import calibrate
 from sweep.calibration.taps import taps
 from sweep.calibration.tokens import Tokens
 from sweep.config import knobs
-from sweep.config.knobs import QUANTIZED, Calibration
+from sweep.config.knobs import Calibration
 from sweep.core.errors import UsageError
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.evaluation.fake_quant import fake_quantized
@@ -35,6 +35,7 @@ from sweep.models.load import Model
 from sweep.models.mixer import Mixer, mixers
 from sweep.quantization.bins import SIGN
 from sweep.quantization.formats import FORMATS
+from sweep.quantization.sites import quantized
 
 IDS = np.random.default_rng(1).integers(3, VOCABULARY, 21)
 Met = dict[tuple[int, str], tuple[Tensor, Tensor]]  # values and gradients, [1, seq, channels]
@@ -115,7 +116,7 @@ def test_gradients_are_transformers_own(family: Family, monkeypatch: pytest.Monk
     expected = by_hand(lm, 7, 5, monkeypatch)
     met = differentiated(network(lm))
     assert met.keys() == expected.keys()
-    assert met.keys() == {(m.layer, site) for m in mixers(lm) for site in m.sites if site in QUANTIZED}
+    assert met.keys() == {(m.layer, site) for m in mixers(lm) for site in m.sites if site in quantized()}
     for key, (x, g) in met.items():
         its_x, its_g = expected[key]
         assert x.shape == g.shape == its_g.shape
@@ -137,7 +138,7 @@ def test_values_are_what_the_taps_see_and_none_is_missing(family: Family, dtype:
     with torch.inference_mode(), kernels(model.mixers, model.device) as own, taps(model.mixers, observe, own):
         model.backbone(torch.from_numpy(IDS)[None])
     met = differentiated(model)
-    assert met.keys() == {key for key in seen if key[1] in QUANTIZED}
+    assert met.keys() == {key for key in seen if key[1] in quantized()}
     for (layer, site), (x, g) in met.items():
         width = next(m for m in model.mixers if m.layer == layer).widths[site]
         assert x.numel() == g.numel() == len(IDS) * width
@@ -231,7 +232,7 @@ def test_a_dead_site_costs_nothing(tmp_path: Any) -> None:
     found.save(tmp_path / "found.parquet")
     for statistics in (found, type(found).load(tmp_path / "found.parquet")):
         for (layer, name), site in statistics.sites.items():
-            if name in QUANTIZED:
+            if name in quantized():
                 assert site.fisher is not None
                 assert site.fisher.tokens.tolist() == [48, 48]
                 assert site.fisher.weights.shape == (2, len(site.fisher.bins))

@@ -73,6 +73,15 @@ def test_every_group_shows_its_best(forty: Path) -> None:
     assert len(headlines(a)) <= 8
 
 
+def test_of_more_cells_than_are_looked_into_every_best_has_its_clip_rate(
+    forty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.compare.analysis.ranking.MOST", 4)
+    for group in answer(load(forty)).ranking:
+        assert group.rows[0].clipped is not None
+        assert group.rows[-1].clipped is None
+
+
 def test_one_cell_gives_its_own_result(tmp_path: Path) -> None:
     path = evaluated(tmp_path / "a", 0.0123, 7.0)
     run = json.loads((path / "run.json").read_text())

@@ -20,8 +20,8 @@ from sweep.compare.analysis.cost import MEASURED, NEGLIGIBLE_NATS, PREDICTED, SQ
 from sweep.compare.analysis.rules import MATTERS, NEGLIGIBLE
 from sweep.compare.answer import answer, headlines
 from sweep.compare.render import sentences
-from sweep.config.knobs import QUANTIZED
 from sweep.evaluation.scores import Scores
+from sweep.quantization.sites import quantized
 
 WORLD = mamba(layers=2, size=200)
 
@@ -37,7 +37,7 @@ def lossy(path: Path, seed: int, per_row: float, sums: bool = True) -> Path:
     replicates["loss"] = [whole[key] for key in zip(replicates.layer, replicates.site, strict=True)] * noise
     scales.to_parquet(path / "scales.parquet")
     replicates.to_parquet(path / "replicates.parquet")
-    mine = scales[scales.site.isin(QUANTIZED)]
+    mine = scales[scales.site.isin(quantized())]
     if sums:
         run = json.loads((path / "run.json").read_text())
         run["loss"] = {"loss": mine.loss.sum(), "loss_se": mine.loss.sum() / 50, "bits": 8.0, "sites": {}, "layers": []}
@@ -55,7 +55,7 @@ def evaluated(path: Path, kl: float, perplexity: float, seed: int = 0, **options
     kls = 100 * kl * spread / spread.mean() * own.normal(1, 0.01, 30)
     nll = hard + 100 * (np.log(perplexity) - hard.sum() / 3000) + own.normal(0, 0.1, 30)
     s = Scores(tokens, tokens, nll, hard, kls, tokens)
-    record = s.summary() | {"tokens": {"sha256": "t", "samples": 30}, "sites": list(QUANTIZED)}
+    record = s.summary() | {"tokens": {"sha256": "t", "samples": 30}, "sites": list(quantized())}
     write(path, WORLD, evaluation=record, **options)
     pq.write_table(s.table().add_column(0, "quantized", pa.array(["all"] * 30)), path / "evaluation.parquet")
     return path
@@ -94,9 +94,9 @@ def test_predicted_loss_is_that_of_quantized_sites(tmp_path: Path, sums: bool) -
     folds = []
     for n, path in enumerate(paths):
         rows = pd.read_parquet(path / "scales.parquet")
-        assert costs.predicted[n].value == pytest.approx(rows[rows.site.isin(QUANTIZED)].loss.sum())
+        assert costs.predicted[n].value == pytest.approx(rows[rows.site.isin(quantized())].loss.sum())
         left = pd.read_parquet(path / "replicates.parquet")
-        folds.append(left[left.site.isin(QUANTIZED)].groupby("fold").loss.sum().to_numpy())
+        folds.append(left[left.site.isin(quantized())].groupby("fold").loss.sum().to_numpy())
     more = costs.differences(PREDICTED, [(0, 1)])[0, 1]
     assert more.value == pytest.approx(costs.predicted[1].value - costs.predicted[0].value)
     assert more.se == pytest.approx(jackknife(folds[1] - folds[0]))

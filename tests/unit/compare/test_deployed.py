@@ -12,7 +12,7 @@ from sweep.compare import load
 from sweep.compare.analysis.differences import evidence
 from sweep.compare.answer import answer
 from sweep.compare.tables.catalogue import tables
-from sweep.config.knobs import QUANTIZED
+from sweep.quantization.sites import quantized
 
 
 def test_the_state_changes_no_mean(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_one_definition() -> None:
             text = file.read_text()
             assert "ends_with(site" not in text, file
             assert 'endswith("_pre")' not in text, file
-    assert not {site for site in QUANTIZED if site.endswith("_pre") or site == "ssm_state"}
+    assert not {site for site in quantized() if site.endswith("_pre") or site == "ssm_state"}
 
 
 def test_alpha_is_null_where_the_method_ignores_it(tmp_path: Path) -> None:

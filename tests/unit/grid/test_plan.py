@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,7 +26,7 @@ from sweep.core.store_key import Key
 from sweep.grid import state
 from sweep.grid.plan import Plan, plan
 from sweep.grid.show import show
-from sweep.runs import plan_record
+from sweep.runs import discovery, plan_record
 from sweep.runs import record as runs
 from sweep.runs.results import CalibrationRecord, ModelRecord, Results, TokensRecord
 from sweep.runs.status import Failure, RunStatus
@@ -200,6 +201,50 @@ def test_a_chosen_directory_is_that_or_an_error(tmp_path: Path) -> None:
         state.claimed(tmp_path / "mine", True, planned(cell("b")), True),
     ):
         pass
+
+
+def files(directory: Path) -> set[str]:
+    return {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def swept(directory: Path, config: Config, group: str) -> None:
+    """A finished cell of that sweep, with files of a run and one of its user's."""
+    runs.finish(directory, runs.start(directory, runs.describe(config, group)), results(key(config)))
+    (directory / ".hydra").mkdir()
+    for name in ("scales.parquet", "recipe.yaml", "sweep.log", ".hydra/config.yaml"):
+        (directory / name).write_text("a")
+
+
+def test_a_smaller_grid_leaves_none_of_the_cells_that_it_replaces(tmp_path: Path) -> None:
+    """With overwrite, those of the sweep itself go; other runs, and other files, stay as they are."""
+    place = tmp_path / "mine"
+    with state.claimed(place, True, planned(*(cell(alpha=a) for a in (0.1, 0.2, 0.3, 0.4))), True):
+        pass
+    for number, alpha in enumerate((0.1, 0.2, 0.3)):
+        swept(place / str(number), cell(alpha=alpha), "mine")
+    (place / "3" / ".hydra").mkdir(parents=True)  # killed at once
+    swept(place / "older", cell(alpha=0.7), "mine")  # of a sweep before, of which there is no plan any more
+    swept(place / "theirs", cell(alpha=0.5), "another")
+    (place / "2" / "notes.txt").write_text("keep")
+    theirs = {name for name in files(place) if name.startswith("theirs")}
+    smaller = planned(cell(alpha=0.9), cell(alpha=0.99))
+    with pytest.raises(UsageError, match="holds another sweep"), state.claimed(place, True, smaller, True):
+        pass
+    held = FileLock(place / "2" / ".lock")
+    before = files(place)
+    with (
+        held,
+        pytest.raises(UsageError, match="mine/2: another process is running in it"),
+        state.claimed(place, True, smaller, True, overwrite=True),
+    ):
+        pass
+    assert files(place) == before
+    with state.claimed(place, True, smaller, True, overwrite=True):
+        left = files(place)
+    assert left - {name for name in left if name[0] in "01"} == {"plan.json", "2/notes.txt", *theirs}
+    assert {name for name in left if name[0] in "01"} == {name for name in before if name[0] in "01"}  # written anew
+    assert not (place / "3").exists()
+    assert sorted(p.name for _, cells in discovery.sweeps(place) for p in cells) == ["0", "1", "2", "theirs"]
 
 
 def test_a_failed_leader_fails_its_own_followers(tmp_path: Path) -> None:

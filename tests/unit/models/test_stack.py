@@ -24,6 +24,7 @@ from sweep.models.blocks import LM
 from sweep.models.kernels.patch import kernels
 from sweep.models.mixer import geometry, mixers
 from sweep.models.random_weights import RandomWeights
+from sweep.quantization import sites as registry
 from sweep.quantization.formats import FORMATS
 from sweep.quantization.granularity import by_channel
 
@@ -104,7 +105,7 @@ def test_every_site_can_be_quantized(tmp_path: Path, name: str) -> None:
     seen = observed(model.lm)
     with torch.inference_mode(), kernels(model.mixers, model.device):
         for (layer, site), values in seen.items():
-            if site in knobs.QUANTIZED:
+            if site in registry.quantized():
                 scale = FORMATS["int4"].place(0.0, float(values.abs().max())).scale
                 rounding = {(layer, site): Rounding(FORMATS["int4"], np.array([scale]), np.zeros(1))}
                 with fake_quantized(model.mixers, rounding) as quantized:

@@ -18,6 +18,7 @@ from sweep.calibration.tokens import Tokens
 from sweep.config import knobs
 from sweep.core.errors import UsageError
 from sweep.models import load
+from sweep.quantization.sites import quantized
 from sweep.quantization.statistics import Statistics
 
 DICE = np.random.default_rng(0)
@@ -109,7 +110,7 @@ def test_squared_gradients_are_the_same_bytes(
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1] == settings["n_layer"] * (10 + 5)
     sites = Statistics.load(tmp_path / "streamed.parquet").sites
-    assert {key for key, site in sites.items() if site.fisher} == {key for key in sites if key[1] in knobs.QUANTIZED}
+    assert {key for key, site in sites.items() if site.fisher} == {key for key in sites if key[1] in quantized()}
     assert all(site.fisher.weights.sum(1).all() for site in sites.values() if site.fisher)
     assert {tuple(site.fisher.tokens) for site in sites.values() if site.fisher} == {(24 + 24 + 24, 24 + 17)}
 

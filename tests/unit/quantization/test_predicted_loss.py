@@ -13,10 +13,11 @@ from rich.console import Console
 from test_registry import NF4
 
 from sweep.config.config import Config
-from sweep.config.knobs import QUANTIZED, Calibration, Data, Model
+from sweep.config.knobs import Calibration, Data, Model
 from sweep.quantization import formats, predicted_loss, site_scales
 from sweep.quantization.formats import FORMATS, Format
 from sweep.quantization.methods.registry import METHODS, jackknife_error
+from sweep.quantization.sites import quantized
 from sweep.quantization.statistics import Statistics
 from sweep.runs import summary, tables
 from sweep.runs.cell import Cell
@@ -115,7 +116,7 @@ def test_rows_have_it_and_cells_add_it_up() -> None:
     for key in quantized:
         each = np.array([left[(*key, k)] for k in range(FOLDS)])
         assert rows[key]["loss_se"] == pytest.approx(jackknife_error(each))
-    cost = predicted(built, QUANTIZED)
+    cost = predicted(built, quantized())
     assert cost is not None
     assert list(cost["sites"]) == ["in_proj_in", "x_conv_in", "x_conv_out", "out_proj_in"]
     without = np.array([sum(left[(*key, k)] for key in quantized) for k in range(FOLDS)])
@@ -131,9 +132,9 @@ def test_rows_have_it_and_cells_add_it_up() -> None:
 
 def test_a_sum_with_an_unknown_term_is_unknown() -> None:
     _, built = cell(method="minmax", granularity="channel")
-    assert predicted(built, QUANTIZED) is None
+    assert predicted(built, quantized()) is None
     _, tensor_wise = cell()
-    cost = predicted(tensor_wise, [*QUANTIZED, "x_conv_pre"])
+    cost = predicted(tensor_wise, [*quantized(), "x_conv_pre"])
     assert cost is not None
     assert cost["loss"] is None
     assert cost["sites"]["x_conv_pre"] == {"loss": None, "loss_se": None}
@@ -143,7 +144,7 @@ def test_a_sum_with_an_unknown_term_is_unknown() -> None:
 
 def test_a_single_cell_says_it_on_the_terminal() -> None:
     _, built = cell(format="int4")
-    cost = predicted(built, QUANTIZED)
+    cost = predicted(built, quantized())
     assert cost is not None
     run = RunRecord.from_dict(RECORD | {"loss": cost})
     assert run.results is not None

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from cells import CONFIG, SITES, finished, record, rows
 
+from sweep.compare.query.comparison import load
 from sweep.config.knobs import Wandb
 from sweep.core.errors import UsageError
 from sweep.runs.tracking import delivery, view, wandb_connection
@@ -93,6 +95,30 @@ def test_summary_has_mean_min_max_and_the_worst(tmp_path: Path) -> None:
     json.dumps(summary, allow_nan=False)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_summary_has_the_mean_sqnr_of_the_quantized_sites_as_the_comparison_has_it(tmp_path: Path, groups: int) -> None:
+    granularity = "group" if groups > 1 else "tensor"
+    cell = finished(tmp_path / "0", groups=groups, config=CONFIG.to_dict() | {"granularity": granularity})
+    places: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows(cell):
+        if row["site"] != "x_conv_pre" and math.isfinite(row["sqnr_db"]):  # nothing is lost at one site of layer 1
+            places[row["layer"], row["site"]].append(row)
+    noise = {place: sum(r["n"] * r["mse"] for r in part) for place, part in places.items()}
+    signal = {place: sum(r["n"] * r["mse"] * 10 ** (r["sqnr_db"] / 10) for r in part) for place, part in places.items()}
+    mean = view.read(cell).summary["quantized/sqnr_db_mean"]
+    assert mean == pytest.approx(fmean(10 * math.log10(signal[p] / noise[p]) for p in places), rel=1e-12)
+    ((theirs,),) = load(cell).sql("SELECT avg(sqnr_db) FROM deployed WHERE isfinite(sqnr_db)")
+    assert mean == pytest.approx(theirs, rel=1e-12)
+
+
+def test_no_mean_sqnr_where_nothing_is_lost(tmp_path: Path) -> None:
+    cell = finished(tmp_path / "0")
+    table = pq.read_table(cell / "scales.parquet")
+    column = table.schema.get_field_index("sqnr_db")
+    pq.write_table(table.set_column(column, "sqnr_db", [[math.inf] * len(table)]), cell / "scales.parquet")
+    assert not [key for key in view.read(cell).summary if key.endswith("sqnr_db_mean")]
+
+
 def test_histograms_lose_their_empty_ends_only(tmp_path: Path) -> None:
     cell = finished(tmp_path / "0")
     whole = pq.read_table(cell / "histograms.parquet").to_pylist()
@@ -158,6 +184,7 @@ def test_disabled_imports_no_wandb_and_writes_nothing(tmp_path: Path) -> None:
     program = """
 import sys, pathlib
 from sweep.runs.tracking import wandb as track
+from sweep.compare.query.comparison import load
 from sweep.config.knobs import Wandb
 tracker = track.start(Wandb(mode="disabled"), pathlib.Path("."), "name", "group", {})
 tracker.progress(1, 2)
