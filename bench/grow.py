@@ -1,82 +1,189 @@
-"""Growing a calibration against computing it anew, a sweep over sample counts against its largest cell, and how far the
-forecast of samples is off. The shipped model, one process, an empty store each time."""
+"""Growing a calibration against computing it anew, a sweep over sample counts against its largest cell, how far the
+forecast of samples is off, and what intervals hold after stopping by a tolerance. The shipped model, one process, an
+empty store each time, competitors in turn."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from bench.grid import calibrating, command
 from bench.race import table
+from sweep.calibration import tokens
+from sweep.calibration.loop import calibrate
+from sweep.calibration.tokens import Tokens
+from sweep.calibration.until import Errors, Goal, Look
+from sweep.compare.analysis.significance import freedom, quantile
+from sweep.config.config import Config
+from sweep.config.knobs import Calibration, Data, Model
+from sweep.models import load
+from sweep.quantization import formats, site_scales
+from sweep.quantization.methods.registry import named
+from sweep.quantization.sites import quantized
+from sweep.quantization.statistics import Statistics
+from sweep.runs import until
 
 REPEATS = 3
 SEQLEN = 512
 HALF, WHOLE = 128, 256
-SIZES = (16, 32, 64, 128, 256)
+SIZES = (64, 128, 256)  # whole batches of every fold, so that each goes on from the one before
 FEW, MANY, FOLDS = 64, 512, 64  # samples that are forecast from; samples, and folds, that tell the truth
 FACTOR = 1.5
+SEEDS, STEPS, SHORT = (
+    16,
+    (32, 64, 128),
+    64,
+)  # calibrations on disjoint text, looked at after so many samples of 64 tokens
+METHODS = ("percentile", "mse", "minmax")
+TINY, STDLIB = Model("tiny", "pkg://sweep/models/tiny"), Data("stdlib")
+
+Floats = NDArray[np.float64]
 
 
-def _run(name: str, samples: int | str, store: str, *more: str) -> float:
+def _run(name: str, samples: int | str, store: str, *more: str) -> tuple[float, float]:
+    """Seconds, and seconds of processor time."""
     given = (f"calibration.samples={samples}", f"calibration.seqlen={SEQLEN}", f"store={store}", *more)
-    if isinstance(samples, str):
-        return command("-m", *given, f"hydra.sweep.dir=runs/{name}")
-    return command(*given, f"hydra.run.dir=runs/{name}")
+    where = ("-m", f"hydra.sweep.dir=runs/{name}") if isinstance(samples, str) else (f"hydra.run.dir=runs/{name}",)
+    begin = time.process_time()
+    seconds = command(*where, *given)
+    return seconds, time.process_time() - begin
 
 
 def growing() -> list[dict[str, Any]]:
     _run("warm", 8, "warm")
-    grown, swept, calibrated = [], [], []
+    grown, swept, calibrated, further = [], [], [], []
     for i in range(REPEATS):
         anew = _run(f"anew{i}", WHOLE, f"anew{i}")
         _run(f"half{i}", HALF, f"grown{i}")
-        grown.append(_run(f"grown{i}", WHOLE, f"grown{i}") / anew)
-        swept.append(_run(f"all{i}", ",".join(map(str, SIZES)), f"all{i}") / anew)
+        again = _run(f"grown{i}", WHOLE, f"grown{i}")
+        every = _run(f"all{i}", ",".join(map(str, SIZES)), f"all{i}")
+        grown.append([a / b for a, b in zip(again, anew, strict=True)])
+        swept.append([a / b for a, b in zip(every, anew, strict=True)])
         calibrated.append(calibrating(Path(f"runs/all{i}")) / calibrating(Path(f"runs/anew{i}")))
-    sizes = ", ".join(map(str, SIZES))
+        further.append((every[1] - anew[1]) / (len(SIZES) - 1))
+    sizes, size = ", ".join(map(str, SIZES)), f"{WHOLE} samples of {SEQLEN} tokens"
     return [
-        {"what": f"{WHOLE} samples after {HALF} / {WHOLE} from nothing", "value": median(grown), "at most": 0.55},
-        {"what": f"a sweep over {sizes} samples / one cell of {WHOLE}", "value": median(swept), "at most": 1.10},
+        _ratio(f"{size} after {HALF} / from nothing", grown, 0.55),
+        _ratio(f"a sweep over {sizes} samples / one cell of {WHOLE}", swept, 1.10),
         {"what": "the same, time of calibrations alone", "value": median(calibrated), "at most": 1.10},
+        {"what": "processor seconds of each further size", "value": median(further)},
     ]
 
 
-def _variance(name: str) -> np.ndarray[Any, Any]:
-    """Squared standard error of every scale relative to it, of all folds."""
+def _ratio(what: str, pairs: list[list[float]], most: float) -> dict[str, Any]:
+    wall, processor = (median(pair[k] for pair in pairs) for k in (0, 1))
+    return {"what": what, "value": wall, "of processor time": processor, "at most": most}
+
+
+def _variance(name: str) -> Floats:
+    """Squared standard error of every scale of a quantized site relative to it, of all folds."""
     rows = pq.read_table(f"runs/{name}/convergence.parquet").to_pandas()
-    last = rows[rows.folds == rows.folds.max()].sort_values(["layer", "site"])
+    last = rows[(rows.folds == rows.folds.max()) & rows.site.isin(quantized())].sort_values(["layer", "site"])
     return np.asarray((last.scale_se / last.scale) ** 2)
 
 
+def _of_half_the_folds(name: str, rest: int) -> Floats:
+    """The same from every other fold, up to a factor that all rows share."""
+    rows = pq.read_table(f"runs/{name}/replicates.parquet").to_pandas()
+    rows = rows[(rows.fold % 2 == rest) & rows.site.isin(quantized())]
+    return np.asarray(np.log(rows.set_index(["layer", "site", "fold"]).scale).unstack("fold").var(axis=1, ddof=1))
+
+
+def _near(ratio: Floats) -> float:
+    return 100 * float((np.maximum(ratio, 1 / ratio) <= FACTOR).mean())
+
+
 def forecasting() -> list[dict[str, Any]]:
-    """What is forecast goes with the square of the error, times the samples it is an error of."""
+    """The forecast goes with the square of the error, times the samples it is an error of."""
+    from scipy.special import chdtri
+
     _run("few", FEW, "few")
     _run("many", MANY, "many", f"calibration.folds={FOLDS}")
-    ratio = _variance("few") * FEW / (_variance("many") * MANY)
-    ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
-    near = np.maximum(ratio, 1 / ratio) <= FACTOR
-    middle = float(np.median(ratio))
+    truth = _variance("many") * MANY
+    ratio = _variance("few") * FEW / truth
+    known = np.isfinite(ratio) & (ratio > 0)
+    folds = freedom(8)
+    low, high = (folds / float(chdtri(folds, tail)) for tail in (0.025, 0.975))
+    held = (ratio * low <= 1) & (ratio * high >= 1)
+    halves = _of_half_the_folds("many", 0) / _of_half_the_folds("many", 1)
+    rng = np.random.default_rng(0)
+    ideal = rng.chisquare(7, 10**6) / 7 / (rng.chisquare(FOLDS - 1, 10**6) / (FOLDS - 1))
     return [
         {
-            "what": f"forecast from {FEW} samples within {FACTOR}, % of sites",
-            "value": 100 * float(near.mean()),
+            "what": f"forecast from {FEW} samples in 8 folds within {FACTOR}, % of scales",
+            "value": _near(ratio[known]),
             "at least": 80,
         },
-        {"what": "forecast / truth, median over sites", "value": middle, "at most": FACTOR},
+        {"what": "the same where folds scatter normally, independently for every scale", "value": _near(ideal)},
+        {"what": f"the truth of {FOLDS} folds: its halves within {FACTOR}, % of scales", "value": _near(halves)},
+        {"what": "the forecast's 95 % interval holds the truth, % of scales", "value": 100 * float(held[known].mean())},
+        {"what": "forecast / truth, median over scales", "value": float(np.median(ratio[known])), "at most": FACTOR},
     ]
+
+
+def _calibrations() -> list[list[Statistics]]:
+    """Of each of SEEDS disjoint texts the statistics of its first samples, each going on from the one before."""
+    model = load.load(TINY, "cpu", "float32")
+    windows = tokens.load(STDLIB, load.encoder(TINY), Calibration(SEEDS * STEPS[-1], SHORT, 1, 1)).windows
+    every: list[list[Statistics]] = []
+    for start in range(0, len(windows), STEPS[-1]):
+        grown: list[Statistics] = []
+        for samples in STEPS:
+            since = STEPS[len(grown) - 1] if grown else 0
+            text = Tokens("stdlib", windows[start : start + samples], since)
+            settings, base = Calibration(samples, SHORT, 4), grown[-1] if grown else None
+            grown.append(calibrate(model, text, settings, lambda done, total: None, base=base)[0])
+        every.append(grown)
+    return every
+
+
+def stopping() -> list[dict[str, Any]]:
+    """What intervals of 95 % hold, with the tolerance that stops half of the calibrations before the end."""
+    every, rows = _calibrations(), []
+    student = quantile(0.95, freedom(8))
+    for method in METHODS:
+        cells = [Config(TINY, STDLIB, Calibration(samples, SHORT, 4), method=method) for samples in STEPS]
+        told = [[until.read(c, s, None, 1.0) for c, s in zip(cells, grown, strict=True)] for grown in every]
+        scales = np.log([[_scales(c, s) for c, s in zip(cells, grown, strict=True)] for grown in every])
+        goal = Goal(float(np.median([_demand(errors, 1, Goal(1.0, 0.95)) for errors in told])), 0.95)
+        stops = [next((k for k in (1, 2) if _demand(errors, k, goal) <= 1), 2) for errors in told]
+        off = [np.abs(scales[i, k] - scales[:, k].mean(0)) for i, k in enumerate(stops)]
+        inside = [o <= student * told[i][k].scales for i, (o, k) in enumerate(zip(off, stops, strict=True))]
+        share, early = 100 * float(np.mean(inside)), sum(k < 2 for k in stops)
+        rows.append(
+            {
+                "what": f"{method}: intervals of 95 % that hold after stopping, {early} of {SEEDS} early, %",
+                "value": share,
+                "at least": 93,
+            }
+        )
+    return rows
+
+
+def _demand(errors: list[Errors], step: int, goal: Goal) -> float:
+    return Look.at(STEPS[step], "", goal, errors[step], errors[step - 1]).demand(goal)
+
+
+def _scales(cell: Config, statistics: Statistics) -> Floats:
+    """Of all quantized sites, in the order of `until.read`."""
+    method, format = named(cell.method), formats.named(cell.format)
+    sites = [site for (_, name), site in statistics.sites.items() if name in quantized()]
+    return np.array([site_scales.sections(s, method, cell.effective_alpha, format).scale[0] for s in sites])
 
 
 def main() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         os.chdir(temporary)
         Path("runs").mkdir()
-        rows = [*growing(), *forecasting()]
+        rows = [*growing(), *forecasting(), *stopping()]
         os.chdir("/")
     return table("More samples of a stored calibration, with the shipped model (W&B disabled, one process)", rows)
 

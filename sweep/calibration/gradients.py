@@ -98,6 +98,13 @@ class Gradients:
         if self._strange and any(seen := torch.cat(list(self._strange.values())).tolist()):
             raise _strange(next(key for key, strange in zip(self._strange, seen, strict=True) if strange))
 
+    def begin(self, sums: Mapping[Key, FisherHistogram]) -> None:
+        """Start a fold's sums where those of earlier samples, one fold for each site, ended."""
+        for key, fisher in sums.items():
+            size = BINS // max(fisher.layout.width, 1)
+            self._sums[key], self._layout[key] = torch.from_numpy(fisher.dense(0, size)), fisher.layout
+            self.tokens = int(fisher.tokens[0])
+
     def state(self) -> dict[str, Any]:
         """All that has been added so far, for `restore`."""
         self._ask()

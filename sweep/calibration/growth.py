@@ -2,22 +2,24 @@
 
 The first N samples of a seed are the same for every N. Samples are dealt into folds in turn, so each fold of a
 calibration of fewer samples holds the first of a larger one's, and histograms, extremes and quantiles of texts are
-added to it in any order. The one thing that depends on the order, the sums of |x| per channel, goes on from where it
-ended. What is left is the batches: a sample's activations depend, in their last bits, on the batch it passes in, so
-every batch has to be the one it would have been. Then the result is the same, bit for bit, as of one pass.
+added to it in any order. What depends on the order, the sums of |x| per channel and of squared gradients, goes on from
+where it ended. What is left is the batches: a sample's activations depend, in their last bits, on the batch it passes
+in, so every batch has to be the one it would have been. Then the result is the same, bit for bit, as of one pass.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.calibration.boundaries import cut
 from sweep.calibration.cache import CalibrationStore
 from sweep.calibration.checkpoint import Checkpoint
-from sweep.calibration.tokens import Outline, in_batches
+from sweep.calibration.tokens import Outline
 from sweep.core.errors import UsageError
 from sweep.core.store import Damaged
 from sweep.core.store_key import Key, differences
@@ -26,7 +28,8 @@ from sweep.quantization.statistics import Statistics
 
 @dataclass(frozen=True)
 class Step:
-    """A calibration of the first samples of another's. why_not: why that one cannot go on from it; empty if it can."""
+    """A calibration of the first samples of another's, or of more. why_not: why that one cannot go on from it, or be
+    read off it; empty if it can go on."""
 
     key: Key
     samples: int
@@ -60,24 +63,45 @@ def steps(key: Key, outline: Outline, others: Iterable[Key]) -> list[Step]:
         there, here = dict(other.preimage), dict(key.preimage)
         samples = known.get(there.pop("tokens", ""), 0)
         del here["tokens"]
+        here |= _first_differentiated(samples, here)
         if samples and there.get("model") == here["model"] and there.keys() == here.keys():
-            found.append(Step(other, samples, "; ".join(differences(there, here)) or _cut(samples, outline, here)))
+            found.append(Step(other, samples, "; ".join(differences(there, here)) or cut(samples, outline, here)))
     return sorted(found, key=lambda step: -step.samples)
 
 
-def _cut(samples: int, outline: Outline, preimage: dict[str, Any]) -> str:
-    """Why the first samples' statistics are not what one pass over all samples holds of them."""
-    folds, size = preimage["folds"], preimage["batch_size"]
-    for fold in range(folds):
-        numbers = range(fold, len(outline.lengths), folds)
-        begun = [batch[0] for batch in in_batches(outline.lengths, numbers, size)]
-        later = [number for number in numbers if number >= samples]
-        if later and later[0] not in begun:
-            return (
-                f"its last batch in fold {fold} would have been larger (folds x calibration.batch_size = "
-                f"{folds * size}; multiples of it can be gone on from)"
-            )
-    return ""
+def larger(key: Key, others: Iterable[Key], outline: Callable[[int], Outline | None]) -> Step | None:
+    """A stored calibration that has passed all samples of `key` and more, and why the first ones cannot be read off it;
+    None where there is none. outline: of so many samples of the text of `key`, None where it has not so many.
+
+    Every fold holds samples up to the last, of which only sums are kept: the first N would have to be whole folds,
+    which they are where every fold is one sample, and then of 16 bits only, since float32 pools the folds."""
+    samples = _samples(key)
+    for other in others:
+        there, here = dict(other.preimage), dict(key.preimage)
+        tokens = {there.pop("tokens", ""), here.pop("tokens")}
+        for preimage in (there, here):
+            preimage.pop("fisher", None)
+        if there != here or (number := _samples(other)) <= samples:
+            continue
+        whole = outline(number)
+        if whole and {whole.fingerprints[samples], whole.fingerprints[-1]} == tokens:
+            folds = key.preimage["folds"]
+            why = f"fold k of {folds} keeps the sums of samples k, k + {folds}, … up to the last, and no part of them"
+            return Step(other, number, why)
+    return None
+
+
+def _samples(key: Key) -> int:
+    """Of a calibration, by its name; 0 where it does not say."""
+    named = re.search(r"-(\d+)x\d+$", key.prefix)
+    return int(named[1]) if named else 0
+
+
+def _first_differentiated(samples: int, preimage: dict[str, Any]) -> dict[str, Any]:
+    """How many squared gradients a calibration of the first samples alone would hold, as its preimage says it."""
+    if "fisher" not in preimage:
+        return {}
+    return {"fisher": preimage["fisher"] | {"samples": min(samples, preimage["fisher"]["samples"])}}
 
 
 def base(store: CalibrationStore, key: Key, outline: Outline) -> Base | None:

@@ -65,13 +65,13 @@ def calibrate_streamed(
     skeleton = assemble.skeleton(shape, device)
     work.mkdir(parents=True, exist_ok=True)
     layers = list(skeleton.backbone.layers)
-    if tokens.since:
+    if calibration.fisher <= tokens.since:
         calibration = replace(calibration, fisher=0)  # the samples before hold all that are differentiated
     first = _resume(work, len(layers))
     first_mixer = min(mixer.layer for mixer in mixers(skeleton))
     gradients = LayerwiseGradients(work, len(layers), first_mixer, tokens, calibration, torch.device(device))
     timings, total = Timings(), len(tokens.windows) - tokens.since
-    passes = len(layers) * (total + calibration.fisher)
+    passes = len(layers) * (total + gradients.samples)
     if first == 0:
         table = source.read("backbone.embeddings.weight", target, device)
         with torch.inference_mode(), writing(_hidden(work, 0)) as write:
@@ -143,7 +143,7 @@ def _differentiate(
         del table
         head.to("meta")
         norm.to("meta")
-    done = passes - left * gradients.calibration.fisher
+    done = passes - left * gradients.samples
 
     def report() -> None:
         nonlocal done

@@ -44,6 +44,11 @@ class LayerwiseGradients:
     calibration: Calibration
     device: torch.device
 
+    @property
+    def samples(self) -> int:
+        """How many are to be differentiated."""
+        return max(self.calibration.fisher - self.tokens.since, 0)
+
     def entering(self, layer: int) -> Path:
         """What enters a layer, sample by sample; of the number after the last, what leaves that."""
         return self.work / f"entering-{layer:03}.bin"
@@ -112,6 +117,7 @@ class LayerwiseGradients:
                 return read_slope().to(self.device)
 
             for fold in range(self.calibration.folds):
+                gradients.begin(observed.fisher(fold))
                 for sample in differentiated(self.tokens, fold, self.calibration):
                     tokens = len(self.tokens.windows[sample])
                     if layer >= self.first:

@@ -114,6 +114,7 @@ def calibrate(
             if fold in finished:
                 continue
             observer.begin(base.abs_sums(fold) if base else {})
+            gradients.begin(base.fisher(fold) if base and calibration.fisher > tokens.since else {})
             before = _resume(checkpoint, fold, model.device, observer, gradients) if checkpoint else 0
             batched = list(batches(tokens, fold, calibration))
             with (

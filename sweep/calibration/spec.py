@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
-from sweep.calibration import collect, gradients, growth, tokens
+from sweep.calibration import boundaries, collect, gradients, growth, tokens
 from sweep.calibration.cache import CalibrationStore
 from sweep.calibration.collect import Collect
 from sweep.calibration.tokens import Outline, Tokens
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
+from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
 from sweep.models import load, source
 from sweep.quantization.statistics_io import SCHEMA
@@ -59,8 +60,21 @@ def key(config: Config, wanted: Collect | None = None) -> Key:
             "backend": load.backend(config.model, config.device),
             **(wanted or collect.of(config)).preimage,
             **gradients.preimage(config.calibration),
+            **_tolerated(config.calibration),
         },
     )
+
+
+def _tolerated(calibration: Calibration) -> dict[str, float]:
+    """Where the number of samples is left open, this is no calibration's identity, but that of the question."""
+    if calibration.tolerance is None:
+        return {}
+    return {"tolerance": calibration.tolerance, "tolerance_share": calibration.tolerance_share}
+
+
+def counts(config: Config) -> list[int]:
+    """After how many samples a calibration is looked at that stops by calibration.tolerance."""
+    return boundaries.counts(_outline(_text(config)), key(config).preimage)
 
 
 def keys() -> Callable[[Config], Key]:
@@ -83,16 +97,26 @@ def stored(config: Config, key: Key) -> bool:
 
 def continued(asked: Iterable[tuple[Config, Key]]) -> dict[str, growth.Step]:
     """By its hash, what each calibration that has to be computed can go on from: one in its store, or another asked
-    for, whichever holds most of its samples."""
+    for, whichever holds most of its samples. Else one that holds more, and why it is computed anew all the same."""
     calibrations = list(asked)
     stored = {store: store.keys() for store in {_store(config) for config, _ in calibrations}}
     known = {}
     for config, key in calibrations:
         others = [*stored[_store(config)], *(k for other, k in calibrations if other.store == config.store)]
         steps = growth.steps(key, _outline(_text(config)), others)
-        if step := next((step for step in steps if not step.why_not), None):
+        usable = next((step for step in steps if not step.why_not), None)
+        if step := usable or growth.larger(key, stored[_store(config)], partial(_outline_of, config)):
             known[key.hash] = step
     return known
+
+
+def _outline_of(config: Config, samples: int) -> Outline | None:
+    """Of so many samples of a cell's text; None where it has not so many."""
+    text = _text(config)
+    try:
+        return _outline(replace(text, calibration=replace(text.calibration, samples=samples)))
+    except UsageError:
+        return None
 
 
 def _store(config: Config) -> CalibrationStore:
@@ -120,9 +144,20 @@ def _text(config: Config) -> _Text:
     return _Text(config.data, config.model, plain, stamps)
 
 
-@lru_cache(maxsize=2)  # windows of a large data set are large; a grid asks for one set many times in a row
 def _tokens(text: _Text) -> Tokens:
-    return tokens.load(text.data, load.encoder(text.model), text.calibration)
+    """The first samples of a seed are the same for every number of them: the largest that was asked for is kept."""
+    samples = text.calibration.samples
+    of_any = replace(text, calibration=replace(text.calibration, samples=1))
+    if of_any not in _longest or len(_longest[of_any].windows) < samples:
+        kept = _longest.pop(of_any, None)
+        if kept is None and len(_longest) == KEPT:
+            _longest.pop(next(iter(_longest)))
+        _longest[of_any] = tokens.load(text.data, load.encoder(text.model), text.calibration)
+    return _longest[of_any].first(samples)
+
+
+KEPT = 2  # windows of a large data set are large; a grid asks for one set many times in a row
+_longest: dict[_Text, Tokens] = {}
 
 
 @cache

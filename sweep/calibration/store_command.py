@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 
 from sweep.calibration.cache import FILES
+from sweep.calibration.until import percent
 from sweep.config.hydra_errors import counted
 from sweep.core import cli
 from sweep.core.console import Console
@@ -106,6 +107,10 @@ def describe(path: Path) -> str:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         preimage, base = manifest["preimage"], manifest.get("grown_from")
+        if "question" in preimage:
+            asked = preimage["question"]
+            of = f"{len(preimage['cells'])} cells" if len(preimage["cells"]) > 1 else preimage["cells"][0]
+            return f"how many samples do for {percent(asked['tolerance'])} in {of}"
         grown = f", grown from the {base['samples']} samples of {base['entry']}" if base else ""
         known = f"{preimage['dtype']}, batch {preimage['batch_size']}, {preimage['folds']} folds"
         return f"{known}, {preimage['backend']}{grown}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,10 @@ class Tokens:
             digest.update(len(window).to_bytes(8, "little") + window.astype("<i8").tobytes())
             fingerprints.append(digest.hexdigest())
         return Outline(tuple(map(len, self.windows)), tuple(fingerprints))
+
+    def first(self, samples: int) -> Tokens:
+        """So many of the first samples."""
+        return self if samples == len(self.windows) else replace(self, windows=self.windows[:samples])
 
     @property
     def sha256(self) -> str:

@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 
 from sweep.config import dtype as native
 from sweep.config import recipe as recipes
-from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb, one_of, tidy
+from sweep.config.knobs import Calibration, Data, Evaluate, Grouping, Model, Wandb
 from sweep.config.label import HOW, unusual
 from sweep.config.recipe import Choice, Recipe
 from sweep.config.typed import hints, typed
+from sweep.config.values import one_of, tidy
 from sweep.core.errors import UsageError
 from sweep.core.paths import expanded
 from sweep.quantization import formats
@@ -164,7 +165,8 @@ class Config:
         values = {k: v for k, v in self.to_dict().items() if k not in ("store", "wandb")}
         values["alpha"] = self.effective_alpha
         values["recipe"] = recipe.digest if (recipe := self.chosen) else None
-        values["calibration"] = {k: v for k, v in values["calibration"].items() if k not in HOW}
+        without = HOW if self.calibration.tolerance else (*HOW, "tolerance", "tolerance_share")
+        values["calibration"] = {k: v for k, v in values["calibration"].items() if k not in without}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

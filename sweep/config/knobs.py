@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweep.core.errors import UsageError, allowed
-from sweep.core.paths import expanded
+from sweep.config.values import expand, fraction, one_of, tidy
+from sweep.core.errors import UsageError
 from sweep.quantization.sites import quantized
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SPLITS = ("train", "heldout")
 FOLDS = 8
+SURE = 8  # folds at least, where their errors decide when a calibration stops (see `sweep.calibration.until`)
+SHARE = 0.95
 WEIGHTS = ("trained", "random")
 BACKENDS = ("auto", "transformers", "mamba_ssm")
 CUTS = ("windows", "texts")
@@ -94,6 +95,8 @@ class Calibration:
     fisher: int = 0  # samples that are differentiated, the first ones
     ssm_state: bool = False
     text_quantiles: list[float] = field(default_factory=list)
+    tolerance: Any = None  # a relative standard error, as 0.01, once validated; `samples` is then the most
+    tolerance_share: Any = SHARE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text_quantiles", [tidy(alpha) for alpha in self.text_quantiles])
@@ -126,6 +129,24 @@ class Calibration:
             raise UsageError(
                 f"calibration.fisher={self.fisher} is the number of samples that are differentiated: 0 for none, else "
                 f"at least calibration.folds={self.folds}, one a fold"
+            )
+        self._check_tolerance()
+
+    def _check_tolerance(self) -> None:
+        share = fraction("calibration.tolerance_share", self.tolerance_share, "90% or 0.9", most=1.0)
+        object.__setattr__(self, "tolerance_share", share if self.tolerance is not None else SHARE)
+        if self.tolerance is None:
+            return
+        object.__setattr__(self, "tolerance", fraction("calibration.tolerance", self.tolerance, "1% or 0.01"))
+        if self.folds < SURE:
+            raise UsageError(
+                f"calibration.tolerance={self.tolerance} stops by the errors of the folds, which takes {SURE} of them "
+                f"at least: calibration.folds={self.folds} of calibration.samples={self.samples} are too few"
+            )
+        if self.shards > 1:
+            raise UsageError(
+                f"calibration.tolerance={self.tolerance} is decided by all folds after every step, not by a shard "
+                f"alone: calibration.shards={self.shards} must be 1"
             )
 
 
@@ -192,23 +213,3 @@ class Wandb:
         if not self.tags:
             tags = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
             object.__setattr__(self, "tags", [tag for tag in tags if tag])
-
-
-def expand(group: Any, name: str, *keys: str) -> None:
-    """Put home and variables into those knobs of a group that are paths. Raises UsageError."""
-    for key in keys:
-        if (path := getattr(group, key)) is not None:
-            object.__setattr__(group, key, expanded(f"{name}.{key}", path))
-
-
-def one_of(key: str, value: str, choices: Iterable[str]) -> str:
-    """The choice that a value means, in any case. Raises UsageError for a value that is not among them."""
-    for choice in choices:
-        if choice.casefold() == value.casefold():
-            return choice
-    raise allowed(key, value, choices)
-
-
-def tidy(alpha: float) -> float:
-    """0.9400000000000001, as a range of Hydra's makes it, is 0.94."""
-    return float(f"{alpha:.12g}")

@@ -46,7 +46,7 @@ def job(composed: DictConfig) -> float | list[float] | None:
 
             shard(config)
             return None
-        member(config, directory, Path(hydra.sweep.dir).name, launch.overwrite(composed))
+        member(config, directory, Path(hydra.sweep.dir), launch.overwrite(composed))
         return objective.answer(directory, objectives)
     except Interrupted as signal:
         print(f"interrupted: {signal}", file=sys.stderr, flush=True)
@@ -72,9 +72,12 @@ def alone(config: Config, directory: Path) -> None:
         refuse(error)  # at once: the cell is finished all the same, and must not be withdrawn
 
 
-def member(config: Config, directory: Path, group: str, overwrite: bool = False) -> None:
-    """A cell of a grid, in one line. A finished one is left as it is: its job was requeued, or started twice."""
+def member(config: Config, directory: Path, sweep: Path, overwrite: bool = False) -> None:
+    """A cell of a grid, in one line. A finished one is left as it is: its job was requeued, or started twice.
+
+    sweep: the grid's directory."""
     from sweep.calibration import spec
+    from sweep.runs import plan_record
     from sweep.runs import record as runs
     from sweep.runs.cell import run
     from sweep.runs.place import take
@@ -88,6 +91,8 @@ def member(config: Config, directory: Path, group: str, overwrite: bool = False)
                 print(f"{directory.name:>4}  {config.label}  finished already", flush=True)
             return
         take(directory, lambda: runs.repeated(directory, config), overwrite)
-        cell = run(config, directory, group, siblings=True)
+        plan = plan_record.read(sweep) if config.calibration.tolerance else None
+        asked = plan.demands.get(key, ()) if plan else ()
+        cell = run(config, directory, sweep.name, siblings=True, asked=asked)
     with aside():
         print(f"{directory.name:>4}  {config.label}  {cell.how}  {time.perf_counter() - begin:.1f} s", flush=True)

@@ -14,7 +14,9 @@ from sweep.config.config import Config
 from sweep.core.errors import UsageError
 from sweep.core.store_key import Key
 from sweep.runs import record as runs
+from sweep.runs import until
 from sweep.runs.plan_record import PlannedCell, PlanRecord
+from sweep.runs.results import Json
 
 if TYPE_CHECKING:
     from sweep.calibration.growth import Step
@@ -99,7 +101,15 @@ class Plan:
     @property
     def recorded(self) -> PlanRecord:
         """The plan as plan.json has it."""
-        return PlanRecord(tuple(cell.recorded for cell in self.cells))
+        return PlanRecord(tuple(cell.recorded for cell in self.cells), self._demands())
+
+    def _demands(self) -> dict[str, list[Json]]:
+        demands: dict[str, list[Json]] = {}
+        for cell in self.cells:
+            if cell.config.calibration.tolerance is not None:
+                found = demands.setdefault(cell.key.hash, [])
+                found += [one] if (one := until.asked(cell.config)) not in found else []
+        return demands
 
     def same(self, earlier: PlanRecord) -> bool:
         """Whether an earlier plan has just these cells, in whatever order."""

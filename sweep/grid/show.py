@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from sweep.calibration.until import percent
 from sweep.config.hydra_errors import counted
+from sweep.config.knobs import Calibration
 from sweep.core.console import Console
 from sweep.grid.plan import Cell, Plan
 
@@ -41,10 +43,13 @@ def show(plan: Plan, console: Console, every: bool = False, gpus: str | None = N
         if leader and leader.config.calibration.shards > 1:
             state = f"to compute in {leader.config.calibration.shards} shards, merged by cell {leader.number}"
         elif leader:
-            state = f"to compute in cell {leader.number}"
+            state = f"to compute in cell {leader.number}{_until(leader.config.calibration, len(cells))}"
         elif all(cell.number in plan.done for cell in cells):
             state = "finished"
-        if leader and (step := plan.continued.get(leader.key.hash)):
+        step = plan.continued.get(leader.key.hash) if leader else None
+        if step and step.why_not:
+            state += f"; {step.samples} samples are there, but are of no use: {step.why_not}"
+        elif leader and step:
             source = leaders.get(step.key.hash)
             there = f"come from cell {source.number}" if source else "are there"
             state += f"; {step.samples} of {leader.config.calibration.samples} samples {there}"
@@ -60,6 +65,17 @@ def show(plan: Plan, console: Console, every: bool = False, gpus: str | None = N
         for cell in plan.cells:
             done = "  finished" if cell.number in plan.done else ""
             console.print(f"{cell.number:>4}  {cell.config.label}{done}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _until(calibration: Calibration, cells: int) -> str:
+    """When a calibration stops that is not told how many samples to take."""
+    if calibration.tolerance is None:
+        return ""
+    decides = f"; the most demanding of {cells} cells decides" if cells > 1 else ""
+    return (
+        f", until {percent(calibration.tolerance_share)} of the scales are known to {percent(calibration.tolerance)}, "
+        f"with {calibration.samples} samples at most{decides}"
+    )
 
 
 def _second_passes(cells: Iterable[Cell]) -> dict[tuple[object, ...], int]:

@@ -35,6 +35,12 @@ class FisherHistogram:
         codes = (bins * max(layout.width, 1)).astype(np.uint16)
         return cls(layout, codes, dense[bins][None], np.array([tokens], np.int64))
 
+    def dense(self, fold: int, size: int) -> Floats:
+        """The sums of one fold for all bins of the layout, float64 [size]: what `from_dense` was given."""
+        sums = np.zeros(size)
+        sums[self.bins // max(self.layout.width, 1)] = self.weights[fold]
+        return sums
+
     @classmethod
     def merge(cls, parts: Sequence[FisherHistogram]) -> FisherHistogram:
         """The folds of all, side by side; no two sums are added, so that no order matters.

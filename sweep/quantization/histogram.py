@@ -66,6 +66,17 @@ class Histogram:
         high = np.array([p.max for p in parts], np.float64)
         return cls(parts[0].layout, bins, short(counts), low, high)
 
+    def beside(self, other: Histogram) -> Histogram:
+        """The members of two stacks as one. Raises ValueError if layouts differ."""
+        _check_layouts([self, other])
+        bins, places = union([self.bins, other.bins])
+        own = len(self.counts)
+        kind = np.result_type(self.counts, other.counts)
+        counts = np.zeros((own + len(other.counts), len(bins)), kind)
+        counts[:own, places[0]], counts[own:, places[1]] = self.counts, other.counts
+        low, high = np.concatenate([self.min, other.min]), np.concatenate([self.max, other.max])
+        return Histogram(self.layout, bins, counts, low, high)
+
     def __add__(self, other: Histogram) -> Histogram:
         """The histogram of both sets of values. Raises ValueError if layouts or stack sizes differ."""
         if self.counts.shape[:-1] != other.counts.shape[:-1]:

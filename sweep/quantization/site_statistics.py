@@ -7,7 +7,7 @@ distributed as all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -127,7 +127,7 @@ class SiteStatistics:
         if (self.fisher is None) != (other.fisher is None):
             raise ValueError("cannot merge: one side has no squared gradients")
         order = np.argsort(np.concatenate([self.folds, other.folds]))
-        merged = Histogram.stack([*_split(self.histogram), *_split(other.histogram)])
+        merged = self.histogram.beside(other.histogram)
         if (self.pooled is None) != (other.pooled is None):
             raise ValueError("cannot merge: one side has no histogram of all folds together")
 
@@ -155,9 +155,9 @@ class SiteStatistics:
     def grown(self, more: SiteStatistics) -> SiteStatistics:
         """The same folds with later samples of some of them: what one pass over all samples gives, bit for bit.
 
-        more: the later samples alone, but for `channel_abs_sum`, which goes on from this one's, since sums of floats
-        depend on their order. Raises ValueError where folds are not this one's, or channels, weights or layouts
-        differ."""
+        more: the later samples alone, but for `channel_abs_sum` and `fisher`, which go on from this one's, since sums
+        of floats depend on their order. Raises ValueError where folds are not this one's, or channels, weights or
+        layouts differ."""
         rows = np.searchsorted(self.folds, more.folds)
         if not set(more.folds) <= set(self.folds):
             raise ValueError("cannot grow: a fold is not there")
@@ -181,9 +181,13 @@ class SiteStatistics:
             channel_text_mean_max=joined(np.maximum, self.channel_text_mean_max, more.channel_text_mean_max),
             text_quantiles=tuple(quantiles),
             pooled=self.pooled + more.pooled if self.pooled and more.pooled else None,
+            fisher=self._grown_fisher(more),
         )
 
-
-def _split(stack: Histogram) -> Iterator[Histogram]:
-    for counts, low, high in zip(stack.counts, stack.min, stack.max, strict=True):
-        yield Histogram(stack.layout, stack.bins, counts, low, high)
+    def _grown_fisher(self, more: SiteStatistics) -> FisherHistogram | None:
+        """Folds of later samples that were differentiated hold the sums of the earlier ones too."""
+        if self.fisher is None or more.fisher is None:
+            return self.fisher
+        same = np.flatnonzero(~np.isin(self.folds, more.folds))
+        order = np.argsort(np.concatenate([self.folds[same], more.folds]))
+        return FisherHistogram.merge([self.fisher.take(same), more.fisher]).take(order)

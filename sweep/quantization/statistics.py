@@ -13,7 +13,10 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sweep.quantization import statistics_io
+from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.types import Floats, SiteKey
 
@@ -52,6 +55,12 @@ class Statistics:
     def abs_sums(self, fold: int) -> dict[SiteKey, Floats]:
         """`channel_abs_sum` of one fold, by site: float64 [channels]."""
         return {key: site.channel_abs_sum[list(site.folds).index(fold)] for key, site in self.sites.items()}
+
+    def fisher(self, fold: int) -> dict[SiteKey, FisherHistogram]:
+        """Squared gradients of one fold, by site; of those sites that have any."""
+        return {
+            key: site.fisher.take(np.flatnonzero(site.folds == fold)) for key, site in self.sites.items() if site.fisher
+        }
 
     def save(self, path: Path) -> None:
         """Write one Parquet file, the same bytes for the same statistics; see `statistics_io`."""

@@ -6,19 +6,21 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from sweep.config.config import Config
 from sweep.core.errors import UsageError
 from sweep.runs import record as runs
 from sweep.runs import tables as table
-from sweep.runs import tracking
+from sweep.runs import tracking, until
 from sweep.runs.cost import predicted, standard
 from sweep.runs.passes import observe
 from sweep.runs.record import RunRecord
-from sweep.runs.results import Results
+from sweep.runs.results import Json, Results
 from sweep.runs.schemas import write_table
 from sweep.runs.status import Failure
 from sweep.runs.tables import Tables
@@ -44,19 +46,24 @@ class Cell:
         return "read from the store" if first.cached else "calibrated"
 
 
-def run(config: Config, directory: Path, group: str, siblings: bool = False) -> Cell:
+def run(config: Config, directory: Path, group: str, siblings: bool = False, asked: Sequence[Json] = ()) -> Cell:
     """Calibrate (or read the calibration from the store), read the scales off it, write and log everything.
 
     directory: the run's own. group: the sweep it belongs to. siblings: whether this process may have further cells of
-    the same calibration to run; then it stays in memory, ready to be read. Raises UsageError for what a user can mend;
-    the run's record then says `failed`, with the error."""
+    the same calibration to run; then it stays in memory, ready to be read. asked: what those cells ask, where
+    calibration.tolerance lets the most demanding one decide (`until.asked`). Raises UsageError for what a user can
+    mend; the run's record then says `failed`, with the error."""
     tracking.check(config.wandb.mode)
     record = runs.start(directory, runs.describe(config, group))
     name = " ".join(filter(None, (os.environ.get("WANDB_NAME"), config.label if siblings else ""))) or config.label
     _keep_recipe(config, directory / runs.RECIPE)
     tracker = tracking.start(TrackedRun(directory, name, group, config))
     try:
-        passes = observe(config, tracker.progress)
+        if config.calibration.tolerance is None:
+            passes = observe(config, tracker.progress)
+        else:
+            each = partial(observe, report=tracker.progress)
+            config, passes = until.reach(config, directory, asked, each, tracker.looked)
         statistics, results = passes.statistics, passes.results
         begin = time.perf_counter()
         factor = results.tokens.error_factor

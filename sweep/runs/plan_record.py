@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sweep.core.files import write_json
+from sweep.runs.results import Json
 
 FILE = "plan.json"
 SCHEMA = 1
@@ -35,22 +37,29 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """The cells of a sweep in the order of their numbers."""
+    """cells: in the order of their numbers. demands: what cells ask of a calibration that stops by itself, by the hash
+    of its question (`until.asked`): the most demanding of them decides, whichever process calibrates."""
 
     cells: tuple[PlannedCell, ...]
+    demands: Mapping[str, Sequence[Json]] = field(default_factory=dict)
 
     @property
     def identities(self) -> frozenset[str]:
         return frozenset(cell.identity for cell in self.cells)
 
     def write(self, directory: Path) -> None:
-        write_json(directory / FILE, {"schema": SCHEMA, "cells": [asdict(cell) for cell in self.cells]})
+        write_json(
+            directory / FILE,
+            {"schema": SCHEMA, "cells": [asdict(cell) for cell in self.cells], "demands": self.demands},
+        )
 
 
 def read(directory: Path) -> PlanRecord | None:
     """The plan of the sweep that lies in a directory; None if there is no plan, or none of this schema."""
     try:
         raw = json.loads((directory / FILE).read_bytes())
-        return PlanRecord(tuple(map(PlannedCell.from_dict, raw["cells"]))) if raw["schema"] == SCHEMA else None
+        if raw["schema"] != SCHEMA:
+            return None
+        return PlanRecord(tuple(map(PlannedCell.from_dict, raw["cells"])), raw.get("demands") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -183,7 +183,7 @@ def finished(directory: Path, config: Config, key: str) -> bool:
     record = read(directory)
     if not record or not record.results or record.versions.get("sweep") != __version__:
         return False
-    return record.results.calibration.key == key and _is_of(record, config)
+    return record.results.calibration.question == key and _is_of(record, config)
 
 
 def repeated(directory: Path, config: Config) -> bool:

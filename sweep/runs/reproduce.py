@@ -23,6 +23,7 @@ from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.signals import Interrupted
 from sweep.runs import record as runs
+from sweep.runs import until
 from sweep.runs.results import Json
 
 WORST = 5  # layers shown
@@ -58,7 +59,11 @@ def reproduce(directory: Path, console: Console) -> int:
         raise UsageError(f"{directory} holds scales that were computed elsewhere: nothing here can be computed again")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         torch.set_num_threads(record.results.device.threads)  # sums of floats depend on how they are split
-        asked = record.config | {"store": f"{scratch}/store", "wandb": {"mode": "disabled"}}
+        config = record.config
+        if record.results.calibration.until:  # the samples that were reached, however many cells decided that
+            fixed = {"samples": record.results.tokens.samples, "tolerance": None}
+            config = config | {"calibration": config["calibration"] | fixed}
+        asked = config | {"store": f"{scratch}/store", "wandb": {"mode": "disabled"}}
         if asked.get("recipe"):
             asked["recipe"] = str(directory / runs.RECIPE)
         again = cell.run(from_dict(asked), Path(scratch) / "run", "reproduce")
@@ -83,7 +88,7 @@ def reproduce(directory: Path, console: Console) -> int:
 
 
 def tables(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.parquet"))
+    return sorted(path for path in directory.glob("*.parquet") if path.name != until.FILE)
 
 
 def compare(old: Path, new: Path) -> list[tuple[str, float, str]]:

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from sweep.calibration.until import Decision
+
 Json = dict[str, Any]  # what JSON calls an object
 
 
 @dataclass(frozen=True)
 class CalibrationRecord:
     """grouped, rescaled: the further passes over groups of channels, and over sites beyond float32's window of bins.
-    grown_from: the stored calibration of fewer samples that it went on from. more: keys of other versions."""
+    grown_from: the stored calibration of fewer samples that it went on from. until: why it has as many samples as it
+    has, where calibration.tolerance decided that. more: keys of other versions."""
 
     key: str
     preimage: Json
@@ -21,6 +24,7 @@ class CalibrationRecord:
     grouped: CalibrationRecord | None = None
     rescaled: CalibrationRecord | None = None
     grown_from: Json | None = None
+    until: Decision | None = None
     more: Json = field(default_factory=dict)
 
     @classmethod
@@ -34,13 +38,21 @@ class CalibrationRecord:
             bool(raw.get("cached")),
             **later,
             grown_from=raw.get("grown_from"),
+            until=Decision.from_dict(raw["until"]) if raw.get("until") else None,
             more=more,
         )
+
+    @property
+    def question(self) -> str:
+        """The hash that a plan knows it by."""
+        return self.until.question if self.until else self.key
 
     def to_dict(self) -> Json:
         later = {"rescaled": self.rescaled, "grouped": self.grouped}
         known = {"key": self.key, "preimage": self.preimage, "path": self.path, "cached": self.cached}
-        known |= {**({"grown_from": self.grown_from} if self.grown_from else {}), **self.more}
+        known |= {"grown_from": self.grown_from} if self.grown_from else {}
+        known |= {"until": self.until.to_dict()} if self.until else {}
+        known |= self.more
         return known | {name: one.to_dict() for name, one in later.items() if one}
 
 

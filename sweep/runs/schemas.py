@@ -59,6 +59,20 @@ GROUPING = pa.schema(
         ("absmax", pa.list_(pa.float32())),
     ]
 )
+UNTIL = pa.schema(
+    [
+        ("samples", pa.int64()),
+        ("cell", pa.string()),
+        *[(name, pa.float64()) for name in ("settled", "error", "taken", "worst")],
+        ("worst_layer", pa.int32()),
+        ("worst_site", pa.string()),
+        ("layers", pa.list_(pa.int32())),
+        ("layer_errors", pa.list_(pa.float64())),
+        ("loss_error", pa.float64()),
+        ("loss_taken", pa.float64()),
+        ("differentiated", pa.bool_()),
+    ]
+)
 HISTOGRAMS = pa.schema(
     [
         ("layer", pa.int32()),

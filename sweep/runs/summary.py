@@ -38,6 +38,7 @@ def show(cell: Cell, console: Console) -> None:
     spent = f"{cell.how}, {seconds:.1f} s" if seconds else cell.how
     lines = {
         "calibration": f"{calibration.path} ({spent}; {results.counts['tokens']:,} tokens)",
+        **({"until": str(calibration.until)} if calibration.until else {}),
         "run": str(cell.directory),
         "table": str(cell.directory / "scales.parquet"),
     }

@@ -24,6 +24,7 @@ from sweep.core.store import Store
 from sweep.models.defaults import settled
 from sweep.quantization.statistics import Statistics
 from sweep.runs import cell as cells
+from sweep.runs import passes
 from tests.harness import Run, command
 
 Make = Callable[..., Config]
@@ -103,6 +104,9 @@ def test_a_sweep_over_samples_costs_one_pass_of_the_largest(
     plan = " ".join(sweep("-m", *small.overrides(files), "calibration.samples=24,32", "store=all/store",
                           "hydra.sweeper.dry_run=true").stdout.replace("│", " ").split())  # fmt: skip
     assert "24 of 32 samples are there" in plan
+    plan = " ".join(sweep("-m", *small.overrides(files), "calibration.samples=8,16", "store=all/store",
+                          "hydra.sweeper.dry_run=true").stdout.replace("│", " ").split())  # fmt: skip
+    assert "24 samples are there, but are of no use: fold k of 4 keeps the sums of samples k, k + 4, …" in plan
 
 
 def test_two_jobs_that_grow_the_same_compute_it_once(sweep: Run, files: Path, make: Make, tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_two_jobs_that_grow_the_same_compute_it_once(sweep: Run, files: Path, ma
 def test_shards_grow_too(make: Make, tmp_path: Path) -> None:
     run(make(8), tmp_path / "few")
     for shard in (0, 1):
-        cells.shard(make(24, "calibration.shards=2", f"calibration.shard={shard}"))
+        passes.shard(make(24, "calibration.shards=2", f"calibration.shard={shard}"))
     grown = run(make(24, "calibration.shards=2"), tmp_path / "grown")
     assert base(grown) == 8
     assert grown["timings"]["observe_s"] == 0  # all of it came from the shards

@@ -16,7 +16,7 @@ import small
 import yaml
 
 from sweep import __main__ as command
-from sweep.config.knobs import tidy
+from sweep.config.values import tidy
 from sweep.runs.tracking import view
 from tests.harness import ROOT, Run, require
 

@@ -19,6 +19,7 @@ from sweep.quantization.methods.registry import METHODS
 from sweep.runs import hydra_files
 from sweep.runs.record import RecordError, complete, load
 
+_REPLACED = ("calibration.samples", "calibration.tolerance", "calibration.tolerance_share")  # in the command
 SHARE = 0.9  # of the rows: the last ones would cost more than they are worth
 
 
@@ -57,6 +58,8 @@ def forecast(error: Floats, enough: float, folds: int, method: str, run: Path) -
         return None
     if (results := record.results) is None:
         return None
+    if results.calibration.until:  # which stopped after fewer than were allowed
+        there = results.tokens.samples or there
     share = SHARE if (error > enough).mean() > 1 - SHARE else 1.0
     df = freedom(folds)
     wanted = float(needed(error, enough, there, power)[_at(error, share)])
@@ -82,5 +85,5 @@ def _command(run: Path, samples: int) -> str | None:
     """The cell's own command line with another number of samples."""
     if (overrides := hydra_files.overrides(run)) is None:
         return None
-    given = [o for o in overrides if o.lstrip("+").partition("=")[0] != "calibration.samples"]
+    given = [o for o in overrides if o.lstrip("+").partition("=")[0] not in _REPLACED]
     return shlex.join(["python", "-m", "sweep", *given, f"calibration.samples={samples}"])

@@ -22,10 +22,12 @@ def asked(a: Answer) -> list[tuple[str, str]]:
     devices = (f"{d.type}, {d.name}" for r in records if r.results and (d := r.results.device))
     keys = ("sweep", "torch", "transformers", "python")
     versions = (", ".join(f"{key} {r.versions[key]}" for key in keys if r.versions.get(key)) for r in records)
+    until = (str(u) for r in records if r.results and (u := r.results.calibration.until))
     facts = [
         ("models", _some(f"{c.model} ({c.weights} weights)" if c.weights != "trained" else c.model for c in cells)),
         ("text", _some(c.data for c in cells)),
         ("samples × tokens", _some(c.sizes.replace(" x ", " × ") for c in cells)),
+        ("until", _some(until)),
         ("dtype", _some(c.dtype for c in cells)),
         ("device", _some(devices)),
         ("versions", _some(versions)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sweep.calibration.until import Look
 from sweep.config.config import Config
 from sweep.runs.results import Json
 
@@ -32,6 +33,9 @@ class Tracker(Protocol):
     def progress(self, done: int, total: int) -> None:
         """Samples observed, and in all."""
 
+    def looked(self, look: Look) -> None:
+        """Errors after so many samples, where they decide when to stop. A tracker need not have this method."""
+
     def results(self, directory: Path) -> None:
         """The cell is finished: everything is in its files (`view.read` has it in plain numbers)."""
 
@@ -47,6 +51,8 @@ class NullTracker:
     hint: str | None = None
 
     def progress(self, done: int, total: int) -> None: ...
+
+    def looked(self, look: Look) -> None: ...
 
     def results(self, directory: Path) -> None: ...
 

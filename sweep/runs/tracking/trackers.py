@@ -15,6 +15,7 @@ from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from sweep.calibration.until import Look
 from sweep.core.errors import UsageError, first_line
 from sweep.runs.results import Json
 from sweep.runs.tracking import wandb
@@ -42,6 +43,9 @@ class Trackers:
 
     def progress(self, done: int, total: int) -> None:
         self._tell(lambda one: one.progress(done, total))
+
+    def looked(self, look: Look) -> None:
+        self._tell(lambda one: one.looked(look) if hasattr(one, "looked") else None)
 
     def results(self, directory: Path) -> None:
         self._tell(lambda one: one.results(directory))

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from sweep.calibration.until import Look
 from sweep.quantization.sites import quantized
 from sweep.runs import record as runs
 from sweep.runs.record import RecordError, RunRecord
@@ -61,6 +62,11 @@ def read(directory: Path) -> View:
             layers.setdefault(layer["layer"], {}).update(_flat(f"evaluation/{part}", layer[part]))
     for layer in (results.loss or {}).get("layers") or []:
         layers.setdefault(layer["layer"], {}).update(_flat("predicted", {k: layer[k] for k in ("loss", "loss_se")}))
+    looks = results.calibration.until.looks if results.calibration.until else ()
+    for look in looks:  # a curve over the layers for each number of samples
+        for number, error in zip(look.layers, look.layer_errors, strict=True):
+            if math.isfinite(error):
+                layers.setdefault(number, {})[f"until/error after {look.samples} samples"] = error
     groups = len(rows) / max(1, len({(row["layer"], row["site"]) for row in rows}))
     return View(
         config={
@@ -72,11 +78,25 @@ def read(directory: Path) -> View:
         families=sorted({key.split("/")[0] for values in layers.values() for key in values}),
         layers=dict(sorted(layers.items())),
         histograms=_histograms(directory / "histograms.parquet"),
-        summary={**_summary(rows), **_measured(results)},
+        summary={
+            **_summary(rows),
+            **_measured(results),
+            **{key: value for look in looks for key, value in of_look(look).items()},
+        },
         rows=[{key: _finite(value) for key, value in row.items()} for row in rows],
         files=sorted([directory / runs.FILE, *directory.glob("*.parquet"), *directory.glob(runs.RECIPE)]),
         notes="Series show the mean over the groups of a layer; the table has every group." if groups > 1 else None,
     )
+
+
+def of_look(look: Look) -> dict[str, float]:
+    """What is told of the errors after so many samples, for a summary."""
+    values = {name: getattr(look, name) for name in ("settled", "error", "worst", "loss_error")}
+    return {
+        f"until/{name}/{look.samples}": value
+        for name, value in values.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 def _of_recipe(config: Row) -> Row:

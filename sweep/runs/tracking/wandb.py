@@ -12,6 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from sweep.calibration.until import Look
 from sweep.config.knobs import Wandb
 from sweep.core.cli import spelled
 from sweep.core.errors import UsageError
@@ -52,6 +53,14 @@ class WandbTracker:
         self._reported = time.monotonic()
         with self._sparing_the_cell():
             self._run.summary.update({"calibration/done": done, "calibration/samples": total})
+
+    def looked(self, look: Look) -> None:
+        """The errors of every layer after so many samples: a curve over the layers when the run is done, and in the
+        summary at once, since the steps of the history are the layers."""
+        if self._run is None or self._broken:
+            return
+        with self._sparing_the_cell():
+            self._run.summary.update(view.of_look(look))
 
     def results(self, directory: Path) -> None:
         """Log everything, from the files of the finished cell in `directory` alone."""

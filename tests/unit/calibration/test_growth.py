@@ -15,6 +15,7 @@ from test_checkpoint import Stop, stop_after
 from test_store import same
 
 from sweep.calibration import growth
+from sweep.calibration.boundaries import cut
 from sweep.calibration.cache import STATISTICS, CalibrationStore
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
@@ -96,23 +97,25 @@ def test_grown_is_direct(models: dict[str, load.Model], tokens: Tokens, tmp_path
 def test_a_cuda_device_goes_on_as_a_cpu_does() -> None:
     """Its sums of |x| are added text after text, too; tests/unit/calibration/count_cuda_on_cpu.py has the bits."""
     preimage = {"folds": 2, "batch_size": 1, "backend": "transformers 5.23 torch 2.13 cuda sums 3"}
-    assert growth._cut(4, Outline((8,) * 8, ("",) * 9), preimage) == ""
-    assert "larger" in growth._cut(5, Outline((8,) * 8, ("",) * 9), preimage | {"batch_size": 4})
+    assert cut(4, Outline((8,) * 8, ("",) * 9), preimage) == ""
+    assert "larger" in cut(5, Outline((8,) * 8, ("",) * 9), preimage | {"batch_size": 4})
 
 
-def test_squared_gradients_are_taken_over(models: dict[str, load.Model], tokens: Tokens) -> None:
-    settings = replace(SETTINGS, fisher=6)
-    direct = observed(models["float32"], tokens, settings=settings)
+@pytest.mark.parametrize("fisher", [6, 9, ALL])
+def test_squared_gradients_go_on(models: dict[str, load.Model], tokens: Tokens, tmp_path: Path, fisher: int) -> None:
+    """Of as many samples as before, of some more, and of all."""
+    model, settings = models["float32"], replace(SETTINGS, fisher=fisher)
+    direct = observed(model, tokens, settings=settings)
     few, _ = first(tokens, 6)
-    base = observed(models["float32"], few, settings=replace(settings, samples=6))
-    grown, _ = calibrate(models["float32"], replace(tokens, since=6), settings, quiet, base=base)
-    for key, site in direct.sites.items():
-        mine = grown.sites[key].fisher
-        assert (mine is None) == (site.fisher is None)
-        if mine and site.fisher:
-            assert np.array_equal(mine.weights, site.fisher.weights)
-            assert np.array_equal(mine.tokens, site.fisher.tokens)
+    base = observed(model, few, settings=replace(settings, samples=6, fisher=min(fisher, 6)))
+    later = replace(tokens, since=6)
+    with pytest.raises(Stop):
+        calibrate(model, later, settings, stop_after(11), Checkpoint(tmp_path / "k", 0), base=base)
+    grown, _ = calibrate(model, later, settings, quiet, Checkpoint(tmp_path / "k", 0), base=base)
     assert any(site.fisher for site in direct.sites.values())
+    for name, statistics in (("grown", grown), ("direct", direct)):
+        statistics.save(tmp_path / name)
+    assert (tmp_path / "grown").read_bytes() == (tmp_path / "direct").read_bytes()
 
 
 def test_growing_in_steps_kills_and_shards_changes_nothing(
@@ -140,10 +143,10 @@ def test_growing_in_steps_kills_and_shards_changes_nothing(
     assert same(calibrate(model, replace(tokens, since=12), SETTINGS, quiet, base=middle)[0], direct)
 
 
-@pytest.mark.parametrize("fisher", [0, 6])
+@pytest.mark.parametrize("fisher", [0, 6, 9])
 def test_layer_by_layer(models: dict[str, load.Model], path: Path, tokens: Tokens, tmp_path: Path, fisher: int) -> None:
     few, settings = first(tokens, 6)
-    base = observed(models["float32"], few, settings=replace(settings, fisher=fisher))
+    base = observed(models["float32"], few, settings=replace(settings, fisher=min(fisher, 6)))
     direct = observed(models["float32"], tokens, settings=replace(SETTINGS, fisher=fisher))
     streamed = knobs.Model("small", str(path), stream=True)
     later, settings = replace(tokens, since=6), replace(SETTINGS, fisher=fisher)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from cells import RECORD
 
+from sweep.calibration.until import Decision, Goal, Look
 from sweep.compare.analysis.forecast import forecast, needed
 from sweep.compare.render import sentences
 from sweep.core.files import write_json
 from sweep.quantization.methods.registry import METHODS
+from sweep.runs.record import content
 
 
 def run(directory: Path, samples: int = 512, overrides: str | None = "- alpha=0.999\n", **made: Any) -> Path:
@@ -66,6 +68,21 @@ def test_samples_are_whole_batches_of_every_fold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "times"), [("percentile", 4), ("mse", 8), ("entropy", 8)])
 def test_the_law_of_the_method(method: str, times: int) -> None:
     assert needed(np.array([0.02]), 0.01, 100, METHODS[method].power) == pytest.approx([100 * times])
+
+
+def test_of_a_calibration_that_stopped_by_itself(tmp_path: Path) -> None:
+    """Errors are those of the samples that were reached, and the command asks for more without a tolerance."""
+    look = Look(256, "a", 0.9, 0.01, 0.01, 0.02, 0, "x_conv_out")
+    until = Decision("q", Goal(0.01, 0.9), 512, 1, (look,)).to_dict()
+    overrides = "- calibration.tolerance=1%\n- calibration.samples=512\n- alpha=0.999\n"
+    run(tmp_path, overrides=overrides, until=until)
+    record = content(tmp_path)
+    write_json(tmp_path / "run.json", record | {"tokens": record["tokens"] | {"samples": 256}})
+    found = forecast(ERROR, 0.01, 8, "percentile", tmp_path)
+    assert found is not None
+    assert (found.samples, found.more) == (1024, 768)
+    assert found.command is not None
+    assert shlex.split(found.command)[3:] == ["alpha=0.999", "calibration.samples=1024"]
 
 
 def test_nothing_is_forecast_that_cannot_be(tmp_path: Path) -> None:
