@@ -226,6 +226,26 @@ def test_a_file_of_an_older_layout_is_not_looked_at(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path, 0).running(0, torch.device("cpu")) == (0, {})
 
 
+def test_one_file_of_what_is_running_is_left(tmp_path: Path, whole: Statistics) -> None:
+    """Each checkpoint replaces the one before, and a finished fold leaves no other file; of other folds, which other
+    shards may be at, none is touched."""
+    state, checkpoint = observed().state_dict(), Checkpoint(tmp_path, 0)
+    Checkpoint(tmp_path, 0).save(5, 7, state)
+
+    def running() -> list[str]:
+        return sorted(path.name[:19] for path in tmp_path.glob("running-*"))
+
+    for batches in (1, 2, 3):
+        checkpoint.save(0, batches, state)
+        assert running() == [f"running-0000-{batches:06}", "running-0005-000007"]
+    assert checkpoint.running(0, torch.device("cpu"))[0] == 3
+    checkpoint.add(0, whole)
+    checkpoint.save(1, 1, state)
+    assert running() == ["running-0001-000001", "running-0005-000007"]
+    assert len(list(tmp_path.glob("fold-0000-*"))) == 1
+    assert not list(tmp_path.glob(".draft-*"))
+
+
 @pytest.mark.parametrize("after", [2, 6, 10])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_saves_and_stops(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sweep.calibration import layerwise
-from sweep.calibration.loop import calibrate
+from sweep.calibration.loop import Timings, calibrate
 from sweep.calibration.tokens import Tokens
 from sweep.config import knobs
 from sweep.core.errors import UsageError
@@ -73,6 +73,20 @@ def test_other_layouts_and_random_weights_stream_too(tmp_path: Path) -> None:
         knobs.Model("drawn", geometry=DEEP2, weights="random", stream=True),
     ):
         assert stream(given, "bfloat16", tmp_path, lambda *_: None) == ordinary(given, "bfloat16", tmp_path)
+
+
+def test_seconds_are_those_of_all_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(*given: Any, **more: Any) -> tuple[Statistics, Timings]:
+        return calibrate(*given, **more)[0], Timings(forward_s=1.5, observe_s=0.25)
+
+    monkeypatch.setattr(layerwise, "calibrate", timed)
+    given = model(tmp_path, DEEP1)
+    _, spent = layerwise.calibrate_streamed(
+        given, "cpu", "bfloat16", TOKENS, CALIBRATION, lambda *_: None, tmp_path / "work"
+    )
+    assert spent.forward_s == 4 * 1.5
+    assert spent.observe_s == 4 * 0.25
+    assert 0 <= spent.fisher_s < 1.0  # nothing was differentiated
 
 
 @pytest.mark.parametrize("stop_at", [3, 10, 25, 39])

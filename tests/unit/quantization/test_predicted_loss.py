@@ -111,16 +111,16 @@ def test_rows_have_it_and_cells_add_it_up() -> None:
     rows = {(r["layer"], r["site"]): r for r in built.scales.to_pylist()}
     assert rows[0, "x_conv_pre"]["loss"] is None
     assert rows[0, "x_conv_pre"]["loss_se"] is None
-    quantized = [key for key in rows if key[1] != "x_conv_pre"]
+    of_cells = [key for key in rows if key[1] != "x_conv_pre"]
     left = {(r["layer"], r["site"], r["fold"]): r["loss"] for r in built.replicates.to_pylist()}
-    for key in quantized:
+    for key in of_cells:
         each = np.array([left[(*key, k)] for k in range(FOLDS)])
         assert rows[key]["loss_se"] == pytest.approx(jackknife_error(each))
     cost = predicted(built, quantized())
     assert cost is not None
     assert list(cost["sites"]) == ["in_proj_in", "x_conv_in", "x_conv_out", "out_proj_in"]
-    without = np.array([sum(left[(*key, k)] for key in quantized) for k in range(FOLDS)])
-    assert cost["loss"] == pytest.approx(sum(rows[key]["loss"] for key in quantized))
+    without = np.array([sum(left[(*key, k)] for key in of_cells) for k in range(FOLDS)])
+    assert cost["loss"] == pytest.approx(sum(rows[key]["loss"] for key in of_cells))
     assert cost["loss_se"] == pytest.approx(jackknife_error(without))
     assert sum(site["loss"] for site in cost["sites"].values()) == pytest.approx(cost["loss"])
     assert sum(layer["loss"] for layer in cost["layers"]) == pytest.approx(cost["loss"])
