@@ -119,8 +119,8 @@ def _groups(rows: pa.Table, title: str) -> Table:
 
 def _sites(rows: pa.Table) -> Table:
     shown = Table(title="All sites, over the layers", title_justify="left")
-    loss = ("loss, nats",) if rows["loss"].null_count < len(rows) else ()
-    for heading in ("site", "scale min", "mean", "max", "SQNR min", "mean", "worst at", *loss):
+    loss = ("loss,\nnats",) if rows["loss"].null_count < len(rows) else ()
+    for heading in ("site", "scale\nmin", "mean", "max", "SQNR\nmin", "mean", "worst\nlayer", *loss):  # 80 columns
         shown.add_column(heading, justify="left" if heading == "site" else "right", no_wrap=True)
     for site in pc.unique(rows["site"]).to_pylist():
         part = rows.filter(pc.equal(rows["site"], site))
@@ -134,7 +134,7 @@ def _sites(rows: pa.Table) -> Table:
             _number(extremes["max"], ".5f"),
             _number(pc.min(sqnr).as_py(), ".1f"),
             _number(pc.mean(sqnr).as_py(), ".1f"),
-            f"layer {worst}",
+            str(worst),
             *(_number(pc.sum(part["loss"], min_count=len(part)).as_py(), ".2e") for _ in loss),
         )
     return shown
