@@ -53,7 +53,15 @@ TESTS = {
     "compare.analysis.silu_gain": [f"{A}truth.py", f"{A}verdicts.py"],
 }
 # survivors that no one can notice, by the line that they leave, and why
-EQUIVALENT: dict[str, dict[str, str]] = {}
+ORDER = "of equal p either order gives the same"
+WHOLE = "everything that is given is float64 already"
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "compare.analysis.significance": {
+        "return np.asarray(2 * stdtr(df, -np.abs(np.asarray(t, None))))": WHOLE,
+        "return np.asarray(2 * stdtr(df, -np.abs(np.asarray(t, ))))": WHOLE,
+        "order = known[np.argsort(p[known], ": ORDER,
+    },
+}
 COPIED = ("sweep", "hydra_plugins", "conf", "docs", "bench", "tools", "tests", "runs")
 FILES = ("README.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "pyproject.toml")
 
