@@ -27,6 +27,17 @@ def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
     assert np.mean(alarms) < 0.07  # 0.05 and four standard errors
 
 
+def test_holm_ends_at_one() -> None:
+    assert holm(np.array([0.6, 0.9, 0.01])).tolist() == [1.0, 1.0, 0.03]
+
+
+def test_p_is_that_of_effect_over_error() -> None:
+    """Two standard errors of seven degrees of freedom: 0.0856."""
+    p = p_values(np.array([1.0, -3.0]), np.array([0.5, 1.5]), 7)
+    np.testing.assert_allclose(p, 0.0856, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")  # a reader of the report would see them
 def test_p_of_exact_differences() -> None:
     p = p_values(np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0, np.nan]), 7)
     assert p[:3].tolist() == [1.0, 0.0, 1.0]
@@ -37,6 +48,15 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     x = np.random.default_rng(1).normal(size=8)
     left_out = (x.sum() - x) / 7
     assert jackknife(left_out) == pytest.approx(x.std(ddof=1) / np.sqrt(8))
+
+
+def test_jackknife_is_over_the_last_axis() -> None:
+    """Two folds: half of their distance; three: sqrt(2/3 (1 + 0 + 1))."""
+    np.testing.assert_allclose(jackknife(np.array([[1.0, 3.0], [5.0, 5.0]])), [1.0, 0.0])
+    np.testing.assert_allclose(jackknife(np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]])), [np.sqrt(4 / 3), 4.0])
+    unknown = jackknife(np.ones((4, 3, 1)))
+    assert unknown.shape == (4, 3)
+    assert np.isnan(unknown).all()
 
 
 def test_a_coarse_error_is_no_certainty() -> None:

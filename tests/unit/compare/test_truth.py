@@ -131,6 +131,18 @@ def test_a_loss_weighs_layers_by_their_sites(tmp_path: Path) -> None:
     assert one.best.setting == "percentile 0.9995"
     assert one.runners[1].loss_db == pytest.approx(2 / 3)
     assert one.layer_loss_db == pytest.approx((2 * 1.0 + 1 * 0.0) / 3)
+    assert one.site_loss_db == pytest.approx((2 * 1.0 + 1 * 0.0) / 3)
+
+
+def test_every_site_has_a_best_setting_of_its_own(tmp_path: Path) -> None:
+    """In layer 0 0.9 wins 3 dB at one site and loses 1 at the other, in layer 1 it loses 4: by layer (2 * 1 + 0) / 3
+    are lost with 0.9995 everywhere, by site (3 + 0 + 0) / 3."""
+    sites = {0: ("x_conv_in", "out_proj_in"), 1: ("x_conv_in",)}
+    two(tmp_path, sites, lambda t: np.where(t.layer == 1, -4.0, np.where(t.site == "x_conv_in", 3.0, -1.0)))
+    (one,) = recommend(load(tmp_path))
+    assert one.best.setting == "percentile 0.9995"
+    assert one.layer_loss_db == pytest.approx(2 / 3)
+    assert one.site_loss_db == pytest.approx(1.0)
 
 
 def test_what_has_no_error_is_not_called_worse(tmp_path: Path) -> None:

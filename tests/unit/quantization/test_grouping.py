@@ -72,6 +72,15 @@ def test_equal_to_quambas_code_for_one_cluster_of_heads() -> None:
         np.testing.assert_array_equal(grouping.dim_ends[g, 0], np.cumsum(np.bincount(label)))
 
 
+def test_places_are_clustered_from_starts_far_apart() -> None:
+    """Nine channels of three magnitudes: from the first, the fourth and the seventh k-means tells the three apart; from
+    the three first it would stop at one, two and the other six."""
+    statistic = np.array([201.0, 1, 101, 0, 200, 100, 2, 102, 202])
+    grouping = sort_and_cluster(statistic, 1, 9, 1, 3)
+    assert grouping.dim_ends.tolist() == [[[3, 6, 9]]]
+    assert grouping.channels.tolist() == [3, 1, 6, 5, 2, 7, 4, 0, 8]
+
+
 @pytest.mark.parametrize("statistic", [np.zeros(128), np.ones(128), np.r_[np.zeros(127), 1.0]])
 def test_degenerate_statistics_still_partition(statistic: np.ndarray) -> None:
     groups = list(sort_and_cluster(statistic, 1, 16, 4, 4))
