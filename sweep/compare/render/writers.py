@@ -83,7 +83,10 @@ def latex(a: Answer, tables: list[Table]) -> str:
         for rows, chosen in product(pages, _split(heads, right, sizes)):
             seen[table.name] += 1
             label = table.name if seen[table.name] == 1 else f"{table.name}-{seen[table.name]}"
-            sides = ["r" if right[i] else "l" if sizes[i] <= BROKEN else f"p{{{BROKEN / 2:g}em}}" for i in chosen]
+            long = [i for i in chosen if not right[i] and sizes[i] > BROKEN]
+            room = LINE - sum(sizes[i] + 2 for i in chosen if i not in long)
+            share = max(BROKEN, room // max(1, len(long)) - 4) / 2  # a character is about half an em wide
+            sides = [f"p{{{share:g}em}}" if i in long else "r" if right[i] else "l" for i in chosen]
             parts.append("\n".join([
                 r"\begin{table}[htbp]", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
                 f"\\caption{{{_tex(table.title)}. {_tex(table.caption)}{warned}}}",

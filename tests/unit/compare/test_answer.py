@@ -219,7 +219,9 @@ def test_latex_tables_are_whole_and_fit(found: Answer) -> None:
     labels = re.findall(r"\\label\{(.*?)\}", text)
     assert len(labels) == len(set(labels)) == text.count("\\begin{table}") == text.count("\\caption{")
     assert all(re.fullmatch(r"tab:[\w-]+", label) for label in labels)
-    for sides, body in re.findall(r"\\begin\{tabular\}\{((?:[lr]|p\{12em\})+)\}(.*?)\\end\{tabular\}", text, re.DOTALL):
+    for sides, body in re.findall(
+        r"\\begin\{tabular\}\{((?:[lr]|p\{[\d.]+em\})+)\}(.*?)\\end\{tabular\}", text, re.DOTALL
+    ):
         sides = re.sub(r"p\{.*?\}", "p", sides)
         assert len(sides) <= WIDEST == 8
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
