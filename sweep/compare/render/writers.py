@@ -8,6 +8,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
+from textwrap import wrap
 
 from sweep.compare.answer import Answer, headlines
 from sweep.compare.render import sentences
@@ -66,38 +68,57 @@ def csv_(a: Answer, tables: list[Table]) -> str:
 
 
 def latex(a: Answer, tables: list[Table]) -> str:
-    """booktabs tables of at most WIDEST columns, each with a caption and a label; needs \\usepackage{booktabs} and a
-    Unicode engine or \\usepackage{textcomp}. An error stands beside its value; columns without a value are left out;
-    what is still too wide is split, the columns that name a row repeated."""
+    """booktabs tables that fit a page of LaTeX's article, each with a caption and a label; needs \\usepackage{booktabs}
+    and a Unicode engine or \\usepackage{textcomp}. An error stands beside its value; columns without a value are left
+    out; a table of more than WIDEST columns, LINE characters or LONGEST rows is split, the columns that name a row
+    repeated; texts of more than BROKEN characters break into lines."""
     parts = [f"% warning: {_line(w)}" for w in a.runs.warnings]
     warned = "".join(f" \\textbf{{Warning: {_tex(w)}}}" for w in a.runs.warnings)
     seen: Counter[str] = Counter()
     for table in tables:
-        heads, rows, right = table.merged()
-        for chosen in _split(heads, right):
+        heads, every, right = table.merged()
+        broken = [wrap(head, BROKEN) if side else [head] for head, side in zip(heads, right, strict=True)]
+        sizes = [max(len(text) for text in (*broken[i], *(row[i] for row in every))) for i in range(len(heads))]
+        pages = [every[start : start + LONGEST] for start in range(0, len(every), LONGEST)]
+        for rows, chosen in product(pages, _split(heads, right, sizes)):
             seen[table.name] += 1
             label = table.name if seen[table.name] == 1 else f"{table.name}-{seen[table.name]}"
+            long = [i for i in chosen if not right[i] and sizes[i] > BROKEN]
+            room = LINE - sum(sizes[i] + 2 for i in chosen if i not in long)
+            share = max(BROKEN, room // max(1, len(long)) - 4) / 2  # a character is about half an em wide
+            sides = [f"p{{{share:g}em}}" if i in long else "r" if right[i] else "l" for i in chosen]
             parts.append("\n".join([
-                r"\begin{table}[htbp]", r"\centering",
+                r"\begin{table}[htbp]", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
                 f"\\caption{{{_tex(table.title)}. {_tex(table.caption)}{warned}}}",
                 f"\\label{{tab:{label}}}",
-                r"\begin{tabular}{" + "".join("r" if right[i] else "l" for i in chosen) + "}",
-                r"\toprule", " & ".join(_tex(heads[i]) for i in chosen) + r" \\", r"\midrule",
+                r"\begin{tabular}{" + "".join(sides) + "}",
+                r"\toprule", " & ".join(_head(broken[i]) for i in chosen) + r" \\", r"\midrule",
                 *(" & ".join(_tex(row[i]) for i in chosen) + r" \\" for row in rows),
                 r"\bottomrule", r"\end{tabular}", r"\end{table}",
             ]))  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def _split(heads: list[str], right: list[bool]) -> list[list[int]]:
-    """Numbers of the columns of each part. What names a row: its first column, and a second one if that is a rank,
-    layer or text, too."""
-    every = list(range(len(heads)))
-    if len(heads) <= WIDEST:
+def _head(lines: list[str]) -> str:
+    if len(lines) == 1:
+        return _tex(lines[0])
+    return r"\shortstack[r]{" + r"\\".join(map(_tex, lines)) + "}"
+
+
+def _split(heads: list[str], right: list[bool], sizes: list[int]) -> list[list[int]]:
+    """Numbers of the columns of each part. A row's name is its first column, and a second one if that is a rank,
+    layer or text, too. sizes: characters of each column."""
+    every, taken = list(range(len(heads))), [min(size, BROKEN) + 2 for size in sizes]
+    if len(heads) <= WIDEST and sum(taken) <= LINE:
         return [every]
     keys = every[: 3 if heads[1] == "rank" else 2 if heads[1] == "layer" or not right[1] else 1]
-    rest, room = every[len(keys) :], WIDEST - len(keys)
-    return [[*keys, *rest[i : i + room]] for i in range(0, len(rest), room)]
+    parts = [list(keys)]
+    for i in every[len(keys) :]:
+        full = len(parts[-1]) == WIDEST or sum(taken[k] for k in [*parts[-1], i]) > LINE
+        if full and len(parts[-1]) > len(keys):
+            parts.append(list(keys))
+        parts[-1].append(i)
+    return parts
 
 
 def json_(a: Answer, tables: list[Table]) -> str:
@@ -129,7 +150,8 @@ def json_(a: Answer, tables: list[Table]) -> str:
     ) + "\n"  # fmt: skip
 
 
-WIDEST = 8  # columns of a table that fits a page
+WIDEST, LINE, LONGEST = 8, 84, 25  # columns, characters and rows of a table that fits a page
+BROKEN = 24  # characters of a text from which it breaks into lines
 FORMATS: dict[str, Callable[[Answer, list[Table]], str]] = {
     "markdown": markdown, "csv": csv_, "latex": latex, "json": json_,
 }  # fmt: skip
@@ -158,7 +180,7 @@ TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "−": "$-$", "±": r"$\pm$", "Δ": r"$\Delta$", "∞": r"$\infty$",
     "→": r"$\to$", "≤": r"$\le$", "×": r"$\times$", "…": r"\ldots{}", "<": "$<$", ">": "$>$",
-    "²": "$^2$", "·": r"$\cdot$", "–": "--",
+    "/": r"/\allowbreak{}", "²": "$^2$", "·": r"$\cdot$", "–": "--",
 }  # fmt: skip
 
 

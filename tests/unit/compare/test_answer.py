@@ -19,7 +19,7 @@ from sweep.compare import load
 from sweep.compare.answer import Answer, answer, headlines
 from sweep.compare.render import sentences
 from sweep.compare.render.numbers import nats
-from sweep.compare.render.writers import FORMATS, WIDEST
+from sweep.compare.render.writers import FORMATS, LINE, LONGEST, WIDEST
 from sweep.compare.tables.catalogue import tables
 from sweep.core.errors import UsageError
 from tests.unit.compare.conftest import Done
@@ -219,10 +219,17 @@ def test_latex_tables_are_whole_and_fit(found: Answer) -> None:
     labels = re.findall(r"\\label\{(.*?)\}", text)
     assert len(labels) == len(set(labels)) == text.count("\\begin{table}") == text.count("\\caption{")
     assert all(re.fullmatch(r"tab:[\w-]+", label) for label in labels)
-    for sides, body in re.findall(r"\\begin\{tabular\}\{([lr]+)\}(.*?)\\end\{tabular\}", text, re.DOTALL):
+    for sides, body in re.findall(
+        r"\\begin\{tabular\}\{((?:[lr]|p\{[\d.]+em\})+)\}(.*?)\\end\{tabular\}", text, re.DOTALL
+    ):
+        sides = re.sub(r"p\{.*?\}", "p", sides)
         assert len(sides) <= WIDEST == 8
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) > 1
+        assert 1 < len(rows) <= 1 + LONGEST
+        rows = [re.sub(r"\\shortstack\[r\]\{(.*?)\\\\.*?\}", r"\1", row) for row in rows]
+        cells = [[len(re.sub(r"\\[a-z]+(?:\{\})?|[$\\]", "", cell).strip()) for cell in row.split("&")] for row in rows]
+        widest = [max(column) for column in zip(*cells, strict=True)]
+        assert sum(12 if side == "p" else size for side, size in zip(sides, widest, strict=True)) <= LINE
         for row in rows:
             assert len(re.findall(r"(?<!\\)&", row)) == len(sides) - 1
     outside = re.sub(r"\\[%&#_${}]", "", re.sub(r"^%.*$", "", text, flags=re.MULTILINE))
