@@ -20,7 +20,7 @@ from sweep.calibration.taps import taps
 from sweep.models.kernels.patch import kernels
 from sweep.models.load import Model
 from sweep.models.mixer import mixers
-from sweep.quantization.statistics import Key
+from sweep.quantization.types import SiteKey
 from tests.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +79,9 @@ def _backbone(lm: Any) -> Callable[[Tensor], Tensor]:
     return lambda ids: lm.base_model(ids, use_cache=False)[0]  # type: ignore[no-any-return]
 
 
-def _pass(model: Model, ids: Tensor, tensors: bool, *observers: tuple[Observer, bool]) -> list[Mapping[Key, SiteFold]]:
+def _pass(
+    model: Model, ids: Tensor, tensors: bool, *observers: tuple[Observer, bool]
+) -> list[Mapping[SiteKey, SiteFold]]:
     """A fold of one pass by several observers; those with True are given the values on the CPU."""
 
     def observe(layer: int, site: str, x: Any) -> None:

@@ -12,8 +12,8 @@ from sweep.quantization import granularity, window
 from sweep.quantization.methods import registry as methods
 from sweep.quantization.methods.method import Reads
 from sweep.quantization.sites import SSM_STATE
-from sweep.quantization.statistics import Key, Statistics
-from sweep.quantization.types import Ints
+from sweep.quantization.statistics import Statistics
+from sweep.quantization.types import Ints, SiteKey
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Collect:
 
     quantiles: tuple[float, ...] = ()
     ssm_state: bool = False
-    groups: Mapping[Key, Mapping[str, Ints]] = field(default_factory=dict)
-    shifts: Mapping[Key, int] = field(default_factory=dict)
+    groups: Mapping[SiteKey, Mapping[str, Ints]] = field(default_factory=dict)
+    shifts: Mapping[SiteKey, int] = field(default_factory=dict)
 
     @property
     def preimage(self) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def second_pass(config: Config, first: Statistics) -> Collect | None:
     if not config.second_pass:
         return None
     groupings = granularity.by_group(first, config.grouping)
-    groups: dict[Key, dict[str, Ints]] = {}
-    shifts: dict[Key, int] = {}
+    groups: dict[SiteKey, dict[str, Ints]] = {}
+    shifts: dict[SiteKey, int] = {}
     for (layer, name), site in first.sites.items():
         split = granularity.grouped(name, site.channel_absmax.shape[1], first.meta, groupings[layer])
         if split:

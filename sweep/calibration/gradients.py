@@ -21,7 +21,7 @@ from sweep.config.knobs import Calibration
 from sweep.core.errors import UsageError
 from sweep.quantization.bins import BINS, Layout, layout
 from sweep.quantization.fisher import FisherHistogram
-from sweep.quantization.statistics import Key
+from sweep.quantization.types import SiteKey
 
 VERSION = 1  # of how labels are drawn and gradients rounded
 
@@ -40,14 +40,14 @@ class Gradients:
 
     def __init__(
         self,
-        groups: Mapping[Key, Mapping[str, NDArray[np.int64]]] | None = None,
-        shifts: Mapping[Key, int] | None = None,
+        groups: Mapping[SiteKey, Mapping[str, NDArray[np.int64]]] | None = None,
+        shifts: Mapping[SiteKey, int] | None = None,
     ) -> None:
         self._groups, self._shifts = groups or {}, shifts or {}
-        self._sums: dict[Key, Tensor] = {}  # float64, one a bin, where the values lie
-        self._layout: dict[Key, Layout] = {}
-        self._waiting: list[tuple[Key, Tensor, Tensor]] = []  # on a CUDA device: values and gradients
-        self._strange: dict[Key, Tensor] = {}  # there: int64 [1], 1 where a gradient was not finite
+        self._sums: dict[SiteKey, Tensor] = {}  # float64, one a bin, where the values lie
+        self._layout: dict[SiteKey, Layout] = {}
+        self._waiting: list[tuple[SiteKey, Tensor, Tensor]] = []  # on a CUDA device: values and gradients
+        self._strange: dict[SiteKey, Tensor] = {}  # there: int64 [1], 1 where a gradient was not finite
         self._digits: Tensor | None = None
         self.tokens = 0
 
@@ -60,7 +60,7 @@ class Gradients:
             own = torch.from_numpy(channels).to(x.device, non_blocking=True)
             self._add((layer, part), x[..., own], g[..., own])
 
-    def _add(self, key: Key, x: Tensor, g: Tensor) -> None:
+    def _add(self, key: SiteKey, x: Tensor, g: Tensor) -> None:
         shift = self._shifts.get(key, 0)
         x = scaled(x, shift)  # the gradient stays the value's own: bins stand for unscaled values
         bins = LAYOUTS[x.dtype].times(shift).of_folds
@@ -98,7 +98,7 @@ class Gradients:
         if self._strange and any(seen := torch.cat(list(self._strange.values())).tolist()):
             raise _strange(next(key for key, strange in zip(self._strange, seen, strict=True) if strange))
 
-    def begin(self, sums: Mapping[Key, FisherHistogram]) -> None:
+    def begin(self, sums: Mapping[SiteKey, FisherHistogram]) -> None:
         """Start a fold's sums where those of earlier samples, one fold for each site, ended."""
         for key, fisher in sums.items():
             size = BINS // max(fisher.layout.width, 1)
@@ -117,7 +117,7 @@ class Gradients:
             self._sums, self.tokens = dict(state["sums"]), state["tokens"]
             self._layout = {key: layout(name) for key, name in state["layouts"].items()}
 
-    def finish(self) -> dict[Key, FisherHistogram]:
+    def finish(self) -> dict[SiteKey, FisherHistogram]:
         """The fold's sums; nothing is kept of them."""
         self._ask()
         done = {
@@ -133,7 +133,7 @@ def _at_once(x: Tensor) -> bool:
     return x.device.type == "cuda"
 
 
-def _strange(key: Key) -> UsageError:
+def _strange(key: SiteKey) -> UsageError:
     return UsageError(
         f"calibration.fisher: the gradient at layer {key[0]}, site {key[1]} is NaN or infinite. "
         "Try dtype=float32, or check the weights"

@@ -27,7 +27,8 @@ from sweep.models.kernels.patch import kernels
 from sweep.models.load import Model
 from sweep.models.mixer import mixers
 from sweep.quantization.fisher import FisherHistogram
-from sweep.quantization.statistics import Key, Statistics
+from sweep.quantization.statistics import Statistics
+from sweep.quantization.types import SiteKey
 
 Report = Callable[[], None]  # a sample is done
 
@@ -133,7 +134,7 @@ class LayerwiseGradients:
         self.entering(layer).unlink()
         self.slope(layer + 1).unlink()
 
-    def _save(self, layer: int, observed: Statistics, folds: list[dict[Key, FisherHistogram]]) -> None:
+    def _save(self, layer: int, observed: Statistics, folds: list[dict[SiteKey, FisherHistogram]]) -> None:
         sites = {
             key: replace(site, fisher=FisherHistogram.merge([fold[key] for fold in folds])) if key in folds[0] else site
             for key, site in observed.sites.items()

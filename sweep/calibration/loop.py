@@ -26,7 +26,8 @@ from sweep.models.load import Model
 from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
-from sweep.quantization.statistics import Key, Statistics
+from sweep.quantization.statistics import Statistics
+from sweep.quantization.types import SiteKey
 
 Progress = Callable[[int, int], None]  # samples done, samples in all
 
@@ -188,8 +189,8 @@ def gather(
     model: Model,
     fold: int,
     samples: int,
-    observed: dict[Key, SiteFold],
-    gradients: dict[Key, FisherHistogram] | None = None,
+    observed: dict[SiteKey, SiteFold],
+    gradients: dict[SiteKey, FisherHistogram] | None = None,
 ) -> Statistics:
     """The statistics of one fold that holds so many samples, sites in the order of the data flow."""
     sites = {}

@@ -23,7 +23,7 @@ from torch import Tensor
 from sweep.calibration import counting
 from sweep.calibration.accumulator import Accumulator, SiteFold, Sums
 from sweep.core.errors import UsageError
-from sweep.quantization.statistics import Key
+from sweep.quantization.types import SiteKey
 
 VERSION = 1  # of `Observer.state_dict`
 T = TypeVar("T")
@@ -36,13 +36,13 @@ class Observer:
     alphas: whose quantiles are taken of each text. shifts: sites of float32 that are counted times so many powers of
     two, see `sweep.quantization.window`."""
 
-    def __init__(self, alphas: tuple[float, ...] = (), shifts: Mapping[Key, int] | None = None) -> None:
+    def __init__(self, alphas: tuple[float, ...] = (), shifts: Mapping[SiteKey, int] | None = None) -> None:
         self._alphas = alphas
         self._shifts = shifts or {}
-        self._sites: dict[Key, Accumulator] = {}
-        self._abs_sums: Mapping[Key, Sums] = {}
-        self._waiting: dict[Key, list[Tensor]] = {}
-        self._finite: list[tuple[Key, Tensor]] = []
+        self._sites: dict[SiteKey, Accumulator] = {}
+        self._abs_sums: Mapping[SiteKey, Sums] = {}
+        self._waiting: dict[SiteKey, list[Tensor]] = {}
+        self._finite: list[tuple[SiteKey, Tensor]] = []
         self._texts: list[int] = []  # sample numbers of the texts that were handed over since the fold began
 
     def __call__(self, layer: int, site: str, x: Tensor) -> None:
@@ -65,7 +65,7 @@ class Observer:
             return
         # a site is one thread's, so that no two touch the same counts; the largest go first
         todo = deque(sorted(waiting, key=lambda key: -sum(x.numel() for x in waiting[key])))
-        finite: dict[Key, list[Tensor]] = {}
+        finite: dict[SiteKey, list[Tensor]] = {}
 
         def work() -> None:
             with torch.inference_mode():  # which is a state of the thread
@@ -128,12 +128,12 @@ class Observer:
         # samples that were all finite, else they would not have been saved
         self._texts = [-1] * max((site.texts for site in self._sites.values()), default=0)
 
-    def begin(self, abs_sums: Mapping[Key, Sums]) -> None:
+    def begin(self, abs_sums: Mapping[SiteKey, Sums]) -> None:
         """Start a fold's sums of |x| per channel, float64 [channels], where those of earlier samples ended. Nothing
         else depends on the order of samples."""
         self._abs_sums = abs_sums
 
-    def finish(self) -> dict[Key, SiteFold]:
+    def finish(self) -> dict[SiteKey, SiteFold]:
         """The fold's statistics; the observer is empty again afterwards."""
         self.settle()
         self._ask()
@@ -143,9 +143,9 @@ class Observer:
         return done
 
 
-def one_of_each(waiting: Sequence[tuple[Key, T]]) -> list[dict[Key, T]]:
+def one_of_each(waiting: Sequence[tuple[SiteKey, T]]) -> list[dict[SiteKey, T]]:
     """What waits of sites, dealt so that no launch has two of one site, whose sums would get in each other's way."""
-    launches: list[dict[Key, T]] = []
+    launches: list[dict[SiteKey, T]] = []
     for key, x in waiting:
         launch = next((launch for launch in launches if key not in launch), None)
         if launch is None:

@@ -20,8 +20,8 @@ from torch import Tensor
 from sweep.calibration.taps import unfused
 from sweep.core.errors import UsageError
 from sweep.models.mixer import Mixer, Point
+from sweep.quantization.types import SiteKey
 
-Key = tuple[int, str]  # layer, site
 CONVOLUTION = "causal_conv1d_fn"  # its name in the modelling files of transformers and mamba_ssm
 
 
@@ -35,14 +35,14 @@ class Visitor(Protocol):
 class Reached:
     """Counts of the values that passed each site, so that a site out of reach is an error by name."""
 
-    def __init__(self, mixers: Sequence[Mixer], sites: Iterable[Key]) -> None:
+    def __init__(self, mixers: Sequence[Mixer], sites: Iterable[SiteKey]) -> None:
         """Raises UsageError for a site that the mixers do not have."""
         widths = {(m.layer, site): width for m in mixers for site, width in m.widths.items()}
         wanted = set(sites)
         if unknown := sorted(wanted - widths.keys()):
             raise UsageError("no such site: " + ", ".join(f"{site} of layer {layer}" for layer, site in unknown))
         self._widths = {key: width for key, width in widths.items() if key in wanted}
-        self._seen: Counter[Key] = Counter()
+        self._seen: Counter[SiteKey] = Counter()
         self.backend = ", ".join(sorted({f"{type(m.module).__module__}.{type(m.module).__qualname__}" for m in mixers}))
 
     def add(self, layer: int, site: str, values: int) -> None:

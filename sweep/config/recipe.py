@@ -26,9 +26,9 @@ import yaml
 from sweep.core.errors import UsageError, first_line
 from sweep.quantization import formats, sites
 from sweep.quantization.methods import registry as methods
+from sweep.quantization.types import SiteKey
 
 SCHEMA = 1
-Site = tuple[int, str]  # layer, site
 
 
 @dataclass(frozen=True, order=True)
@@ -51,7 +51,7 @@ class Recipe:
     path: Path
     model: str
     default: Choice
-    sites: Mapping[Site, Choice]
+    sites: Mapping[SiteKey, Choice]
     written: dict[str, Any]
 
     def choice(self, layer: int, site: str) -> Choice:
@@ -103,7 +103,7 @@ def _read(file: Path, stamp: tuple[int, int]) -> Recipe:
     layers = written.get("layers")
     if not isinstance(layers, dict) or not layers:
         raise UsageError(f"recipe={file}: `layers` has to map numbers of layers to sites, and is empty or no mapping")
-    choices: dict[Site, Choice] = {}
+    choices: dict[SiteKey, Choice] = {}
     for layer, chosen in layers.items():
         if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 or not isinstance(chosen, dict):
             raise UsageError(f"recipe={file}: layers.{layer} is no number of a layer with a mapping of sites")

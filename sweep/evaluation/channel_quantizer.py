@@ -16,8 +16,7 @@ from sweep.quantization import formats
 from sweep.quantization.formats import Format, Quantizer
 from sweep.quantization.granularity import Parts
 from sweep.quantization.site_scales import NOWHERE, Place
-from sweep.quantization.statistics import Key
-from sweep.quantization.types import Floats
+from sweep.quantization.types import Floats, SiteKey
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +69,12 @@ class Rounding:
         return hashlib.sha256(b"".join(np.ascontiguousarray(p, "<f8").tobytes() + b"|" for p in parts)).hexdigest()
 
 
-def of_table(scales: pa.Table, sites: Sequence[str], parts: Mapping[Key, Parts]) -> dict[Key, Rounding]:
+def of_table(scales: pa.Table, sites: Sequence[str], parts: Mapping[SiteKey, Parts]) -> dict[SiteKey, Rounding]:
     """The rounding of every (layer, site) with a site in `sites`, from the rows of scales.parquet.
 
     parts: which channels the rows of a site with several scales stand for. Raises ValueError where they are needed
     and are not there."""
-    rows: dict[Key, dict[Place, dict[str, Any]]] = {}
+    rows: dict[SiteKey, dict[Place, dict[str, Any]]] = {}
     for row in scales.filter(pc.is_in(scales["site"], pa.array(sites))).to_pylist():
         ssd, head, dim = (
             NOWHERE if row[group] is None else row[group] for group in ("ssd_group", "head_group", "dim_group")
@@ -84,7 +83,7 @@ def of_table(scales: pa.Table, sites: Sequence[str], parts: Mapping[Key, Parts])
     return {key: _rounding(key, site_rows, parts.get(key)) for key, site_rows in rows.items()}
 
 
-def _rounding(key: Key, rows: Mapping[Place, dict[str, Any]], parts: Parts | None) -> Rounding:
+def _rounding(key: SiteKey, rows: Mapping[Place, dict[str, Any]], parts: Parts | None) -> Rounding:
     scale = {place: float(row["scale"]) for place, row in rows.items()}
     zero = {place: float(row["zero_point"] or 0) for place, row in rows.items()}
     format = formats.named(next(iter(rows.values()))["format"])

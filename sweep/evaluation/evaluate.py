@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from sweep.calibration.loop import Progress
-from sweep.calibration.rewrite import Key as Site
 from sweep.config.config import Config
 from sweep.core.errors import UsageError, out_of_memory
 from sweep.core.progress import progress
@@ -39,10 +38,11 @@ from sweep.evaluation.scores import Scores
 from sweep.models import load, source
 from sweep.quantization import granularity
 from sweep.quantization.statistics import Statistics
+from sweep.quantization.types import SiteKey
 
 SCHEMA = 1
 SCORES, STATES = "scores.parquet", "states.safetensors"
-Roundings = Mapping[Site, Rounding]
+Roundings = Mapping[SiteKey, Rounding]
 
 
 def evaluate(config: Config, statistics: Statistics, scales: pa.Table) -> tuple[dict[str, Any], pa.Table]:

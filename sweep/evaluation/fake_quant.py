@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweep.calibration.rewrite import Key, Reached, rewritten
+from sweep.calibration.rewrite import Reached, rewritten
 from sweep.core.errors import UsageError
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.models.mixer import Mixer, Point
+from sweep.quantization.types import SiteKey
 
 
 class Rounder:
@@ -58,7 +59,7 @@ class Quantized:
     """Rounds what passes the asked-for sites and counts it."""
 
     mixers: Sequence[Mixer]
-    rounders: Mapping[Key, Rounder]
+    rounders: Mapping[SiteKey, Rounder]
 
     def __post_init__(self) -> None:
         self._reached = Reached(self.mixers, self.rounders)
@@ -86,7 +87,7 @@ class Quantized:
 
 
 @contextmanager
-def fake_quantized(mixers: Sequence[Mixer], roundings: Mapping[Key, Rounding]) -> Iterator[Quantized]:
+def fake_quantized(mixers: Sequence[Mixer], roundings: Mapping[SiteKey, Rounding]) -> Iterator[Quantized]:
     """Inside, every forward pass of the mixers' model rounds the sites of `roundings`.
 
     Hooks, functions and fused paths are put back whatever happens inside. Call `check` on what this yields after

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sweep.calibration.loop import Progress, batches
-from sweep.calibration.rewrite import Key
 from sweep.config.knobs import Calibration
 from sweep.core.errors import UsageError
 from sweep.core.signals import deferred
@@ -22,12 +21,13 @@ from sweep.evaluation.scores import Scores
 from sweep.models.head import logits
 from sweep.models.kernels.patch import kernels
 from sweep.models.load import Model
+from sweep.quantization.types import SiteKey
 
 AT_ONCE = 1 << 23  # logits held at a time: float64, four times
 
 
 def hidden_states(
-    model: Model, text: Text, roundings: Mapping[Key, Rounding], calibration: Calibration, progress: Progress
+    model: Model, text: Text, roundings: Mapping[SiteKey, Rounding], calibration: Calibration, progress: Progress
 ) -> Iterator[tuple[int, Tensor]]:
     """For each text its number and what enters lm_head, [seq, d_model], with the sites of `roundings` rounded.
 

@@ -13,8 +13,8 @@ from sweep.quantization import sites
 from sweep.quantization.site_scales import NOWHERE, Place
 from sweep.quantization.sites import Channels
 from sweep.quantization.sort_and_cluster import Grouping, sort_and_cluster
-from sweep.quantization.statistics import Key, Statistics
-from sweep.quantization.types import Ints
+from sweep.quantization.statistics import Statistics
+from sweep.quantization.types import Ints, SiteKey
 
 Parts = list[tuple[Place, Ints]]  # of a site: place, channels
 
@@ -30,12 +30,14 @@ class Clusters(Protocol):
     def variant(self) -> str: ...
 
 
-def split(statistics: Statistics, granularity: str, clusters: Clusters) -> tuple[dict[Key, Parts], dict[int, Grouping]]:
+def split(
+    statistics: Statistics, granularity: str, clusters: Clusters
+) -> tuple[dict[SiteKey, Parts], dict[int, Grouping]]:
     """The parts of every site that has more than one, and for `group` the groupings of the layers.
 
     Raises UsageError for a grouping that the model's geometry does not allow."""
     groupings = by_group(statistics, clusters) if granularity == "group" else {}
-    splits: dict[Key, Parts | None] = {}
+    splits: dict[SiteKey, Parts | None] = {}
     for (layer, name), site in statistics.sites.items():
         channels = site.channel_absmax.shape[1]
         if granularity == "channel":

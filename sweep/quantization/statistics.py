@@ -20,8 +20,6 @@ from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.types import Floats, SiteKey
 
-Key = SiteKey
-
 
 @dataclass(frozen=True, eq=False)
 class Statistics:

@@ -19,8 +19,8 @@ from sweep.core.errors import UsageError
 from sweep.quantization.bins import SIGN
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
-from sweep.quantization.statistics import Key, Statistics
-from sweep.quantization.types import Ints
+from sweep.quantization.statistics import Statistics
+from sweep.quantization.types import Ints, SiteKey
 
 HIGHEST, LOWEST = 65520.0, 2.0**-14  # what rounds to infinity; where bins begin to be evenly spaced
 UNIT = 2.0**-24  # the width of those
@@ -29,7 +29,7 @@ COARSEST_CLIP = 2**7  # bins: a clip is off by one of them: by 0.8 %
 COARSEST_MSE = 16  # times what the width of bins would add to it: an error of 0.26 dB
 
 
-def shifts(statistics: Statistics) -> dict[Key, int]:
+def shifts(statistics: Statistics) -> dict[SiteKey, int]:
     """The sites that have to be observed again, and the powers of two for it."""
     return {
         key: shift(float(site.channel_absmax.max()))

@@ -17,8 +17,8 @@ from sweep.quantization.methods.registry import Clips
 from sweep.quantization.site_scales import NOWHERE, Reading
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.sort_and_cluster import Grouping
-from sweep.quantization.statistics import Key, Statistics
-from sweep.quantization.types import Floats
+from sweep.quantization.statistics import Statistics
+from sweep.quantization.types import Floats, SiteKey
 
 Columns = dict[str, Any]  # by its name a column, or one value for all rows of the block
 
@@ -50,7 +50,7 @@ def assemble(blocks: list[Columns], schema: pa.Schema) -> pa.Table:
     return pa.table([column(field) for field in schema], schema)
 
 
-def relative(key: Key, site: SiteStatistics, read: dict[Key, Reading]) -> Columns:
+def relative(key: SiteKey, site: SiteStatistics, read: dict[SiteKey, Reading]) -> Columns:
     """weight_scale, and the two ratios [P, 1 + K], of a `…_conv_out` site; NaN elsewhere."""
     scale = read[key].scale
     if site.weight_absmax is None:
@@ -65,7 +65,7 @@ def relative(key: Key, site: SiteStatistics, read: dict[Key, Reading]) -> Column
     }
 
 
-def row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
+def row(key: SiteKey, read: Reading, relative: Columns, format: Format) -> Columns:
     """Columns of SCALES: one value, or one for each part."""
     signed = {} if format.symmetric else {"clip_low": read.clip_low, "zero_point": read.zero_point}
     same = ("n", "min", "max", "absmax", "clip", "scale_se", "clip_fraction", "mse", "code_entropy_bits")
@@ -83,7 +83,7 @@ def row(key: Key, read: Reading, relative: Columns, format: Format) -> Columns:
     }
 
 
-def replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns) -> Columns:
+def replicates(key: SiteKey, site: SiteStatistics, read: Reading, relative: Columns) -> Columns:
     """Columns of REPLICATES: all parts without the first fold, all without the second, …"""
     folds = len(site.folds)
     numbers = {name: getattr(read, name) for name in ("scale", "sqnr_db", "loss")}
@@ -95,13 +95,13 @@ def replicates(key: Key, site: SiteStatistics, read: Reading, relative: Columns)
     }
 
 
-def _place(key: Key, read: Reading) -> Columns:
+def _place(key: SiteKey, read: Reading) -> Columns:
     groups = {name: read.place[:, i] for i, name in enumerate(("ssd_group", "head_group", "dim_group"))}
     return {"layer": key[0], "site": key[1], **groups}
 
 
 def convergence(
-    key: Key, site: SiteStatistics, method: Method, alpha: float | None, sections: Clips, factor: float
+    key: SiteKey, site: SiteStatistics, method: Method, alpha: float | None, sections: Clips, factor: float
 ) -> Columns:
     """The scale from the first 1, 2, … K folds, and its error from those folds alone."""
     count = len(site.folds)

@@ -13,7 +13,8 @@ from sweep.quantization.methods import registry as scales
 from sweep.quantization.methods.method import Reads
 from sweep.quantization.site_scales import WHOLE, Reading
 from sweep.quantization.site_statistics import SiteStatistics
-from sweep.quantization.statistics import Key, Statistics
+from sweep.quantization.statistics import Statistics
+from sweep.quantization.types import SiteKey
 from sweep.runs import rows
 from sweep.runs.schemas import CONVERGENCE, GROUPING, HISTOGRAMS, REPLICATES, SCALES
 
@@ -51,7 +52,7 @@ def build(
     Raises UsageError for a grouping that the model's geometry does not allow, and for gradients that are not there."""
     _check(config, statistics, grouped)
     splits, groupings = granularity.split(statistics, config.granularity, config.grouping)
-    read: dict[Key, Reading] = {}
+    read: dict[SiteKey, Reading] = {}
     convergence = []
     # what is not kept is prepared site after site, so that it never is in memory together: see `prepared_size`
     sizes = (site.prepared_size for part in (statistics, grouped) if part for site in part.sites.values())

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from sweep.compare.recipes.allocate import Allocation, Knapsack, Option
 from sweep.compare.recipes.gather import Options, Whole, gather
-from sweep.config.recipe import SCHEMA, Choice, Site
+from sweep.config.recipe import SCHEMA, Choice
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
+from sweep.quantization.types import SiteKey
 
 HEAD = """\
 # Of the cells of a sweep, for each layer and site the choice of least predicted loss. Written by
@@ -143,7 +144,7 @@ def _default(paths: list[str], found: Options, bits: Fraction | None, loss: Frac
 
 def _written(
     found: Options,
-    choices: dict[Site, Choice],
+    choices: dict[SiteKey, Choice],
     allocation: Allocation,
     best: Whole | None,
     bits: Fraction | None,
@@ -172,7 +173,12 @@ def _written(
 
 
 def _show(
-    found: Options, choices: dict[Site, Choice], allocation: Allocation, best: Whole | None, of_bits: bool, file: Path
+    found: Options,
+    choices: dict[SiteKey, Choice],
+    allocation: Allocation,
+    best: Whole | None,
+    of_bits: bool,
+    file: Path,
 ) -> None:
     console = Console()
     total = sum(found.values.values())

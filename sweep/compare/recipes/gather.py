@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep.config.recipe import Choice, Site
+from sweep.config.recipe import Choice
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
 from sweep.quantization.methods.registry import METHODS
 from sweep.quantization.sites import quantized
+from sweep.quantization.types import SiteKey
 from sweep.runs.compared import Cell, read
 from sweep.runs.discovery import find
 
@@ -25,7 +26,7 @@ class Whole:
     """A cell as it is: its choices, its predicted loss and its bits a value on average."""
 
     cell: Cell
-    choices: dict[Site, Choice]
+    choices: dict[SiteKey, Choice]
     loss: float
     bits: float
 
@@ -43,8 +44,8 @@ class Options:
 
     cells: list[Whole]
     skipped: list[str]
-    values: dict[Site, int]
-    costs: dict[Site, dict[Choice, float]]
+    values: dict[SiteKey, int]
+    costs: dict[SiteKey, dict[Choice, float]]
 
 
 def gather(patterns: Sequence[str]) -> Options:
@@ -54,8 +55,8 @@ def gather(patterns: Sequence[str]) -> Options:
     cells, problems = read(find(patterns))
     skipped = [str(problem) for problem in problems]
     taken: list[Whole] = []
-    values: dict[Site, int] = {}
-    costs: dict[Site, dict[Choice, float]] = {}
+    values: dict[SiteKey, int] = {}
+    costs: dict[SiteKey, dict[Choice, float]] = {}
     for cell in cells:
         if cell.granularity != "tensor":
             skipped.append(f"{cell.path}: granularity={cell.granularity}; a recipe has one scale for a layer's site")
@@ -86,7 +87,7 @@ def gather(patterns: Sequence[str]) -> Options:
     return Options(taken, skipped, values, costs)
 
 
-def _rows(cell: Cell) -> dict[Site, tuple[int, Choice, float]] | str:
+def _rows(cell: Cell) -> dict[SiteKey, tuple[int, Choice, float]] | str:
     """Of every quantized site its values, its choice and its loss; or why there are none."""
     path = cell.path / "scales.parquet"
     try:
@@ -95,7 +96,7 @@ def _rows(cell: Cell) -> dict[Site, tuple[int, Choice, float]] | str:
         return f"scales.parquet: {str(error).splitlines()[0]}"
     if table.column_names != list(COLUMNS):
         return "written before losses were predicted; start the cell again with calibration.fisher=64"
-    found: dict[Site, tuple[int, Choice, float]] = {}
+    found: dict[SiteKey, tuple[int, Choice, float]] = {}
     for row in table.to_pylist():
         if row["site"] in quantized():
             if row["loss"] is None:

@@ -15,7 +15,7 @@ from sweep.calibration import count_cpu
 from sweep.calibration.accumulator import SiteFold
 from sweep.calibration.observer import Observer
 from sweep.core.errors import UsageError
-from sweep.quantization.statistics import Key
+from sweep.quantization.types import SiteKey
 from tests.harness import ROOT
 from tests.tallies import CHANNELS, DTYPES, ORDERS, check_not_finite, check_values
 
@@ -27,7 +27,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def observe(batches: list[dict[str, Tensor]], threads: int, settle_each: bool) -> dict[Key, SiteFold]:
+def observe(batches: list[dict[str, Tensor]], threads: int, settle_each: bool) -> dict[SiteKey, SiteFold]:
     torch.set_num_threads(threads)
     observer = Observer((0.9,))
     with torch.inference_mode():
