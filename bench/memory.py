@@ -51,7 +51,10 @@ def measure(
     with tempfile.TemporaryDirectory() as work:
         if stream:
             _, spent = layerwise.calibrate_streamed(
-                model, "cpu", "bfloat16", tokens, calibration, lambda *_: None, Path(work) / "layers"
+                layerwise.Streamed(model, "cpu", "bfloat16", Path(work) / "layers"),
+                tokens,
+                calibration,
+                lambda *_: None,
             )
         else:
             loaded = load.load(model, "cpu", "bfloat16")

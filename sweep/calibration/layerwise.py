@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,23 +33,47 @@ from sweep.models.source import settings
 from sweep.quantization.statistics import Statistics
 
 
+@dataclass(frozen=True)
+class Streamed:
+    """A network that is read layer by layer. work: a directory of one calibration alone, on a disk with room for the
+    hidden states of all samples twice (2 x tokens x d_model x 4 bytes), and of the samples that are differentiated
+    once for every layer."""
+
+    model: knobs.Model
+    device: str
+    dtype: str
+    work: Path
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A skeleton whose parts get their weights one after the other."""
+
+    skeleton: Any
+    source: assemble.Source
+    dtype: torch.dtype
+    device: str
+
+    def fill(self, part: Any, prefix: str) -> None:
+        assemble.fill(part, self.source, prefix.__add__, self.dtype, self.device)
+
+    def read(self, name: str) -> Tensor:
+        return self.source.read(name, self.dtype, self.device)
+
+
 def calibrate_streamed(
-    model: knobs.Model,
-    device: str,
-    dtype: str,
+    streamed: Streamed,
     tokens: Tokens,
     calibration: knobs.Calibration,
     progress: Progress,
-    work: Path,
     collect: Collect | None = None,
     base: Statistics | None = None,
 ) -> tuple[Statistics, Timings]:
     """The result of `calibrate` for the loaded model, bit for bit.
 
-    work: a directory of this calibration alone, on a disk with room for the hidden states of all samples twice
-    (2 x tokens x d_model x 4 bytes), and of the samples that are differentiated once for every layer. A run that was
-    stopped goes on at the layer where it was; the directory is emptied at the end. Raises UsageError where the network
-    is more than a stack of Mamba blocks."""
+    A run that was stopped goes on at the layer where it was; the work directory is emptied at the end. Raises
+    UsageError where the network is more than a stack of Mamba blocks."""
+    model, device, work = streamed.model, streamed.device, streamed.work
     shape = settings(model)
     if not load.is_pure(shape):
         raise UsageError(
@@ -60,9 +84,8 @@ def calibrate_streamed(
         raise UsageError(
             f"model.stream=true takes layer after layer; calibration.shards={calibration.shards} must be 1"
         )
-    target = getattr(torch, dtype)
-    source = load.weights(model, shape)
     skeleton = assemble.skeleton(shape, device)
+    network = _Network(skeleton, load.weights(model, shape), getattr(torch, streamed.dtype), device)
     work.mkdir(parents=True, exist_ok=True)
     layers = list(skeleton.backbone.layers)
     if calibration.fisher <= tokens.since:
@@ -73,7 +96,7 @@ def calibrate_streamed(
     timings, total = Timings(), len(tokens.windows) - tokens.since
     passes = len(layers) * (total + gradients.samples)
     if first == 0:
-        table = source.read("backbone.embeddings.weight", target, device)
+        table = network.read("backbone.embeddings.weight")
         with torch.inference_mode(), writing(_hidden(work, 0)) as write:
             for fold in range(calibration.folds):
                 for batch in batches(tokens, fold, calibration):
@@ -84,7 +107,7 @@ def calibrate_streamed(
         del table
     for layer in range(first, len(layers)):
         block = layers[layer]
-        assemble.fill(block, source, f"backbone.layers.{layer}.".__add__, target, device)
+        network.fill(block, f"backbone.layers.{layer}.")
 
         def report(done: int, _: int, layer: int = layer) -> None:
             progress(layer * total + done, passes)
@@ -110,7 +133,7 @@ def calibrate_streamed(
         timings.observe_s += spent.observe_s
     begin = time.perf_counter()
     if calibration.fisher:
-        _differentiate(model.name, skeleton, source, target, gradients, progress, passes, collect or Collect())
+        _differentiate(model.name, network, gradients, progress, passes, collect or Collect())
     timings.fisher_s += time.perf_counter() - begin
     where = gradients.done if calibration.fisher else partial(_observed, work)
     parts = [part for layer in range(len(layers)) if (part := Statistics.load(where(layer))).sites]
@@ -121,22 +144,20 @@ def calibrate_streamed(
 
 def _differentiate(
     name: str,
-    skeleton: Any,
-    source: assemble.Source,
-    dtype: torch.dtype,
+    network: _Network,
     gradients: LayerwiseGradients,
     progress: Progress,
     passes: int,
     collect: Collect,
 ) -> None:
     """The backward pass, from the head or from where it was stopped, to the first layer."""
-    device, layers = str(gradients.device), skeleton.backbone.layers
+    skeleton, layers = network.skeleton, network.skeleton.backbone.layers
     left = gradients.resume()
     if left == len(layers) and not gradients.slope(left).exists():
         norm, head = skeleton.backbone.norm_f, skeleton.lm_head
-        assemble.fill(norm, source, "backbone.norm_f.".__add__, dtype, device)
+        network.fill(norm, "backbone.norm_f.")
         tied = skeleton.config.tie_word_embeddings
-        table = source.read("backbone.embeddings.weight" if tied else "lm_head.weight", dtype, device)
+        table = network.read("backbone.embeddings.weight" if tied else "lm_head.weight")
         head.weight = nn.Parameter(table, requires_grad=False)
         leave = skeleton.backbone.leave if isinstance(skeleton, LM) else norm
         gradients.start(load.Model(name, skeleton, skeleton, (), gradients.device, "transformers"), leave)
@@ -152,7 +173,7 @@ def _differentiate(
 
     for layer in reversed(range(left)):
         block = layers[layer]
-        assemble.fill(block, source, f"backbone.layers.{layer}.".__add__, dtype, device)
+        network.fill(block, f"backbone.layers.{layer}.")
         gradients.backward(layer, block, Statistics.load(_observed(gradients.work, layer)), collect, report)
         block.to("meta")
 

@@ -158,7 +158,7 @@ def _compute(
     from sweep.calibration import growth
     from sweep.calibration.checkpoint import Checkpoint
     from sweep.calibration.counting import require
-    from sweep.calibration.layerwise import calibrate_streamed
+    from sweep.calibration.layerwise import Streamed, calibrate_streamed
     from sweep.calibration.loop import calibrate
     from sweep.models import load
 
@@ -179,13 +179,10 @@ def _compute(
 
         if config.model.stream:
             statistics, spent = calibrate_streamed(
-                config.model,
-                config.device,
-                config.dtype,
+                Streamed(config.model, config.device, config.dtype, work / "layers"),
                 tokens,
                 config.calibration,
                 both,
-                work / "layers",
                 asked.wanted,
                 before,
             )

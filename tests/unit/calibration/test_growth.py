@@ -19,7 +19,7 @@ from sweep.calibration.boundaries import cut
 from sweep.calibration.cache import STATISTICS, CalibrationStore
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
-from sweep.calibration.layerwise import calibrate_streamed
+from sweep.calibration.layerwise import Streamed, calibrate_streamed
 from sweep.calibration.loop import calibrate
 from sweep.calibration.tokens import Outline, Tokens
 from sweep.config import knobs
@@ -150,10 +150,10 @@ def test_layer_by_layer(models: dict[str, load.Model], path: Path, tokens: Token
     direct = observed(models["float32"], tokens, settings=replace(SETTINGS, fisher=fisher))
     streamed = knobs.Model("small", str(path), stream=True)
     later, settings = replace(tokens, since=6), replace(SETTINGS, fisher=fisher)
-    arguments = (streamed, "cpu", "float32", later, settings)
+    arguments = (Streamed(streamed, "cpu", "float32", tmp_path / "layers"), later, settings)
     with pytest.raises(Stop):
-        calibrate_streamed(*arguments, stop_after(15), tmp_path / "layers", None, base)
-    grown, _ = calibrate_streamed(*arguments, quiet, tmp_path / "layers", None, base)
+        calibrate_streamed(*arguments, stop_after(15), None, base)
+    grown, _ = calibrate_streamed(*arguments, quiet, None, base)
     for name, statistics in (("grown", grown), ("direct", direct)):
         statistics.save(tmp_path / name)
     assert (tmp_path / "grown").read_bytes() == (tmp_path / "direct").read_bytes()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweep.calibration import layerwise
+from sweep.calibration.layerwise import Streamed, calibrate_streamed
 from sweep.calibration.loop import calibrate
 from sweep.calibration.taps import taps
 from sweep.calibration.tokens import Tokens
@@ -90,8 +90,8 @@ def test_streamed_statistics_are_the_same_bytes(tmp_path: Path, name: str) -> No
     given = local(tmp_path, layouts.STACKS[name], stream=True)
     whole, _ = calibrate(load.load(given, "cpu", "bfloat16"), TOKENS, CALIBRATION, lambda *_: None)
     at: list[tuple[int, int]] = []
-    parts, _ = layerwise.calibrate_streamed(
-        given, "cpu", "bfloat16", TOKENS, CALIBRATION, lambda *now: at.append(now), tmp_path / "work"
+    parts, _ = calibrate_streamed(
+        Streamed(given, "cpu", "bfloat16", tmp_path / "work"), TOKENS, CALIBRATION, lambda *now: at.append(now)
     )
     whole.save(tmp_path / "whole")
     parts.save(tmp_path / "parts")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sweep.calibration import layerwise
+from sweep.calibration.layerwise import Streamed
 from sweep.calibration.loop import Timings, calibrate
 from sweep.calibration.tokens import Tokens
 from sweep.config import knobs
@@ -46,7 +47,9 @@ def stream(
     progress: Callable[[int, int], None],
     calibration: knobs.Calibration = CALIBRATION,
 ) -> bytes:
-    statistics, _ = layerwise.calibrate_streamed(model, "cpu", dtype, TOKENS, calibration, progress, path / "work")
+    statistics, _ = layerwise.calibrate_streamed(
+        Streamed(model, "cpu", dtype, path / "work"), TOKENS, calibration, progress
+    )
     assert not (path / "work").exists()
     return saved(statistics, path / "streamed.parquet")
 
@@ -82,7 +85,7 @@ def test_seconds_are_those_of_all_layers(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(layerwise, "calibrate", timed)
     given = model(tmp_path, DEEP1)
     _, spent = layerwise.calibrate_streamed(
-        given, "cpu", "bfloat16", TOKENS, CALIBRATION, lambda *_: None, tmp_path / "work"
+        Streamed(given, "cpu", "bfloat16", tmp_path / "work"), TOKENS, CALIBRATION, lambda *_: None
     )
     assert spent.forward_s == 4 * 1.5
     assert spent.observe_s == 4 * 0.25
