@@ -41,7 +41,7 @@ TESTS = {
     "quantization.methods.percentile_ema": ["tests/parity/test_ema.py"],
     "quantization.methods.registry": [f"{Q}scales.py"],
     "compare.analysis.significance": [f"{A}student.py"],
-    "compare.analysis.agreement": [f"{A}cost.py"],
+    "compare.analysis.agreement": [f"{A}agreement.py"],
     "compare.analysis.forecast": [f"{A}forecast.py"],
     "compare.analysis.cost": [f"{A}cost.py"],
     "compare.analysis.ranking": [f"{A}answer.py"],
@@ -62,7 +62,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "order = known[np.argsort(p[known], ": ORDER,
     },
 }
-COPIED = ("sweep", "hydra_plugins", "conf", "docs", "bench", "tools", "tests", "runs")
+COPIED = ("sweep", "hydra_plugins", "conf", "docs", "bench", "tools", "tests")
 FILES = ("README.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "pyproject.toml")
 
 
