@@ -2,8 +2,8 @@
 
 Without a name nothing is run: the table of what mutants.json holds is printed, as `python -m bench mutants` wants it.
 Each module is mutated in a copy of this checkout with the tests named here alone, the nearest ones, so that minutes
-suffice; a fault that they miss may be noticed by others, so the score is a lower bound. `all` is a name for all modules.
-With `--survivors` only mutants that survived the last run are tried, against new tests.
+suffice; a fault that they miss may be noticed by others, so the score is a lower bound. `all` names all modules. With
+`--survivors` only mutants that survived the last run are tried, against new tests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TESTS = {
     "quantization.methods.mse": [f"{Q}scales.py", f"{Q}ties.py"],
     "quantization.methods.loss": [f"{Q}loss_method.py"],
     "quantization.methods.entropy": [f"{Q}scales.py", f"{Q}ties.py"],
-    "quantization.methods.percentile_ema": ["tests/parity/test_ema.py"],
+    "quantization.methods.percentile_ema": [f"{Q}percentile_ema.py"],
     "quantization.methods.registry": [f"{Q}scales.py"],
     "compare.analysis.significance": [f"{A}student.py"],
     "compare.analysis.agreement": [f"{A}agreement.py"],
@@ -123,7 +123,7 @@ def _change(copy: Path, name: str) -> list[str]:
 
 
 def equivalent(module: str, now: str, was: str) -> bool:
-    """Whether no one can notice a survivor: one of EQUIVALENT, or a `strict` of zip, a guard against faults elsewhere."""
+    """Whether no one can notice a survivor: one of EQUIVALENT, or a `strict` of zip, which guards against others."""
     plain = (re.sub(r",\s*strict=\w+|,\s*(?=\))", "", line) for line in (now, was))
     return len(set(plain)) == 1 or any(now.startswith(line) for line in EQUIVALENT.get(module, {}))
 
