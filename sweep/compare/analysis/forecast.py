@@ -63,7 +63,7 @@ def forecast(error: Floats, enough: float, folds: int, method: str, run: Path) -
         return None
     if results.calibration.until:  # which stopped after fewer than were allowed
         there = results.tokens.samples or there
-    share = SHARE if (error > enough).mean() > 1 - SHARE else 1.0
+    share = 1.0 if (error <= enough).mean() >= SHARE else SHARE  # of rows that are told already nothing is to be said
     df = freedom(folds)
     wanted = float(needed(error, enough, there, power)[_at(error, share)])
     # n^(1/power) goes with the error, whose square is df / chi^2 of what it is said to be

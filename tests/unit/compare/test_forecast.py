@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cells import RECORD
+from scipy.stats import chi2
 
 from sweep.calibration.until import Decision, Goal, Look
 from sweep.compare.analysis.forecast import forecast, needed
+from sweep.compare.analysis.significance import freedom
 from sweep.compare.render import sentences
 from sweep.core.files import write_json
 from sweep.quantization.methods.registry import METHODS
@@ -44,6 +47,46 @@ def test_the_command_computes_the_rest(tmp_path: Path) -> None:
     assert found.command is not None
     assert shlex.split(found.command)[3:] == ["model.path=/a b/c", "alpha=0.999", "calibration.samples=2048"]
     assert sentences.forecast(found).endswith(": 1,536 more, about 6 min here")
+
+
+@pytest.mark.parametrize(("method", "power", "wanted"), [("percentile", 2, 2048.0), ("mse", 3, 4096.0)])
+def test_the_interval_by_hand(tmp_path: Path, method: str, power: int, wanted: float) -> None:
+    """Twice the error that would do, of eight folds: 4.59 degrees of freedom, whose chi^2 lies in 0.65 to 12.15 in 95
+    of 100 cases; as the error goes with its root, what is needed goes with its power."""
+    found = forecast(np.full(4, 0.02), 0.01, 8, method, run(tmp_path))
+    assert found is not None
+    df = freedom(8)
+    low, high = (wanted * (df / chi2.ppf(q, df)) ** (power / 2) for q in (0.975, 0.025))
+    assert (found.samples, found.low, found.high) == (wanted, int(np.ceil(low)), int(np.ceil(high)))
+    assert found.share == 0.9
+
+
+def test_few_open_rows_are_all_to_be_told(tmp_path: Path) -> None:
+    """One row of twenty is open: nine tenths are told already, so the forecast is for all. Two of twenty: likewise, as
+    exactly nine tenths are; three of twenty: for the eighteenth."""
+    errors = np.full(20, 0.005)
+    for number, (share, samples) in enumerate(((1.0, 512 * 16), (1.0, 512 * 16), (0.9, 512 * 4))):
+        (tmp_path / str(number)).mkdir()
+        errors[number] = (0.04, 0.03, 0.02)[number]
+        found = forecast(errors, 0.01, 8, "percentile", run(tmp_path / str(number)))
+        assert found is not None
+        assert (found.share, found.samples) == (share, samples)
+
+
+def test_there_is_always_one_more_round(tmp_path: Path) -> None:
+    """An error a hair too large: 512 samples are eight rounds of 8 folds of 8, the ninth is the least there is."""
+    found = forecast(np.full(4, 0.0100001), 0.01, 8, "percentile", run(tmp_path))
+    assert found is not None
+    assert (found.samples, found.more) == (576, 64)
+    assert found.seconds == pytest.approx(64 * 128.0 / 512)
+
+
+def test_an_unfinished_run_has_no_forecast(tmp_path: Path) -> None:
+    run(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert forecast(ERROR, 0.01, 8, "nothing like it", tmp_path) is None
+    write_json(tmp_path / "run.json", record | {"config": {}})
+    assert forecast(ERROR, 0.01, 8, "percentile", tmp_path) is None
 
 
 def test_time_is_that_of_the_samples_that_passed(tmp_path: Path) -> None:

@@ -41,7 +41,11 @@ def test_folds_stand_side_by_side_over_all_bins() -> None:
     assert both.tokens.tolist() == [70, 60]
     three = FisherHistogram.merge([both, one({9: 8.0}, 10)])
     assert three.weights.tolist() == [[0.5, 0, 1, 0], [0, 2, 4, 0], [0, 0, 0, 8]]
+    apart = FisherHistogram.merge([first, second, one({9: 8.0}, 10)])
+    assert apart.weights.tolist() == three.weights.tolist()
+    assert FisherHistogram.merge([first]).weights.tolist() == first.weights.tolist()
     some = three.take(np.array([2, 0]))
+    assert some.layout == BFLOAT16
     assert some.weights.tolist() == [[0, 0, 0, 8], [0.5, 0, 1, 0]]
     assert some.tokens.tolist() == [10, 70]
     assert some.bins.tolist() == [3, 5, 7, 9]
