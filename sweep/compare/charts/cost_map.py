@@ -34,10 +34,10 @@ def cost_map(a: Answer) -> Chart | None:
         "where",
         0,
         f"Where it costs: {name}, by layer and site{several}",
-        "Darker costs more; the colours hold for every cell. Noise over signal is mean (x − q(x))² / mean x² of a "
+        "Stronger colours cost more; they hold for every cell. Noise over signal is mean (x − q(x))² / mean x² of a "
         "site: what the network makes of it is not in it."
         if name.startswith("noise")
-        else "Darker costs more; the colours hold for every cell. The sites of a cell add up to its predicted loss.",
+        else "Stronger colours cost more; they hold for every cell. The sites of a cell add up to its predicted loss.",
         {
             "data": rows(("cell", "layer", "site", "cost"), ((labels[c], *rest) for c, *rest in table)),
             "transform": [{"filter": "datum.cell === cell"}, {"calculate": step, "as": "step"}],

@@ -40,8 +40,8 @@ def formats(a: Answer) -> Chart | None:
         "answer",
         10,
         f"Methods and formats: {m.name}{model}",
-        f"{m.unit[0].upper() + m.unit[1:]}. Darker is {'dearer' if m.lower else 'better'}; the best of each format is "
-        "framed.",
+        f"{m.unit[0].upper() + m.unit[1:]}. The stronger the colour, the {'dearer' if m.lower else 'better'}; "
+        "the best of each format is framed.",
         {
             "data": rows(("cell", "context", "setting", "format", "cost", "error"), table),
             "transform": [

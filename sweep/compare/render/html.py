@@ -43,12 +43,9 @@ DIMENSIONS = (
 def environment() -> Environment:
     """Templates of this package, everything escaped unless a template says it is markup."""
     made = Environment(
-        loader=PackageLoader("sweep.compare.render"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=PackageLoader("sweep.compare.render"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     made.filters["figures"] = figures
     return made
 
@@ -151,11 +148,10 @@ def _effect(v: Verdict) -> str:
     db = {value: f"{sentences.plus(*overall)} dB" for value, overall in known.items()}
     if v.nats:
         most = max(v.nats, key=lambda n: abs(n.more.value))
-        beside = f" ({db[most.value]})" if most.value in db else ""
-        return f"{nats(most.more, signed=True)} nats{beside} with {most.value}"
-    value = max(known, key=lambda value: abs(known[value][0]), default=None)
-    places = f"at {v.counted} of {v.places} places" if v.counted else "unknown"
-    return f"{db[value]} with {value}" if value else places
+        return f"{nats(most.more, signed=True)} nats ({db.get(most.value, 'dB unknown')}) with {most.value}"
+    if value := max(known, key=lambda value: abs(known[value][0]), default=None):
+        return f"{db[value]} with {value}"
+    return f"at {v.counted} of {v.places} places" if v.counted else "unknown"
 
 
 def _why(v: Verdict) -> str:
