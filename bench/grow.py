@@ -31,10 +31,10 @@ from sweep.quantization.sites import quantized
 from sweep.quantization.statistics import Statistics
 from sweep.runs import until
 
-REPEATS = 3
+REPEATS = 1  # of minutes each
 SEQLEN = 512
-HALF, WHOLE = 128, 256
-SIZES = (64, 128, 256)  # whole batches of every fold, so that each goes on from the one before
+HALF, WHOLE = 512, 1024
+SIZES = (64, 128, 256, 512, 1024, 2048)  # whole batches of every fold, so that each goes on from the one before
 FEW, MANY, FOLDS = 64, 512, 64  # samples that are forecast from; samples, and folds, that tell the truth
 FACTOR = 1.5
 SEEDS, STEPS, SHORT = (
@@ -64,15 +64,16 @@ def growing() -> list[dict[str, Any]]:
         anew = _run(f"anew{i}", WHOLE, f"anew{i}")
         _run(f"half{i}", HALF, f"grown{i}")
         again = _run(f"grown{i}", WHOLE, f"grown{i}")
+        largest = _run(f"largest{i}", SIZES[-1], f"largest{i}")
         every = _run(f"all{i}", ",".join(map(str, SIZES)), f"all{i}")
         grown.append([a / b for a, b in zip(again, anew, strict=True)])
-        swept.append([a / b for a, b in zip(every, anew, strict=True)])
-        calibrated.append(calibrating(Path(f"runs/all{i}")) / calibrating(Path(f"runs/anew{i}")))
-        further.append((every[1] - anew[1]) / (len(SIZES) - 1))
+        swept.append([a / b for a, b in zip(every, largest, strict=True)])
+        calibrated.append(calibrating(Path(f"runs/all{i}")) / calibrating(Path(f"runs/largest{i}")))
+        further.append((every[1] - largest[1]) / (len(SIZES) - 1))
     sizes, size = ", ".join(map(str, SIZES)), f"{WHOLE} samples of {SEQLEN} tokens"
     return [
         _ratio(f"{size} after {HALF} / from nothing", grown, 0.55),
-        _ratio(f"a sweep over {sizes} samples / one cell of {WHOLE}", swept, 1.10),
+        _ratio(f"a sweep over {sizes} samples / one cell of {SIZES[-1]}", swept, 1.10),
         {"what": "the same, time of calibrations alone", "value": median(calibrated), "at most": 1.10},
         {"what": "processor seconds of each further size", "value": median(further)},
     ]
