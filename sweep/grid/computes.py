@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sweep.config.config import Config, from_hydra
-from sweep.core.errors import UsageError
+from sweep.core.errors import UsageError, first_line
 from sweep.models.defaults import device, settled
 
 
-def resolved(composed: DictConfig) -> DictConfig:
-    """A composed configuration with device, dtype and data as a run would have them; what cannot be known, because it
-    is no configuration or the checkpoint is out of reach, stays as it is."""
+def printed(text: str) -> str:
+    """The YAML that `--cfg job` prints, with device, dtype and data as a run would have them.
+
+    What depends on a checkpoint that is out of reach stays as it is, with the reason as a comment; what is no whole
+    configuration is left alone."""
+    composed = OmegaConf.create(text)
+    if not isinstance(composed, DictConfig) or not {"model", "data", "device", "dtype"} <= composed.keys():
+        return text
     try:
         config = from_hydra(composed)
     except UsageError:
-        return composed
+        return text
     if config.device == "auto":
         config = replace(config, device=device())
-    with suppress(UsageError):
+    unsettled = ""
+    try:
         config = settled(config)
+    except UsageError as error:
+        unsettled = f"# dtype: {config.dtype}, since the checkpoint decides and cannot be read: {first_line(error)}\n"
     values = config.to_dict()
     with open_dict(composed):
         composed.device, composed.dtype, composed.data = values["device"], values["dtype"], values["data"]
         composed.model.pop("data", None)
-    return composed
-
-
-def printed(text: str) -> str:
-    """What `--cfg job` prints, with the defaults resolved; as it is if it is not a whole configuration."""
-    composed = OmegaConf.create(text)
-    if not isinstance(composed, DictConfig) or not {"model", "data", "device", "dtype"} <= composed.keys():
-        return text
-    return OmegaConf.to_yaml(resolved(composed))
+    return OmegaConf.to_yaml(composed) + unsettled
 
 
 def tell(asked: str, config: Config) -> None:

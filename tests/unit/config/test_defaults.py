@@ -103,6 +103,12 @@ def test_on_cuda_the_format_is_the_published_one(tmp_path: Path, cuda: None, fil
     assert here.dtype == "float32"
 
 
+def test_a_checkpoint_out_of_reach_is_the_reason_for_an_open_format(sweep: Run, cuda: None, tmp_path: Path) -> None:
+    shown = sweep("--cfg", "job", "model=local", f"model.path={tmp_path / 'nowhere'}", "data=stdlib").stdout
+    assert yaml.safe_load(shown)["dtype"] == "default"
+    assert "# dtype: default, since the checkpoint decides and cannot be read: model.path=" in shown.splitlines()[-1]
+
+
 def test_a_plan_shows_what_was_resolved_cell_by_cell(sweep: Run, cuda: None) -> None:
     done = sweep("-m", "model.weights=random", "model=130m,370m", "device=auto,cpu", "hydra.sweeper.dry_run=true")
     assert done.returncode == 0, done.stderr
