@@ -48,12 +48,12 @@ TESTS = {
     "compare.analysis.forecast": [f"{A}forecast.py"],
     "compare.analysis.cost": [f"{A}cost.py"],
     "compare.analysis.ranking": [f"{A}answer.py"],
-    "compare.analysis.effects": [f"{A}verdicts.py"],
+    "compare.analysis.effects": [f"{A}effects.py"],
     "compare.analysis.per_site": [f"{A}truth.py", f"{A}verdicts.py"],
     "compare.analysis.differences": [f"{A}truth.py", f"{A}verdicts.py"],
     "compare.analysis.convergence": [f"{A}truth.py", f"{A}forecast.py"],
     "compare.analysis.perplexity": [f"{A}truth.py", f"{A}verdicts.py"],
-    "compare.analysis.silu_gain": [f"{A}truth.py", f"{A}verdicts.py"],
+    "compare.analysis.silu_gain": [f"{A}truth.py"],
 }
 # survivors that no one can notice, by the line that they leave, and why
 ORDER = "of equal p either order gives the same"
