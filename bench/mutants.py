@@ -61,8 +61,8 @@ WHOLE = "everything that is given is float64 already"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "compare.analysis.agreement": {
         "return bool(p[0] < FAMILY)": "no p equals the level",
-        "crossing = [(m, n) for m in numbers for n in numbers if first[n] < first[m] and other[n] >= other[m]]": "pairs "
-        "without a difference come last and are never beyond an error",
+        "crossing = [(m, n) for m in numbers for n in numbers if first[n] < first[m] and other[n] >= ": "pairs without "
+        "a difference come last and are never beyond an error",
     },
     "quantization.fisher": {
         "return cls(layout, codes, dense[bins][None], np.array([tokens], ": "int64 is what numpy takes for int",
@@ -128,7 +128,7 @@ def _change(copy: Path, name: str) -> list[str]:
 
 
 def equivalent(module: str, now: str, was: str) -> bool:
-    """Whether no one can notice a survivor: one of EQUIVALENT, NaN in capitals, or a `strict` of zip, a second guard."""
+    """Whether no one can notice a survivor: one of EQUIVALENT, NaN in capitals, a `strict` of zip, a second guard."""
     plain = (re.sub(r",\s*strict=\w+|,\s*(?=\))", "", line).replace('"NAN"', '"nan"') for line in (now, was))
     return len(set(plain)) == 1 or any(now.startswith(line) for line in EQUIVALENT.get(module, {}))
 
