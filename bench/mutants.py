@@ -52,7 +52,7 @@ TESTS = {
     "compare.analysis.per_site": [f"{A}truth.py", f"{A}verdicts.py"],
     "compare.analysis.differences": [f"{A}truth.py", f"{A}verdicts.py"],
     "compare.analysis.convergence": [f"{A}truth.py", f"{A}forecast.py"],
-    "compare.analysis.perplexity": [f"{A}truth.py", f"{A}verdicts.py"],
+    "compare.analysis.perplexity": [f"{A}perplexity.py"],
     "compare.analysis.silu_gain": [f"{A}truth.py"],
 }
 # survivors that no one can notice, by the line that they leave, and why
