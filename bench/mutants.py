@@ -57,8 +57,14 @@ TESTS = {
 }
 # survivors that no one can notice, by the line that they leave, and why
 ORDER = "of equal p either order gives the same"
+PLACE = "an array of its own for the same numbers"
 WHOLE = "everything that is given is float64 already"
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "quantization.metrics": {
+        "power, *lost = histogram.weigh(np.square(weights, out=None))": PLACE,
+        "power, *lost = histogram.weigh(np.square(weights, ))": PLACE,
+        "bits = -(p * np.log2(np.where(p > 0, p, 2))).sum(1)": "p is 0 there, and so is the product",
+    },
     "compare.analysis.agreement": {
         "return bool(p[0] < FAMILY)": "no p equals the level",
         "crossing = [(m, n) for m in numbers for n in numbers if first[n] < first[m] and other[n] >= ": "pairs without "

@@ -80,6 +80,7 @@ def test_values_that_are_codes_lose_nothing(format: str, dtype: torch.dtype) -> 
     assert got.code_entropy_bits[0] == 0
 
 
+@pytest.mark.filterwarnings("error")
 def test_zeros_and_nothing() -> None:
     empty, zeros, ones = torch.zeros(0), torch.zeros(10), torch.ones(10)
     got = measure(histogram(empty, zeros, ones), formats.named("int8").place(0.0, 0.0))
@@ -108,6 +109,13 @@ def test_of_four_values_by_hand() -> None:
     assert one.sqnr_db[0] == pytest.approx(10 * np.log10((0.25 + 9 + 64 + 81) / 5.25))
     assert (two.clip_fraction[0], two.mse[0], two.code_entropy_bits[0]) == (0.0, (0.25 + 1 + 0 + 1) / 4, 2.0)
     assert two.sqnr_db[0] == pytest.approx(10 * np.log10(154.25 / 2.25))
+
+
+def test_at_scale_zero_all_is_lost() -> None:
+    values = histogram(torch.tensor([1.0, 2.0, 3.0, -1.0], dtype=torch.bfloat16))
+    for format in ("int8", "int8_asym"):
+        got = measure(values, formats.named(format).place(0.0, 0.0))
+        assert (got.clip_fraction[0], got.mse[0], got.sqnr_db[0], got.code_entropy_bits[0]) == (1.0, 15 / 4, 0.0, 0.0)
 
 
 def test_the_ends_of_the_clip_are_inside() -> None:
