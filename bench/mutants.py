@@ -58,12 +58,19 @@ TESTS = {
 # survivors that no one can notice, by the line that they leave, and why
 ORDER = "of equal p either order gives the same"
 PLACE = "an array of its own for the same numbers"
+BELOW = "any number below all sizes does"
 WHOLE = "everything that is given is float64 already"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "quantization.metrics": {
         "power, *lost = histogram.weigh(np.square(weights, out=None))": PLACE,
         "power, *lost = histogram.weigh(np.square(weights, ))": PLACE,
         "bits = -(p * np.log2(np.where(p > 0, p, 2))).sum(1)": "p is 0 there, and so is the product",
+    },
+    "compare.analysis.effects": {
+        "best = (False, -2.0)": BELOW,
+        "size = np.where(known, np.abs(d.sqnr), -2.0)": BELOW,
+        "k = int(np.where(counts, size, -3.0).argmax())": BELOW,
+        "with np.errstate(invalid=None)": "numpy compares with NaN without a warning by now",
     },
     "compare.analysis.agreement": {
         "return bool(p[0] < FAMILY)": "no p equals the level",

@@ -55,6 +55,35 @@ def test_where_nothing_counts_the_largest_is_named() -> None:
     assert (effect.value, effect.layer, effect.db, counted) == ("0.999", 3, -2.0, 0)
 
 
+def test_the_order_of_the_values_does_not_matter() -> None:
+    """Of four values the first is not known anywhere, the second counts, the third is larger but does not, the fourth
+    counts and is the largest of these."""
+    parts = [
+        part(4, (0, "x_conv_in", np.nan, 0.0)),
+        part(4, (0, "x_conv_in", 0.2, 0.9), (1, "x_conv_in", 0.4, 0.0), (1, "x_conv_out", 0.3, 0.0)),
+        part(4, (2, "x_conv_in", 5.0, 0.5), (2, "x_conv_in", 6.0, 0.5)),
+        part(5, (3, "x_conv_in", 0.1, 0.7), (0, "x_conv_out", 0.5, 0.0)),
+    ]
+    for turned in (parts, parts[::-1]):
+        effect, counted = largest(QUESTION, turned)
+        assert effect is not None
+        assert (effect.value, effect.layer, effect.site, effect.db, counted) == ("0.999", 0, "x_conv_out", 0.5, 3)
+    effect, counted = largest(QUESTION, [parts[2]])
+    assert effect is not None
+    assert (effect.db, counted) == (6.0, 0)
+
+
+def test_no_difference_is_known_to_be_none() -> None:
+    """0 dB is a difference of that size; no common place at all is none."""
+    for db in (0.0, 0.5):
+        effect, counted = largest(QUESTION, [part(4, (0, "x_conv_in", db, 1.0))])
+        assert effect is not None
+        assert (effect.db, counted) == (db, 0)
+    other, d, p = part(4, (0, "x_conv_in", 1.0, 1.0))
+    nothing = Differences(*(array[:0] for array in vars(d).values()))
+    assert largest(QUESTION, [(other, nothing, p[:0])]) == (None, 0)
+
+
 def test_what_counts_is_beyond_its_error_and_not_negligible() -> None:
     """0.05 / 6 is the level, 0.1 dB the least size, both included."""
     level = 0.05 / 6
