@@ -59,12 +59,19 @@ TESTS = {
 ORDER = "of equal p either order gives the same"
 PLACE = "an array of its own for the same numbers"
 BELOW = "any number below all sizes does"
+NOT_READ = "this method reads no histogram"
 WHOLE = "everything that is given is float64 already"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "quantization.metrics": {
         "power, *lost = histogram.weigh(np.square(weights, out=None))": PLACE,
         "power, *lost = histogram.weigh(np.square(weights, ))": PLACE,
         "bits = -(p * np.log2(np.where(p > 0, p, 2))).sum(1)": "p is 0 there, and so is the product",
+    },
+    "quantization.methods.percentile_ema": {
+        "assert site is not None, ": "no user sees it",
+        "whole = clip(Observed(None, everything, site), alpha, format)": NOT_READ,
+        "whole = clip(Observed(FoldSums(None, everything), everything, site), alpha, format)": NOT_READ,
+        "whole = clip(Observed(FoldSums(site.histogram, None), everything, site), alpha, format)": NOT_READ,
     },
     "compare.analysis.effects": {
         "best = (False, -2.0)": BELOW,
