@@ -73,6 +73,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "whole = clip(Observed(FoldSums(None, everything), everything, site), alpha, format)": NOT_READ,
         "whole = clip(Observed(FoldSums(site.histogram, None), everything, site), alpha, format)": NOT_READ,
     },
+    "compare.analysis.forecast": {
+        "samples = max(math.ceil(wanted / unit), there // unit - 1) * unit": "a second guard, against rounding",
+        'given = [o for o in overrides if o.lstrip("+").rpartition(': "a number of samples holds no =",
+        'given = [o for o in overrides if o.lstrip("XX+XX")': "no knob begins with X",
+    },
     "compare.analysis.effects": {
         "best = (False, -2.0)": BELOW,
         "size = np.where(known, np.abs(d.sqnr), -2.0)": BELOW,
