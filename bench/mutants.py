@@ -30,7 +30,7 @@ TESTS = {
     "quantization.predicted_loss": [f"{Q}predicted_loss.py"],
     "quantization.formats": [f"{Q}formats.py"],
     "quantization.granularity": [f"{Q}granularity.py"],
-    "quantization.bins": [f"{P}histogram.py", f"{Q}window.py", f"{Q}bins.py"],
+    "quantization.bins": [f"{Q}bins.py"],
     "quantization.fisher": [f"{Q}fisher.py", f"{Q}predicted_loss.py"],
     "quantization.prefix_sums": [f"{Q}scales.py", f"{Q}ties.py"],
     "quantization.window": [f"{Q}window.py"],

@@ -88,6 +88,7 @@ def test_zeros_and_nothing() -> None:
     assert got.mse[1] == 0
     assert np.isnan(got.sqnr_db[1])
     assert (got.mse[2], got.sqnr_db[2], got.clip_fraction[2]) == (1, 0, 1)
+    assert measure(histogram(ones), formats.named("int8").place(-127.0, 127.0)).sqnr_db[0] == np.inf
 
 
 @pytest.mark.filterwarnings("error")  # no fold of zeros is to be reported as a warning
@@ -109,6 +110,13 @@ def test_of_four_values_by_hand() -> None:
     assert one.sqnr_db[0] == pytest.approx(10 * np.log10((0.25 + 9 + 64 + 81) / 5.25))
     assert (two.clip_fraction[0], two.mse[0], two.code_entropy_bits[0]) == (0.0, (0.25 + 1 + 0 + 1) / 4, 2.0)
     assert two.sqnr_db[0] == pytest.approx(10 * np.log10(154.25 / 2.25))
+
+
+def test_half_way_values_have_the_even_code() -> None:
+    """0.5 shares the code of 0, and 1.5 that of 2."""
+    for pair in ([0.0, 0.5], [1.5, 2.0], [-0.5, 0.0], [-1.5, -2.0]):
+        got = measure(histogram(torch.tensor(pair, dtype=torch.bfloat16)), formats.named("int4").place(-7.0, 7.0))
+        assert got.code_entropy_bits[0] == 0
 
 
 def test_at_scale_zero_all_is_lost() -> None:
