@@ -67,6 +67,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "power, *lost = histogram.weigh(np.square(weights, ))": PLACE,
         "bits = -(p * np.log2(np.where(p > 0, p, 2))).sum(1)": "p is 0 there, and so is the product",
     },
+    "quantization.bins": {
+        'together = f", {self.width} in one" if self.width > 2 else ""': "no layout has two codes in a bin",
+    },
     "quantization.methods.percentile_ema": {
         "assert site is not None, ": "no user sees it",
         "whole = clip(Observed(None, everything, site), alpha, format)": NOT_READ,
