@@ -41,6 +41,11 @@ def test_without_scores_both_errors_count() -> None:
     assert [p.se for p in rows] == pytest.approx([0.5, np.hypot(0.4, 0.4), 0.4])
 
 
+def test_an_error_that_is_not_known_adds_nothing() -> None:
+    rows = perplexity.perplexity(cells(read(9.0, 0.3), read(8.0), read(8.5)), QUESTION)
+    assert [p.se for p in rows] == [0.3, 0.0, 0.0]
+
+
 def test_other_texts_are_not_compared() -> None:
     rows = perplexity.perplexity(cells(read(9.0, text="other"), read(8.0), read(8.5)), QUESTION)
     assert [p.value for p in rows] == ["0.99", "0.999"]
@@ -119,6 +124,7 @@ def test_paired_scores(tmp_path: Path) -> None:
     found = paired(scored(tmp_path / "wild", [100.0, 260.0, 230.0]), base)
     assert found is not None
     assert found[0] > 0.5
+    assert paired(scored(tmp_path / "one", [150.0]), scored(tmp_path / "other", [151.0])) is None  # one text, no error
     assert paired(tmp_path / "nothing", base) is None
     assert paired(base, tmp_path / "nothing") is None
     assert paired(scored(tmp_path / "fewer", [150.0, 250.0]), base) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -182,3 +183,16 @@ def test_the_theorem_of_silu_allows_the_width_of_a_bin(tmp_path: Path, excess: f
     (s,) = silu(load(tmp_path))
     assert s.holds is holds
     assert pytest.approx(2**-10, rel=0.03) == TOLERANCE
+
+
+def test_the_theorem_of_silu_binds_quantiles_alone() -> None:
+    asked: list[list[int]] = []
+
+    def source(name: str, numbers: list[int]) -> None:
+        asked.append(numbers)
+
+    methods = ("percentile", "mse", "minmax", "entropy", "percentile_ema", "loss")
+    runs = SimpleNamespace(listed=[SimpleNamespace(method=m) for m in methods], source=source)
+    assert silu(runs) == []  # type: ignore[arg-type]
+    assert silu(runs, [1, 2, 3]) == []  # type: ignore[arg-type]
+    assert asked == [[0, 2, 4], [2]]
