@@ -60,12 +60,20 @@ ORDER = "of equal p either order gives the same"
 PLACE = "an array of its own for the same numbers"
 BELOW = "any number below all sizes does"
 NOT_READ = "this method reads no histogram"
+FAR = "a threshold far from all cases"
 WHOLE = "everything that is given is float64 already"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "quantization.metrics": {
         "power, *lost = histogram.weigh(np.square(weights, out=None))": PLACE,
         "power, *lost = histogram.weigh(np.square(weights, ))": PLACE,
         "bits = -(p * np.log2(np.where(p > 0, p, 2))).sum(1)": "p is 0 there, and so is the product",
+    },
+    "quantization.replicates": {
+        "values = np.where(one_sign, np.log(np.where(folds == 0, 2.0, np.abs(folds))), folds)": "zeros add",
+        "shares = np.zeros((folds, int(samples.max()) + 2))": "no sample has that number",
+        "np.add.at(shares, (np.arange(len(samples)) % folds, samples), 2.0)": "only their ratios count",
+        'return float(np.sqrt(true / told)) if told >= 1e-12 * true else float("inf")': FAR,
+        'return float(np.sqrt(true / told)) if told > 1e-12 / true else float("inf")': FAR,
     },
     "quantization.bins": {
         'together = f", {self.width} in one" if self.width > 2 else ""': "no layout has two codes in a bin",
@@ -156,8 +164,11 @@ def _change(copy: Path, name: str) -> list[str]:
 
 
 def equivalent(module: str, now: str, was: str) -> bool:
-    """Whether no one can notice a survivor: one of EQUIVALENT, NaN in capitals, a `strict` of zip, a second guard."""
-    plain = (re.sub(r",\s*strict=\w+|,\s*(?=\))", "", line).replace('"NAN"', '"nan"') for line in (now, was))
+    """Whether no one can notice a survivor: one of EQUIVALENT, float in capitals, a `strict` of zip, a second guard."""
+    plain = (
+        re.sub(r",\s*strict=\w+|,\s*(?=\))", "", line).replace('("NAN")', '("nan")').replace('("INF")', '("inf")')
+        for line in (now, was)
+    )
     return len(set(plain)) == 1 or any(now.startswith(line) for line in EQUIVALENT.get(module, {}))
 
 
