@@ -218,8 +218,8 @@ def table(known: dict[str, dict[str, Any]]) -> str:
 
 def _row(name: str, numbers: list[int], day: str) -> str:
     mutants, killed, timeouts, same, _ = numbers
-    score = (killed + timeouts) / max(1, mutants - same)
-    return f"| {name} | {' | '.join(map(str, numbers))} | {score:.0%} | {day} |"
+    score = 100 * (killed + timeouts) // max(1, mutants - same)  # 100 only where none is left
+    return f"| {name} | {' | '.join(map(str, numbers))} | {score} % | {day} |"
 
 
 if __name__ == "__main__":

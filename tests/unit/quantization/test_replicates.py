@@ -77,6 +77,8 @@ def test_copies_by_hand() -> None:
     assert error_factor(np.zeros(4, np.int64), 1) == 1.0  # one fold tells no error anyway
     # 0 1 | 0, of two sizes: shares 1/2, 1/2 and 1, 0; true 9/16 + 1/16, told 4 * 1/16 / 2
     assert error_factor(np.array([0, 0, 1]), 2) == pytest.approx(np.sqrt(0.625 / 0.125))
+    # 0 1 1 | 0 0: shares 1/3, 2/3 and 1, 0; true 4/9 + 1/9, told 4 * 1/9 / 2
+    assert error_factor(np.array([0, 0, 1, 0, 1]), 2) == pytest.approx(np.sqrt(2.5))
     assert error_factor(np.arange(16), 8) == 1.0
     assert error_factor(np.zeros(8, np.int64), 8) == np.inf  # eight copies of one sample
     assert error_factor(np.array([0, 0, 1, 1]), 2) == np.inf  # both folds hold the same two
