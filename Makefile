@@ -37,7 +37,7 @@ bench:
 	$(MAKE) setup EXTRAS=dev,bench
 	$(BIN)/python -m bench $(ARGS)
 
-# all modules take hours; ARGS=quantization.replicates takes one. The table goes to bench/RESULTS.md
+# of all modules that bench/mutants.py names; ARGS=quantization.replicates takes one. The table goes to bench/RESULTS.md
 mutants:
 	$(MAKE) setup EXTRAS=dev,mutants
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.mutants $(or $(ARGS),all)

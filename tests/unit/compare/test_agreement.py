@@ -19,6 +19,7 @@ def errors(other: dict[int, float], se: float, df: float = 100.0) -> Any:
     return lambda pairs: {(a, b): Estimate(other[b] - other[a], se, df) for a, b in pairs}
 
 
+@pytest.mark.filterwarnings("error")  # a reader of the report would see them
 def test_rank_correlation() -> None:
     assert spearman([1, 2, 3], [10, 20, 90]) == pytest.approx(1.0)
     assert spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
@@ -68,6 +69,13 @@ def test_of_crossing_pairs_the_one_furthest_apart_is_named() -> None:
     found = compare(first, other, "loss", errors(other, 0.01))
     assert found is not None
     assert found.crossed == (1, 3)
+
+
+def test_a_tie_is_not_crossed() -> None:
+    first, other = {7: 2.0, 3: 2.0, 5: 1.0}, {7: 3.0, 3: 4.0, 5: 1.0}
+    found = compare(first, other, "loss", errors(other, 0.01))
+    assert found is not None
+    assert (found.first, found.best, found.verdict, found.crossed) == (5, 5, AGREE, None)
 
 
 def test_only_cells_known_to_both_count() -> None:
@@ -126,6 +134,9 @@ def test_kl_against_perplexity() -> None:
     found = agreement.kl_and_perplexity(costs({0: 0.1, 1: 0.2, 2: 0.05}, {}), [0, 1, 3])
     assert found is not None
     assert (found.other, found.verdict, found.cells, found.first) == ("perplexity", AGREE, 2, 0)
+    found = agreement.kl_and_perplexity(costs({0: 0.3, 1: 0.2}, {}), [0, 1])  # of perplexities no error is known
+    assert found is not None
+    assert (found.verdict, found.first, found.best, found.difference.value) == (TIED, 1, 0, 1.0)
 
 
 def test_sqnr_against_the_cost_that_all_share(monkeypatch: pytest.MonkeyPatch) -> None:

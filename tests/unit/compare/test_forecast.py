@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def test_the_command_computes_the_rest(tmp_path: Path) -> None:
     assert found.low < 2048 < found.high
     assert (found.more, found.seconds) == (1536, 384.0)
     assert found.command is not None
-    assert shlex.split(found.command)[3:] == ["model.path=/a b/c", "alpha=0.999", "calibration.samples=2048"]
+    assert found.command == "python -m sweep 'model.path=/a b/c' alpha=0.999 calibration.samples=2048"
     assert sentences.forecast(found).endswith(": 1,536 more, about 6 min here")
 
 
@@ -79,6 +78,28 @@ def test_there_is_always_one_more_round(tmp_path: Path) -> None:
     assert found is not None
     assert (found.samples, found.more) == (576, 64)
     assert found.seconds == pytest.approx(64 * 128.0 / 512)
+
+    (tmp_path / "ragged").mkdir()  # 500 samples end inside the eighth round
+    found = forecast(np.full(4, 0.0100001), 0.01, 8, "percentile", run(tmp_path / "ragged", samples=500))
+    assert found is not None
+    assert (found.samples, found.more) == (512, 512)
+
+
+def test_an_error_that_just_does_is_told(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert forecast(np.full(4, 0.01), 0.01, 8, "percentile", tmp_path) is None
+    found = forecast(np.array([0.01] * 9 + [0.02]), 0.01, 8, "percentile", tmp_path)
+    assert found is not None
+    assert (found.share, found.samples) == (1.0, 2048)
+
+
+def test_time_is_that_of_gradients_too(tmp_path: Path) -> None:
+    run(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    write_json(tmp_path / "run.json", record | {"timings": record["timings"] | {"fisher_s": 128.0}})
+    found = forecast(ERROR, 0.01, 8, "percentile", tmp_path)
+    assert found is not None
+    assert found.seconds == 1536 * (100.0 + 28.0 + 128.0) / 512
 
 
 def test_an_unfinished_run_has_no_forecast(tmp_path: Path) -> None:

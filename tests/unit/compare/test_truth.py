@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -112,6 +113,33 @@ def test_drift_is_from_half_of_the_folds_to_all(tmp_path: Path) -> None:
     assert c.open_rows == int(c.error > ENOUGH)
 
 
+def test_convergence_of_a_cell_by_hand(tmp_path: Path) -> None:
+    """Two cells of two rows; the first has one fold and tells nothing. Of the other the error is largest at one place,
+    the drift at another, and one row of the two is open."""
+    for name, alpha in (("a", 0.9), ("b", 0.9995)):
+        path = write(tmp_path / name, world({0: ("x_conv_in",), 3: ("out_proj_in",)}), alpha=alpha)
+
+        def grow(t: pd.DataFrame) -> None:
+            first = t.site == "x_conv_in"
+            t["scale"] = np.where(first, 1.0, np.where(t.folds == 4, 1.6, 2.0))
+            t["scale_se"] = np.where(first, 0.03, 0.0001)
+
+        change(path, "convergence", grow)
+    table = pd.read_parquet(tmp_path / "a" / "convergence.parquet")
+    table[table.folds == 1].to_parquet(tmp_path / "a" / "convergence.parquet")
+    runs = load(tmp_path)
+    (c,) = convergence(runs, [0, 1])
+    t = quantile(0.95, freedom(8))
+    assert runs.listed[c.cell].asked_alpha == 0.9995
+    assert (c.samples, c.folds, c.rows, c.open_rows, c.enough) == (8 * 64, 8, 2, 1, False)
+    assert (c.worst_layer, c.worst_site, c.drift_layer, c.drift_site) == (0, "x_conv_in", 3, "out_proj_in")
+    assert c.worst_error == pytest.approx(0.03 * t)
+    assert c.error == pytest.approx((0.03 + 0.00005) / 2 * t)
+    assert c.drift == pytest.approx(0.25)
+    assert [one.cell for one in convergence(runs, [c.cell])] == [c.cell]
+    assert convergence(runs, [1 - c.cell]) == []
+
+
 def test_copies_are_no_samples(tmp_path: Path) -> None:
     path = write(tmp_path / "a", world({0: ("x_conv_in",)}), alpha=0.9)
     record = content(path)
@@ -182,3 +210,16 @@ def test_the_theorem_of_silu_allows_the_width_of_a_bin(tmp_path: Path, excess: f
     (s,) = silu(load(tmp_path))
     assert s.holds is holds
     assert pytest.approx(2**-10, rel=0.03) == TOLERANCE
+
+
+def test_the_theorem_of_silu_binds_quantiles_alone() -> None:
+    asked: list[list[int]] = []
+
+    def source(name: str, numbers: list[int]) -> None:
+        asked.append(numbers)
+
+    methods = ("percentile", "mse", "minmax", "entropy", "percentile_ema", "loss")
+    runs = SimpleNamespace(listed=[SimpleNamespace(method=m) for m in methods], source=source)
+    assert silu(runs) == []  # type: ignore[arg-type]
+    assert silu(runs, [1, 2, 3]) == []  # type: ignore[arg-type]
+    assert asked == [[0, 2, 4], [2]]

@@ -69,3 +69,4 @@ def test_union_says_where_each_parts_bins_stand() -> None:
     assert bins.tolist() == [0, 3, 7, 65_535]
     assert bins.dtype == np.uint16
     assert [place.tolist() for place in places] == [[0, 2], [], [1, 2, 3]]
+    assert np.arange(4)[places[2]].tolist() == [1, 2, 3]  # they are indices

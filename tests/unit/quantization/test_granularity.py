@@ -40,6 +40,7 @@ def observed(channels: dict[str, int], geometry: dict[str, object]) -> Statistic
 def places(site: str, channels: int, geometry: dict[str, object]) -> list[tuple[int, int, int]]:
     parts = by_channel(site, channels, geometry)
     assert [members.tolist() for _, members in parts] == [[c] for c in range(channels)]
+    assert all(isinstance(number, int) for place, _ in parts for number in place)  # names are made of them
     return [place for place, _ in parts]
 
 

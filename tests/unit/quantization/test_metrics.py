@@ -10,7 +10,7 @@ from sweep.quantization import formats
 from sweep.quantization.fold_sums import each
 from sweep.quantization.formats import Quantizer
 from sweep.quantization.methods import registry as scales
-from sweep.quantization.metrics import measure
+from sweep.quantization.metrics import measure, measure_each, sqnr_each
 from tests.distributions import NAMES, histogram, tensor
 
 
@@ -80,6 +80,7 @@ def test_values_that_are_codes_lose_nothing(format: str, dtype: torch.dtype) -> 
     assert got.code_entropy_bits[0] == 0
 
 
+@pytest.mark.filterwarnings("error")
 def test_zeros_and_nothing() -> None:
     empty, zeros, ones = torch.zeros(0), torch.zeros(10), torch.ones(10)
     got = measure(histogram(empty, zeros, ones), formats.named("int8").place(0.0, 0.0))
@@ -87,6 +88,47 @@ def test_zeros_and_nothing() -> None:
     assert got.mse[1] == 0
     assert np.isnan(got.sqnr_db[1])
     assert (got.mse[2], got.sqnr_db[2], got.clip_fraction[2]) == (1, 0, 1)
+    assert measure(histogram(ones), formats.named("int8").place(-127.0, 127.0)).sqnr_db[0] == np.inf
+
+
+@pytest.mark.filterwarnings("error")  # no fold of zeros is to be reported as a warning
+def test_every_member_with_a_quantizer_of_its_own() -> None:
+    """int4: 3.25 at scale 1 loses 1/16 of 10.5625, 22.28 dB; 3.5 at scale 0.5 nothing; -10 at scale 1 is cut to -7."""
+    members = [torch.tensor([value], dtype=torch.bfloat16) for value in (3.25, 3.5, -10.0, 0.0)]
+    own = [formats.named("int4").place(-high, high) for high in (7.0, 3.5, 7.0, 7.0)]
+    sqnr = sqnr_each(histogram(*members), own)
+    assert sqnr[:3] == pytest.approx([10 * np.log10(3.25**2 * 16), np.inf, 10 * np.log10(100 / 9)])
+    assert np.isnan(sqnr[3])
+
+
+def test_of_four_values_by_hand() -> None:
+    """int4 at scale 1, clipped to 7: 0.5 becomes 0 (half to even), 3 stays, 8 and -9 become 7 and -7, one after another
+    with another quantizer of scale 2, clipped to 14: 0, 4 (half to even), 8, -8."""
+    values = histogram(torch.tensor([0.5, 3.0, 8.0, -9.0], dtype=torch.bfloat16))
+    one, two = measure_each(values, [formats.named("int4").place(-high, high) for high in (7.0, 14.0)])
+    assert (one.clip_fraction[0], one.mse[0], one.code_entropy_bits[0]) == (0.5, (0.25 + 0 + 1 + 4) / 4, 2.0)
+    assert one.sqnr_db[0] == pytest.approx(10 * np.log10((0.25 + 9 + 64 + 81) / 5.25))
+    assert (two.clip_fraction[0], two.mse[0], two.code_entropy_bits[0]) == (0.0, (0.25 + 1 + 0 + 1) / 4, 2.0)
+    assert two.sqnr_db[0] == pytest.approx(10 * np.log10(154.25 / 2.25))
+
+
+def test_half_way_values_have_the_even_code() -> None:
+    """0.5 shares the code of 0, and 1.5 that of 2."""
+    for pair in ([0.0, 0.5], [1.5, 2.0], [-0.5, 0.0], [-1.5, -2.0]):
+        got = measure(histogram(torch.tensor(pair, dtype=torch.bfloat16)), formats.named("int4").place(-7.0, 7.0))
+        assert got.code_entropy_bits[0] == 0
+
+
+def test_at_scale_zero_all_is_lost() -> None:
+    values = histogram(torch.tensor([1.0, 2.0, 3.0, -1.0], dtype=torch.bfloat16))
+    for format in ("int8", "int8_asym"):
+        got = measure(values, formats.named(format).place(0.0, 0.0))
+        assert (got.clip_fraction[0], got.mse[0], got.sqnr_db[0], got.code_entropy_bits[0]) == (1.0, 15 / 4, 0.0, 0.0)
+
+
+def test_the_ends_of_the_clip_are_inside() -> None:
+    values = histogram(torch.tensor([-7.0, 7.0, 7.125, -7.125, 0.0], dtype=torch.bfloat16))
+    assert measure(values, formats.named("int4").place(-7.0, 7.0)).clip_fraction[0] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("width", [1.0, 2.0, 4.0])

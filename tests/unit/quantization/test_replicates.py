@@ -17,6 +17,22 @@ def test_of_three_folds_by_hand() -> None:
         np.testing.assert_allclose(moved, 10 * np.exp(power * np.array([0.5, 0.0, -0.5])))
 
 
+@pytest.mark.filterwarnings("error")
+def test_answers_of_both_signs_or_zero_are_moved_by_sums() -> None:
+    """-1, 0 and 4: the mean is 1, without each 2, 1.5 and -0.5; at a rate of 1/3 the answer moves as that does."""
+    np.testing.assert_allclose(move(np.array([7.0]), np.array([[-1.0, 0.0, 4.0]]), 1 / 3), [[8.0, 7.5, 5.5]])
+    np.testing.assert_allclose(move(np.array([0.0]), np.array([[1.0, 2.0]]), 1 / 2), [[0.5, -0.5]])
+
+
+def test_every_row_is_moved_by_its_own_folds() -> None:
+    """Rows of e^0 e^1 e^2, of -1 0 4, and of three times the same, whatever stands beside them."""
+    whole = np.array([[1.0, 7.0], [5.0, -2.0]])
+    folds = np.array([[np.exp([0.0, 1, 2]), [-1.0, 0.0, 4.0]], [[5.0, 5.0, 5.0], -np.exp([0.0, 1, 2])]])
+    once = np.exp([0.5, 0.0, -0.5])
+    expected = np.array([[once, [8.0, 7.5, 5.5]], [[5.0, 5.0, 5.0], -2 * once]])
+    np.testing.assert_allclose(move(whole, folds, 1 / 3), expected)
+
+
 def test_the_error_is_the_share_of_the_variance_of_a_fold() -> None:
     folds = np.array([[-1.0, 0.5, 1.0, 3.5]])  # of both signs: they add
     for rate in (0.25, 0.6, 1.0):
@@ -34,6 +50,8 @@ def test_nothing_is_known_from_one_fold_or_from_copies() -> None:
 def test_the_rate_of_a_quantile_lies_between_a_mean_and_a_maximum() -> None:
     assert rate_of_quantile(0.0, 8) == 1.0
     assert rate_of_quantile(1e9, 8) == pytest.approx(1 / 8)
+    # four values beyond come as one cluster: (1 / 8 + 6 / pi^2) / (1 + 6 / pi^2)
+    assert rate_of_quantile(4.0, 8) == pytest.approx((0.125 + 0.607927) / 1.607927, rel=1e-6)
     rates = [rate_of_quantile(r, 8) for r in (0, 1, 10, 100, 1000)]
     assert rates == sorted(rates, reverse=True)
 
@@ -54,7 +72,13 @@ def test_the_error_of_a_maximum_is_no_less_than_what_repetition_shows(law: str) 
     assert held.mean() < covered.mean() - 0.1
 
 
+@pytest.mark.filterwarnings("error")
 def test_copies_by_hand() -> None:
+    assert error_factor(np.zeros(4, np.int64), 1) == 1.0  # one fold tells no error anyway
+    # 0 1 | 0, of two sizes: shares 1/2, 1/2 and 1, 0; true 9/16 + 1/16, told 4 * 1/16 / 2
+    assert error_factor(np.array([0, 0, 1]), 2) == pytest.approx(np.sqrt(0.625 / 0.125))
+    # 0 1 1 | 0 0: shares 1/3, 2/3 and 1, 0; true 4/9 + 1/9, told 4 * 1/9 / 2
+    assert error_factor(np.array([0, 0, 1, 0, 1]), 2) == pytest.approx(np.sqrt(2.5))
     assert error_factor(np.arange(16), 8) == 1.0
     assert error_factor(np.zeros(8, np.int64), 8) == np.inf  # eight copies of one sample
     assert error_factor(np.array([0, 0, 1, 1]), 2) == np.inf  # both folds hold the same two
