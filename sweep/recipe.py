@@ -1,10 +1,7 @@
 """`python -m sweep.recipe SWEEP`: for every layer and site the choice of a sweep that costs the network least."""
 
-import sys
-
 from sweep.compare.recipes.command import main
-from sweep.core.signals import exit_code
+from sweep.core import cli
 
 if __name__ == "__main__":
-    with exit_code():
-        sys.exit(main())
+    cli.run(main)

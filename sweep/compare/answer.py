@@ -8,7 +8,7 @@ from sweep.compare.analysis.agreement import calibration
 from sweep.compare.analysis.contrasts import repeats
 from sweep.compare.analysis.convergence import convergence
 from sweep.compare.analysis.cost import Costs
-from sweep.compare.analysis.differences import digests
+from sweep.compare.analysis.differences import agree, digests
 from sweep.compare.analysis.ranking import ranking
 from sweep.compare.analysis.recommend import recommend
 from sweep.compare.analysis.silu_gain import silu
@@ -43,7 +43,7 @@ def answer(runs: Comparison, baseline: str | None = None, metric: str = "scale",
     notes += [f"only {text} are distinct, the others are copies: errors count distinct ones" for text in sorted(copies)]
     prints = digests(runs)
     again = repeats(runs.listed)
-    differing = [group for group in again if len({prints[n] for n in group}) > 1]
+    differing = [group for group in again if len({prints[n] for n in group}) > 1 and not agree(runs, group)]
     notes += [f"{len(g)} runs of {runs.listed[g[0]].name} do not agree bit for bit" for g in differing]
     if same := len(again) - len(differing):
         notes.append(

@@ -33,6 +33,7 @@ COMMANDS = {  # subcommand → what it is for; each is the `main` of a module
     "quamba": "read scales saved by Quamba, or write them",
     "reproduce": "compute a finished cell again and compare bit by bit",
     "dashboard": "a W&B workspace for a sweep",
+    "recipe": "for every layer and site the choice of a sweep that costs the network least",
 }
 
 Main = Callable[[list[str] | None], int]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sweep.compare.analysis.per_site import Places, read
 from sweep.compare.analysis.significance import Floats, freedom, jackknife, p_values
 from sweep.compare.query.comparison import Comparison
+from sweep.compare.query.database import PRINT
 from sweep.quantization.sites import quantized
 
 
@@ -76,6 +77,17 @@ class Evidence:
 def digests(runs: Comparison) -> dict[int, int]:
     """A fingerprint of every scale and SQNR of a cell, bit for bit: equal ones differ nowhere."""
     return dict(runs.sql("SELECT cell, print FROM totals"))
+
+
+def agree(runs: Comparison, cells: Sequence[int]) -> bool:
+    """Whether these cells agree bit for bit at all sites that each of them has: one may have observed more."""
+    numbers = ", ".join(map(str, cells))
+    query = f"""
+        WITH r AS (FROM rows WHERE cell IN ({numbers})),
+        shared AS (SELECT site FROM r GROUP BY site HAVING count(DISTINCT cell) = {len(cells)})
+        SELECT count(DISTINCT print) FROM (SELECT {PRINT} FROM r WHERE site IN (FROM shared) GROUP BY cell)"""
+    ((prints,),) = runs.sql(query)
+    return bool(prints < 2)
 
 
 def evidence(

@@ -23,6 +23,7 @@ from sweep.compare.charts.base import (
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import CONVERGENCE, deployed
 from sweep.compare.tables.pivots import pick
+from sweep.quantization.methods.registry import METHODS
 
 LAYERS = 8
 EXTREMES = ("minmax", "entropy")  # a maximum, and an argmin that jumps: their errors do not average out
@@ -50,11 +51,13 @@ def samples(a: Answer) -> Chart | None:
         half = quantile(0.95, freedom(folds)) * error if error is not None and folds > 2 else None
         band = (change - half, change + half) if half is not None else (None, None)
         table.append((*names[c], site, layer, count, change, *band, "seen"))
-        if half and folds == most:  # an error over samples falls as one over their square root; a maximum's does not
-            if a.runs.listed[c].method in EXTREMES:
+        if half and folds == most:  # an error falls by the law of its method; a maximum's does not
+            if (method := a.runs.listed[c].method) in EXTREMES:
                 extreme = True
                 continue
-            ahead = [(count * k, half / k**0.5) for k in AHEAD]
+            if (power := METHODS[method].power if method in METHODS else None) is None:
+                continue
+            ahead = [(count * k, half / k ** (1 / power)) for k in AHEAD]
             table += [(*names[c], site, layer, n, None, -reach, reach, "forecast") for n, reach in ahead]
     look = cell_colour(a)
     x: Spec = {"field": "samples", "type": "quantitative", "title": "calibration samples"}
@@ -74,7 +77,8 @@ def samples(a: Answer) -> Chart | None:
         0,
         f"Scale against number of samples{f', {next(iter(models))}' if len(models) == 1 else ''}",
         "Relative to the scale after all samples; the band of the chosen cell is 95 % (from three folds on). Dotted: "
-        "where the band will be after more samples, as one over the square root of their number; the grey lines are "
+        "where the band will be after more samples, by the law of the method (one over the square root of their number "
+        "for a percentile, over its cube root for a clip that is searched); the grey lines are "
         f"±{ENOUGH:.1%}, worth 0.1 dB where rounding dominates."
         + (
             " For minmax and entropy it is how far the answers of single folds scatter, since a maximum and a coarse "

@@ -9,7 +9,7 @@ from sweep.compare.analysis.cost import MEASURED
 from sweep.compare.charts.base import Chart, Spec, points, rows
 from sweep.compare.charts.measure import Measure, band, measure
 from sweep.compare.facts import Answer
-from sweep.compare.render.theme import METHODS, OTHERS, SHAPES
+from sweep.compare.render.theme import SHAPES, by_method, series
 
 PANEL = 4  # formats from which panels stand in two rows
 FIELDS = ("cell", "context", "format", "method", "setting", "alpha", "clipped", "cost", "low", "high", "missing")
@@ -27,7 +27,8 @@ def cost(a: Answer) -> Chart | None:
     alphas = {(row[1], row[2], row[3], row[5]) for row in table if row[5] is not None}
     swept = len(alphas) > len({key[:3] for key in alphas})
     unit = m.unit if len(formats) == 1 else None
-    inner = _by_alpha(m, table, unit) if swept else _by_setting(m, table, unit)
+    colours = _colours(a, table)
+    inner = _by_alpha(m, table, unit, colours) if swept else _by_setting(m, table, unit, colours)
     columns = min(len(formats), 2 if len(formats) == PANEL else 3)
     settings = len({row[4] for row in table})
     tall = 270 if swept else 50 + 30 * settings
@@ -91,15 +92,19 @@ def _values(a: Answer, key: str) -> set[Any]:
     return {getattr(a.runs.listed[n], key) for n in a.shown}
 
 
-def _methods(table: list[tuple[Any, ...]]) -> tuple[Spec, Spec]:
-    """Colour and shape by method, in one legend."""
+def _colours(a: Answer, table: list[tuple[Any, ...]]) -> tuple[Spec, Spec, Spec]:
+    """Colour and shape by method, in one legend, and the fill by setting: as in all other charts."""
+    s = series([a.runs.listed[n] for n in a.shown])
     names = sorted({row[3] for row in table})
-    spare = iter([f"var(--p{i})" for i in range(len(OTHERS))] * len(names))
-    colours = [f"var(--{name})" if name in METHODS else next(spare) for name in names]
+    settings = list(dict.fromkeys(row[4] for row in table))
+    fills = [f"var(--c{s.settings.index(setting)})" for setting in settings]
+    first = {row[3]: fills[settings.index(row[4])] for row in table}
+    colours = [f"var(--{name})" if name in by_method() else first[name] for name in names]
     legend = {"title": None, "orient": "top", "columns": 5, "symbolSize": 60, "symbolOpacity": 1}
     common: Spec = {"field": "method", "type": "nominal", "legend": legend if len(names) > 1 else None}
     colour = {**common, "scale": {"domain": names, "range": colours}}
-    return colour, {**common, "scale": {"domain": names, "range": list(SHAPES[: len(names)])}}
+    fill: Spec = {"field": "setting", "type": "nominal", "legend": None, "scale": {"domain": settings, "range": fills}}
+    return colour, {**common, "scale": {"domain": names, "range": list(SHAPES[: len(names)])}}, fill
 
 
 def _axis(m: Measure) -> Spec:
@@ -113,8 +118,8 @@ def _tip(m: Measure) -> list[Spec]:
     return [{"field": "cell"}, *({"field": f, "title": t, "format": m.digits} for f, t in numbers)]
 
 
-def _by_alpha(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> Spec:
-    colour, shape = _methods(table)
+def _by_alpha(m: Measure, table: list[tuple[Any, ...]], unit: str | None, colours: tuple[Spec, Spec, Spec]) -> Spec:
+    colour, shape, fill = colours
     x = {
         "field": "clipped",
         "type": "quantitative",
@@ -141,7 +146,11 @@ def _by_alpha(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> Spe
                 "encoding": {"x": x, **band},
             },
             {"transform": with_alpha, "mark": {"type": "line", "strokeWidth": 2}, "encoding": {"x": x, "y": y}},
-            {"transform": with_alpha, "mark": points(46), "encoding": {"x": x, "y": y, "shape": shape, "tooltip": tip}},
+            {
+                "transform": with_alpha,
+                "mark": points(46),
+                "encoding": {"x": x, "y": y, "shape": shape, "fill": fill, "tooltip": tip},
+            },
             {
                 "transform": without,
                 "mark": {"type": "rule", "strokeWidth": 2},
@@ -169,8 +178,8 @@ def _dashes(table: list[tuple[Any, ...]]) -> Spec:
     return {"field": "method", "type": "nominal", "scale": scale, "legend": None}
 
 
-def _by_setting(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> Spec:
-    colour, shape = _methods(table)
+def _by_setting(m: Measure, table: list[tuple[Any, ...]], unit: str | None, colours: tuple[Spec, Spec, Spec]) -> Spec:
+    colour, shape, fill = colours
     sign = 1.0 if m.lower else -1.0
     order = [row[4] for row in sorted(table, key=lambda row: math.inf if row[7] is None else sign * row[7])]
     y: Spec = {"field": "setting", "type": "nominal", "title": None, "sort": list(dict.fromkeys(order))}
@@ -183,12 +192,12 @@ def _by_setting(m: Measure, table: list[tuple[Any, ...]], unit: str | None) -> S
             {
                 "transform": [{"filter": "isValid(datum.low)"}],
                 "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": bar,
+                "encoding": {**bar, "stroke": fill},
             },
             {
                 "transform": [{"filter": "isValid(datum.cost)"}],
                 "mark": points(60),
-                "encoding": {"x": axis, "shape": shape, "tooltip": _tip(m)},
+                "encoding": {"x": axis, "shape": shape, "fill": fill, "tooltip": _tip(m)},
             },
             {
                 "transform": [{"filter": "!isValid(datum.cost)"}],

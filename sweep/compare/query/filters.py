@@ -43,7 +43,8 @@ class Filters:
                     parsed[key] = tuple(words)
             except ValueError:
                 example = "0-3,7" if key == "layer" else "0.9995,0.99999"
-                raise UsageError(f"{key}={value} is no list of numbers; for example {key}={example}") from None
+                what = "layers, or ranges of them from low to high" if key == "layer" else "numbers"
+                raise UsageError(f"{key}={value} is no list of {what}; for example {key}={example}") from None
         return cls(**parsed)  # type: ignore[arg-type]
 
     def cells(self, cells: list[Cell]) -> list[Cell]:
@@ -92,8 +93,11 @@ def _words(value: object) -> list[str]:
 
 
 def _range(word: str) -> list[int]:
+    """The layers of `3` or `0-3`. Raises ValueError where there are none."""
     first, _, last = word.partition("-")
-    return list(range(int(first), int(last or first) + 1))
+    if not (layers := list(range(int(first), int(last or first) + 1))):
+        raise ValueError(word)
+    return layers
 
 
 def _literal(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from fractions import Fraction
@@ -16,6 +17,7 @@ from rich.console import Console
 from sweep.compare.recipes.allocate import Allocation, Knapsack, Option
 from sweep.compare.recipes.gather import Options, Whole, gather
 from sweep.config.recipe import SCHEMA, Choice
+from sweep.core import cli
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
 from sweep.quantization.types import SiteKey
@@ -29,20 +31,16 @@ HEAD = """\
 """
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        run(arguments)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    run(sys.argv[1:] if arguments is None else arguments)
+    return cli.OK
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m sweep.recipe",
-        description="Write a recipe: of the methods, alphas and formats of a sweep, for every layer and site the one "
+    p = cli.parser(
+        "recipe",
+        "Write a recipe: of the methods, alphas and formats of a sweep, for every layer and site the one "
         "of least predicted loss, within a budget if one is given. `python -m sweep recipe=FILE` runs it as a cell.",
     )
     p.add_argument("paths", nargs="*", metavar="SWEEP", help="directories or globs; default: the latest of runs/")
@@ -63,7 +61,7 @@ def run(arguments: list[str]) -> None:
     within = [w for w in found.cells if _allowed(w, options.bits, options.loss)]
     best = min(within, key=lambda w: w.loss if options.loss is None else (w.bits, w.loss), default=None)
     file = options.out or _default(options.paths, found, options.bits, options.loss)
-    command = " ".join(["python -m sweep.recipe", *arguments])
+    command = shlex.join(["python", "-m", "sweep.recipe", *arguments])
     head = HEAD.format(command=command, file=file)
     text = yaml.safe_dump(
         _written(found, choices, allocation, best, options.bits, options.loss),

@@ -65,7 +65,7 @@ def _best(chosen: Sequence[tuple[Group, str]], groups: int) -> str:
     for group, name in chosen:
         best[group.rows[0].setting].append(name)
     if len(best) == 1 and len(chosen) == groups:
-        return f"{next(iter(best))} in all {groups} groups"
+        return f"{next(iter(best))} in {'both' if groups == 2 else f'all {groups:,}'} groups"
     most = sorted(best.items(), key=lambda item: -len(item[1]))[:CONTEXTS]
     few = len(chosen) <= CONTEXTS
     text = ", ".join(f"{s} ({', '.join(names) if few else f'{len(names)} of {groups}'})" for s, names in most)

@@ -148,6 +148,8 @@ def silu(gains: Sequence[Silu]) -> list[str]:
 def forecast(f: Forecast) -> str:
     """The number of samples that suffice and the time to compute them; `command` starts it."""
     which = "all scales" if f.share == 1 else f"{f.share:.0%} of the scales"
+    if f.beyond:
+        return f"it takes more than {f.samples:,} samples to settle {which}; these cannot tell how many"
     time = "" if f.seconds is None else f", about {_duration(f.seconds)} here"
     return f"{f.samples:,} samples would settle {which} (95 %: {f.low:,} to {f.high:,}): {f.more:,} more{time}"
 

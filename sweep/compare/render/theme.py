@@ -23,7 +23,9 @@ INK = {
     "warn": ("#8a5a00", "#f0b44c"), "neutral": ("#eef0f3", "#2a303a"),
 }  # fmt: skip
 # Okabe & Ito (2008), darkened where white paper asks for it
-METHODS = {"minmax": ("#c04a00", "#ff9a4d"), "mse": ("#a8427f", "#eb9ccb"), "entropy": ("#7a6a00", "#e8d44a")}
+METHODS = {
+    "minmax": ("#c04a00", "#ff9a4d"), "mse": ("#a8427f", "#eb9ccb"), "entropy": ("#7a6a00", "#e8d44a"),
+}  # fmt: skip
 OTHERS = (("#0072b2", "#56b4e9"), ("#00805c", "#2fd3a2"), ("#c04a00", "#ff9a4d"), ("#a8427f", "#eb9ccb"))
 # viridis (van der Walt & Smith), thinned: light and dark keep the part that stands out of their paper
 VIRIDIS = (
@@ -58,10 +60,15 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3], [10, 4], [4, 1, 1, 1], [
 
 
 def ramp(count: int, index: int) -> tuple[str, str]:
-    """Colour number `index` of `count` in order, for light and for dark paper."""
-    at = index / max(count - 1, 1)
+    """Colour number `index` of `count` in order, for light and for dark paper; of one alone, the middle."""
+    at = index / (count - 1) if count > 1 else 0.5
     light, dark = (_viridis(a + (b - a) * at) for a, b in (LIGHT, DARK))
     return light, dark
+
+
+def by_method() -> dict[str, tuple[str, str]]:
+    """A colour for each method that keeps its own: percentile's is the middle of the ramp of its alphas."""
+    return {**METHODS, "percentile": ramp(1, 0)}
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def variables(cells: Sequence[Cell]) -> dict[str, tuple[str, str]]:
     """Every CSS variable that charts use, with its light and dark value."""
     return {
         **INK,
-        **METHODS,
+        **by_method(),
         **{f"c{i}": pair for i, pair in enumerate(series(cells).palette)},
         **{f"d{i}": pair for i, pair in enumerate(DIVERGING)},
         **{f"s{i}": pair for i, pair in enumerate(SEQUENTIAL)},

@@ -17,6 +17,7 @@ from sweep.compare.charts import charts
 from sweep.compare.facts import Answer
 from sweep.compare.render.pictures import COLUMNS, ONE, save, standalone
 from sweep.compare.render.report import page
+from sweep.compare.render.theme import by_method, series
 
 ADDED = """
 from sweep.compare.charts.base import Chart, rows
@@ -53,6 +54,29 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Answer:
             cell = root / "s" / f"{format}-{method}-{alpha}"
             write(cell, world, method=method, alpha=alpha, format=format, evaluation=evaluation)
     return answer(load(root / "s"))
+
+
+def encodings(spec: Any, channel: str) -> list[dict[str, Any]]:
+    """Every encoding of that channel, wherever it is in the specification."""
+    if isinstance(spec, list):
+        return [e for part in spec for e in encodings(part, channel)]
+    if not isinstance(spec, dict):
+        return []
+    mine = [spec["encoding"][channel]] if channel in spec.get("encoding", {}) else []
+    return mine + [e for key, part in spec.items() if key != "data" for e in encodings(part, channel)]
+
+
+def test_a_setting_has_one_colour_in_all_charts(swept: Answer) -> None:
+    s = series([swept.runs.listed[n] for n in swept.shown])
+    (fill,) = encodings(charts(swept)["cost"].spec, "fill")
+    scale = fill["scale"]
+    assert set(scale["domain"]) == {"percentile 0.99", "percentile 0.9995", "minmax"}
+    for setting, colour in zip(scale["domain"], scale["range"], strict=True):
+        assert colour == f"var(--c{s.settings.index(setting)})"
+    (colour,) = encodings(charts(swept)["cost"].spec, "color")
+    assert colour["scale"] == {"domain": ["minmax", "percentile"], "range": ["var(--minmax)", "var(--percentile)"]}
+    alone = [c for n in swept.shown if (c := swept.runs.listed[n]).alpha == 0.99]
+    assert series(alone).palette[-1] == by_method()["percentile"]
 
 
 @pytest.fixture(scope="module")

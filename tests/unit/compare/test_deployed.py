@@ -33,6 +33,17 @@ def test_the_state_changes_no_mean(tmp_path: Path) -> None:
     assert both[0] == pytest.approx(both[1])
 
 
+def test_a_run_that_observed_more_agrees_with_one_that_did_not(tmp_path: Path) -> None:
+    """They are one cell twice, which agrees wherever both looked; a scale that differs there is still told."""
+    world = mamba(layers=2, size=300)
+    state = {(layer, "ssm_state"): world.values[layer, "out_proj_in"] for layer in range(2)}
+    write(tmp_path / "with", replace(world, values=world.values | state))
+    write(tmp_path / "without", world)
+    assert answer(load(tmp_path)).notes == ["1 cell was run more than once and agrees bit for bit"]
+    write(tmp_path / "other", mamba(layers=2, size=300, seed=1))
+    assert "do not agree" in answer(load(tmp_path)).notes[0]
+
+
 def test_one_definition() -> None:
     """Every mention of quantized sites in a comparison goes back to the registry that evaluation takes, too."""
     room = Path(load.__code__.co_filename).parents[1]

@@ -13,7 +13,7 @@ from cells import RECORD
 from scipy.stats import chi2
 
 from sweep.calibration.until import Decision, Goal, Look
-from sweep.compare.analysis.forecast import forecast, needed
+from sweep.compare.analysis.forecast import REACH, forecast, needed
 from sweep.compare.analysis.significance import freedom
 from sweep.compare.render import sentences
 from sweep.core.files import write_json
@@ -71,6 +71,23 @@ def test_few_open_rows_are_all_to_be_told(tmp_path: Path) -> None:
         found = forecast(errors, 0.01, 8, "percentile", run(tmp_path / str(number)))
         assert found is not None
         assert (found.share, found.samples) == (share, samples)
+
+
+@pytest.mark.parametrize(("method", "power"), [("percentile", 2), ("mse", 3), ("loss", 3), ("entropy", 3)])
+def test_nothing_is_counted_far_beyond_what_was_measured(tmp_path: Path, method: str, power: int) -> None:
+    """16 times the samples at hand are forecast; of more it is only said that they are more, and nothing to start."""
+    run(tmp_path)
+    reach = REACH ** (1 / power)
+    near = forecast(np.full(4, 0.01 * reach * 0.999), 0.01, 8, method, tmp_path)
+    assert near is not None
+    assert not near.beyond
+    assert near.command is not None
+    far = forecast(np.full(4, 0.01 * reach * 1.001), 0.01, 8, method, tmp_path)
+    assert far is not None
+    assert (far.beyond, far.samples, far.more, far.seconds, far.command) == (True, 8192, 0, None, None)
+    assert sentences.forecast(far) == (
+        "it takes more than 8,192 samples to settle 90% of the scales; these cannot tell how many"
+    )
 
 
 def test_there_is_always_one_more_round(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_filters(demo: Path) -> None:
         ({"alpha": "0.5"}, ["alpha=0.5", "0.9995"]),
         ({"alpha": "high"}, ["alpha=high", "for example"]),
         ({"layer": "9"}, ["layer=9", "0-3"]),
+        ({"layer": "3-1"}, ["layer=3-1", "from low to high", "0-3,7"]),
+        ({"layer": "0,-1"}, ["layer=0,-1", "for example"]),
         ({"site": "y_*"}, ["y_*", "x_conv_out"]),
         ({"flavour": "x"}, ["flavour", "granularity"]),
     ],

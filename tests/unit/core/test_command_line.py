@@ -130,6 +130,8 @@ def test_the_console_script(
         (["runs", "nowhere"], 2, "nowhere: no such directory"),
         (["runs", "--nope"], 2, "see mamba-sweep runs --help"),
         (["run", "--version"], 0, cli.VERSION),
+        (["recipe", "nowhere"], 2, "error: nowhere: no such directory"),
+        (["recipe", "--bits", "many"], 2, "see mamba-sweep recipe --help"),
     ):
         assert cli.dispatch(given) == code
         shown = capsys.readouterr()

@@ -71,7 +71,7 @@ shield_requeue()
     assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 3
 
 
-COMMANDS = ["compare", "dashboard", "quamba", "reproduce", "runs", "store", "track"]
+COMMANDS = ["compare", "dashboard", "quamba", "recipe", "reproduce", "runs", "store", "track"]
 
 
 @pytest.mark.parametrize("module", ["sweep", *(f"sweep.{command}" for command in COMMANDS)])
