@@ -17,10 +17,11 @@ import pytest
 import small
 import torch
 
-from sweep.calibration import cache as store
+from sweep.calibration.cache import STATISTICS, CalibrationStore
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model, Wandb
+from sweep.core import store
 from sweep.core.errors import UsageError
 from sweep.runs import cell
 from sweep.runs import record as runs
@@ -71,9 +72,9 @@ def reference(files: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def statistics(config: Config) -> bytes:
-    (entry,) = store.Store(Path(config.store)).entries()
+    (entry,) = CalibrationStore(Path(config.store)).entries()
     store.verify(entry)
-    return (entry / store.STATISTICS).read_bytes()
+    return (entry / STATISTICS).read_bytes()
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -130,7 +131,7 @@ def killed_at_random(config: Config, tmp_path: Path, reference: bytes, number: i
         time.sleep(random.uniform(0, usual))
         os.kill(child, signal.SIGKILL)
         kills += exit_code(child) == -signal.SIGKILL
-        if store.Store(Path(config.store)).entries():
+        if CalibrationStore(Path(config.store)).entries():
             assert statistics(config) == reference
             shutil.rmtree(config.store)
     assert exit_code(forked(lambda: cell.run(config, tmp_path / "run", "group"))) == 0
@@ -200,7 +201,7 @@ def test_a_full_disk_is_one_clear_error(config: Config, tmp_path: Path, referenc
         assert "\n" not in str(error.value)
         assert f"store={disk}" in str(error.value)
         assert runs.load(tmp_path / "run").status is RunStatus.FAILED
-        assert store.Store(disk).entries() == []
+        assert CalibrationStore(disk).entries() == []
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         cell.run(config, tmp_path / "run", "group")
         assert statistics(config) == reference
@@ -209,12 +210,12 @@ def test_a_full_disk_is_one_clear_error(config: Config, tmp_path: Path, referenc
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
-@pytest.mark.parametrize("name", [store.STATISTICS, store.MANIFEST])
+@pytest.mark.parametrize("name", [STATISTICS, store.MANIFEST])
 def test_a_damaged_entry_is_named_and_computed_again(
     config: Config, tmp_path: Path, reference: bytes, capsys: pytest.CaptureFixture[str], name: str, damage: str
 ) -> None:
     cell.run(config, tmp_path / "run", "group")
-    (entry,) = store.Store(Path(config.store)).entries()
+    (entry,) = CalibrationStore(Path(config.store)).entries()
     content = bytearray((entry / name).read_bytes())
     at = content.index(b'"sha256": "') + 12 if name == store.MANIFEST else len(content) // 2
     content[at] ^= 1

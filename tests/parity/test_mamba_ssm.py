@@ -105,9 +105,9 @@ def test_both_back_ends_are_quantized_alike(folder: Path, name: str) -> None:
         quantizer = FORMATS["int4"].place(0.0, float(np.abs(theirs[f"{layer} {site}"]).max()))
         roundings[layer, site] = Rounding(quantizer.format, np.array([quantizer.scale]), np.zeros(1))
     assert len(roundings) == len(model.mixers) * (4 if name.startswith("mamba1") else 8)
-    with torch.inference_mode(), fake_quantized(model.mixers, roundings) as quantized:
+    with torch.inference_mode(), fake_quantized(model.mixers, roundings) as rounded:
         mine = model.backbone(torch.from_numpy(IDS)).numpy()
-        quantized.check(IDS.size)
+        rounded.check(IDS.size)
     other, plain = theirs["hidden, quantized"], theirs["hidden"]
     moved, apart = np.linalg.norm(other - plain), np.linalg.norm(mine - other)
     assert moved > 0.01 * np.linalg.norm(plain)

@@ -34,9 +34,9 @@ def test_each_site_changes_the_logits_as_the_equations_say(site: str) -> None:
 
         _, expected = forward(weights, model.lm.config, ids, change)
     roundings = {key: Rounding(INT4, np.array([q.scale]), np.zeros(1)) for key, q in quantizers.items()}
-    with torch.inference_mode(), fake_quantized(model.mixers, roundings) as quantized:
+    with torch.inference_mode(), fake_quantized(model.mixers, roundings) as rounded:
         found = passes.logits(model, model.backbone(ids[None]))[0].double()
-        quantized.check(len(ids))
+        rounded.check(len(ids))
     moved, apart = (expected - plain).norm(), (found - expected).norm()
     assert moved > 1e-3 * plain.norm()  # the site matters
     # float32 puts a few values on the other side of a border; were the site missed, this would be 1

