@@ -194,5 +194,4 @@ METHOD = Method(
     lambda observed, _, format: clip(observed.histogram, format),
     searches=True,
     rate=rate,
-    power=3,
 )

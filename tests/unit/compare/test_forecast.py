@@ -73,7 +73,7 @@ def test_few_open_rows_are_all_to_be_told(tmp_path: Path) -> None:
         assert (found.share, found.samples) == (share, samples)
 
 
-@pytest.mark.parametrize(("method", "power"), [("percentile", 2), ("mse", 3), ("loss", 3), ("entropy", 3)])
+@pytest.mark.parametrize(("method", "power"), [("percentile", 2), ("mse", 3), ("loss", 3)])
 def test_nothing_is_counted_far_beyond_what_was_measured(tmp_path: Path, method: str, power: int) -> None:
     """16 times the samples at hand are forecast; of more it is only said that they are more, and nothing to start."""
     run(tmp_path)
@@ -147,7 +147,7 @@ def test_samples_are_whole_batches_of_every_fold(tmp_path: Path) -> None:
     assert found.command is None
 
 
-@pytest.mark.parametrize(("method", "times"), [("percentile", 4), ("mse", 8), ("entropy", 8)])
+@pytest.mark.parametrize(("method", "times"), [("percentile", 4), ("mse", 8), ("loss", 8)])
 def test_the_law_of_the_method(method: str, times: int) -> None:
     assert needed(np.array([0.02]), 0.01, 100, METHODS[method].power) == pytest.approx([100 * times])
 
@@ -170,6 +170,7 @@ def test_of_a_calibration_that_stopped_by_itself(tmp_path: Path) -> None:
 def test_nothing_is_forecast_that_cannot_be(tmp_path: Path) -> None:
     run(tmp_path)
     assert forecast(ERROR, 0.01, 8, "minmax", tmp_path) is None
+    assert forecast(ERROR, 0.01, 8, "entropy", tmp_path) is None  # its argmin jumps, and does not average out
     assert forecast(ERROR, 0.01, 8, "percentile_ema", tmp_path) is None
     assert forecast(ERROR, 0.6, 8, "percentile", tmp_path) is None
     assert forecast(ERROR, 0.01, 8, "percentile", tmp_path / "nowhere") is None
