@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sweep.core.errors import UsageError
+from sweep.core.errors import UsageError, first_line
 from sweep.core.files import draft
 from sweep.runs import record as runs
 from sweep.runs.record import RunRecord
@@ -70,8 +70,10 @@ def _read(run: Path) -> tuple[RunRecord, list[dict[str, Any]]]:
         if record.status is not RunStatus.FINISHED:
             raise UsageError(f"{run}: the run is {record.status}, only finished runs have scales")
         return record, pq.read_table(run / "scales.parquet").to_pylist()
+    except FileNotFoundError as error:
+        raise UsageError(f"{run} has no {Path(error.filename).name}; name the directory of a finished run") from error
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{run}: not the directory of a run ({error})") from error
+        raise UsageError(f"{run}: not the directory of a run ({first_line(error)})") from error
 
 
 def _layer(layer: int, sites: dict[str, list[dict[str, Any]]], group: dict[str, Any] | None) -> dict[str, NDArray[Any]]:
