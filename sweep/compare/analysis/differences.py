@@ -129,13 +129,12 @@ def _compare(
     same = (second.sqnr[j] == first.sqnr[i]) | (np.isnan(second.sqnr[j]) & np.isnan(first.sqnr[i]))
     sqnr[same] = 0.0  # both lossless, or both all zeros
     scale_k, sqnr_k, folds = _errors(first, second, i, j, paired)
-    rows = _tests(layer, site, scale, sqnr, scale_k, sqnr_k, folds, decide)
+    moved = _Moved(scale, sqnr, scale_k, sqnr_k, folds, decide)
     present = np.unique(which)
     deployed = np.array([name in quantized() for name in sites], bool)
     members = [deployed[which], *(which == number for number in present)]
     names = np.array(["all", *(sites[number] for number in present)], object)
-    means = _means(names, members, scale, sqnr, scale_k, sqnr_k, folds, decide)
-    return Evidence(a, b, paired, folds, exact, rows, means)
+    return Evidence(a, b, paired, folds, exact, moved.tested(layer, site), moved.means(names, members))
 
 
 def _errors(
@@ -166,31 +165,36 @@ def _quadrature(replicates: list[Floats], like: Floats) -> Floats:
     return np.where(coarse, 0.0, np.sqrt(sum(e**2 for e in errors)))
 
 
-def _tests(
-    layer: NDArray[np.int64], site: NDArray[np.object_], scale: Floats, sqnr: Floats,
-    scale_k: list[Floats], sqnr_k: list[Floats], folds: int, decide: bool,
-) -> Differences:  # fmt: skip
-    scale_se, sqnr_se = _quadrature(scale_k, scale), _quadrature(sqnr_k, sqnr)
-    df, certain = freedom(folds), len(scale_k) == 1
-    scale_p, sqnr_p = p_values(scale, scale_se, df, certain), p_values(sqnr, sqnr_se, df, certain)
-    p = np.maximum(scale_p, sqnr_p) if decide else sqnr_p
-    return Differences(layer, site, scale, scale_se, scale_p, sqnr, sqnr_se, sqnr_p, p)
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """By how much rows differ between two cells: ln scale and SQNR in dB, [n]; scale_k and sqnr_k, their replicates
+    [n, K], whose jackknife errors add in quadrature. decide: whether scales and SQNR have to differ both."""
 
+    scale: Floats
+    sqnr: Floats
+    scale_k: list[Floats]
+    sqnr_k: list[Floats]
+    folds: int
+    decide: bool
 
-def _means(
-    names: NDArray[np.object_], members: list[NDArray[np.bool_]], scale: Floats, sqnr: Floats,
-    scale_k: list[Floats], sqnr_k: list[Floats], folds: int, decide: bool,
-) -> Differences:  # fmt: skip
-    """The same tests of the mean over sets of rows. Replicates are averaged fold by fold first, so what the
-    rows have in common stays in the error."""
-    finite = np.isfinite(scale) & np.isfinite(sqnr)
-    rows = [np.flatnonzero(member & finite) for member in members]
-    keep = [k for k, here in enumerate(rows) if len(here)]
+    def tested(self, layer: NDArray[np.int64], site: NDArray[np.object_]) -> Differences:
+        scale_se, sqnr_se = _quadrature(self.scale_k, self.scale), _quadrature(self.sqnr_k, self.sqnr)
+        df, certain = freedom(self.folds), len(self.scale_k) == 1
+        scale_p = p_values(self.scale, scale_se, df, certain)
+        sqnr_p = p_values(self.sqnr, sqnr_se, df, certain)
+        p = np.maximum(scale_p, sqnr_p) if self.decide else sqnr_p
+        return Differences(layer, site, self.scale, scale_se, scale_p, self.sqnr, sqnr_se, sqnr_p, p)
 
-    def mean(values: Floats) -> Floats:
-        return np.array([values[rows[k]].mean(axis=0) for k in keep]).reshape(len(keep), *values.shape[1:])
+    def means(self, names: NDArray[np.object_], members: list[NDArray[np.bool_]]) -> Differences:
+        """The same tests of the mean over sets of rows. Replicates are averaged fold by fold first, so what the
+        rows have in common stays in the error."""
+        finite = np.isfinite(self.scale) & np.isfinite(self.sqnr)
+        rows = [np.flatnonzero(member & finite) for member in members]
+        keep = [k for k, here in enumerate(rows) if len(here)]
 
-    return _tests(
-        np.full(len(keep), -1), names[keep], mean(scale), mean(sqnr),
-        [mean(r) for r in scale_k], [mean(r) for r in sqnr_k], folds, decide,
-    )  # fmt: skip
+        def mean(values: Floats) -> Floats:
+            return np.array([values[rows[k]].mean(axis=0) for k in keep]).reshape(len(keep), *values.shape[1:])
+
+        scale_k, sqnr_k = ([mean(each) for each in replicates] for replicates in (self.scale_k, self.sqnr_k))
+        averaged = _Moved(mean(self.scale), mean(self.sqnr), scale_k, sqnr_k, self.folds, self.decide)
+        return averaged.tested(np.full(len(keep), -1), names[keep])

@@ -76,7 +76,7 @@ def verdicts(
     pairs = [(q, pair) for q, here in zip(questions, chosen, strict=True) for pair in here]
     scales_decide = [q.knob not in ("format", "granularity") for q, _ in pairs]
     examined = evidence(runs, [pair for _, pair in pairs], scales_decide, prints)
-    rows, means, scales = _corrected(examined)
+    tested = _corrected(examined)
     at, results = 0, []
     measured = perplexities(runs, questions)
     kinds, nats = cost_differences(costs or Costs.of(runs), questions, chosen)
@@ -84,7 +84,7 @@ def verdicts(
         part = slice(at, at + len(here))
         at = part.stop
         same = len({prints[c] for c in question.cells}) == 1
-        results.append(_judge(question, same, examined[part], rows[part], means[part], scales[part], texts, kind, more))
+        results.append(_judge(question, same, tested[part], texts, kind, more))
     return results
 
 
@@ -103,8 +103,18 @@ def _examined(runs: Comparison, questions: Sequence[Contrast], prints: dict[int,
     return chosen
 
 
-def _corrected(examined: Sequence[Evidence]) -> tuple[list[Floats], list[Floats], list[Floats]]:
-    """Adjusted p of every row, every site mean, and every site mean's scale, over the whole report."""
+@dataclass(frozen=True, eq=False)
+class _Tested:
+    """The evidence of a pair of cells, and p of its rows, its site means and their scales, corrected for all tests of
+    the report."""
+
+    evidence: Evidence
+    rows: Floats
+    means: Floats
+    scales: Floats
+
+
+def _corrected(examined: Sequence[Evidence]) -> list[_Tested]:
     sizes = np.cumsum([len(e.rows.p) for e in examined])[:-1]
     counts = np.cumsum([len(e.means.p) for e in examined])[:-1]
 
@@ -115,26 +125,24 @@ def _corrected(examined: Sequence[Evidence]) -> tuple[list[Floats], list[Floats]
         corrected = holm(np.where(effect == 0, np.nan, p))  # what does not differ at all is no test
         return list(np.split(np.where(effect == 0, p, corrected), cuts))
 
-    return (
-        family([(e.rows.sqnr, e.rows.p) for e in examined], sizes),
-        family([(e.means.sqnr, e.means.p) for e in examined], counts),
-        family([(e.means.scale, e.means.scale_p) for e in examined], counts),
-    )
+    rows = family([(e.rows.sqnr, e.rows.p) for e in examined], sizes)
+    means = family([(e.means.sqnr, e.means.p) for e in examined], counts)
+    scales = family([(e.means.scale, e.means.scale_p) for e in examined], counts)
+    return [_Tested(*of_pair) for of_pair in zip(examined, rows, means, scales, strict=True)]
 
 
 def _judge(
     question: Contrast,
     same: bool,
-    examined: Sequence[Evidence],
-    rows: Sequence[Floats],
-    means: Sequence[Floats],
-    scales: Sequence[Floats],
+    tested: Sequence[_Tested],
     measured: tuple[Perplexity, ...],
     kind: str,
     nats: tuple[Nats, ...],
 ) -> Verdict:
-    mean, averages = largest(question, [(e, e.means, p) for e, p in zip(examined, means, strict=True)])
-    row, counted = largest(question, [(e, e.rows, p) for e, p in zip(examined, rows, strict=True)])
+    examined = [t.evidence for t in tested]
+    mean, averages = largest(question, [(t.evidence, t.evidence.means, t.means) for t in tested])
+    row, counted = largest(question, [(t.evidence, t.evidence.rows, t.rows) for t in tested])
+    scales_moved = any((t.scales <= FAMILY).any() for t in tested)
     folds = min((e.folds for e in examined), default=0)
     bound = float("nan")
     if folds > 1:
@@ -145,14 +153,14 @@ def _judge(
     elif not examined:
         verdict = UNEXAMINED
     elif nats:
-        verdict = _by_cost(nats, bool(averages + counted) or any((p <= FAMILY).any() for p in scales))
+        verdict = _by_cost(nats, bool(averages + counted) or scales_moved)
     elif folds < 2:
         verdict = UNRESOLVED
     elif averages + counted:
         verdict = MATTERS
     elif any(e.blind for e in examined):
         verdict = UNRESOLVED
-    elif any((p <= FAMILY).any() for p in scales):
+    elif scales_moved:
         verdict = NEGLIGIBLE if bound < NEGLIGIBLE_DB else UNRESOLVED
     else:
         verdict = NOISE
