@@ -149,7 +149,7 @@ def _by_alpha(m: Measure, table: list[tuple[Any, ...]], unit: str | None, colour
             {
                 "transform": with_alpha,
                 "mark": points(46),
-                "encoding": {"x": x, "y": y, "shape": shape, "fill": fill, "tooltip": tip},
+                "encoding": {"x": x, "y": y, "shape": shape, "color": None, "fill": fill, "tooltip": tip},
             },
             {
                 "transform": without,
@@ -192,12 +192,12 @@ def _by_setting(m: Measure, table: list[tuple[Any, ...]], unit: str | None, colo
             {
                 "transform": [{"filter": "isValid(datum.low)"}],
                 "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {**bar, "stroke": fill},
+                "encoding": {**bar, "color": None, "stroke": fill},
             },
             {
                 "transform": [{"filter": "isValid(datum.cost)"}],
                 "mark": points(60),
-                "encoding": {"x": axis, "shape": shape, "fill": fill, "tooltip": _tip(m)},
+                "encoding": {"x": axis, "shape": shape, "color": None, "fill": fill, "tooltip": _tip(m)},
             },
             {
                 "transform": [{"filter": "!isValid(datum.cost)"}],
