@@ -84,7 +84,7 @@ class FoldSums:
         return np.asarray(weights @ self._ordered.T @ self.members.T)
 
     def under(self, ends: Floats) -> Ints:
-        """How many values lie below each of some ascending ends [E], int64 [S, E].
+        """How many values lie below each of some ends [E], in any order, int64 [S, E].
 
         Values of a bin are spread evenly over it, and rounded to whole numbers in every fold; none lie below the
         least, all below what reaches the largest."""

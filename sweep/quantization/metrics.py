@@ -48,8 +48,8 @@ def measure_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> list[M
         np.subtract(x, np.repeat(quantizer.levels, np.diff(places)), out=error)
     power, *lost = histogram.weigh(np.square(weights, out=weights))
     metrics = []
-    for quantizer, places, error in zip(quantizers, begins, lost, strict=True):
-        inside = _inside(histogram, x, quantizer)
+    within = _inside(histogram, x, quantizers)
+    for inside, places, error in zip(within, begins, lost, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
             p = histogram.between(places) / count[:, None]
             bits = -(p * np.log2(np.where(p > 0, p, 1))).sum(1)
@@ -57,13 +57,14 @@ def measure_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> list[M
     return metrics
 
 
-def _inside(histogram: FoldSums, x: Floats, quantizer: Quantizer) -> Ints:
-    """How many values of each member lie between the ends of the quantizer, given the ascending ones of the bins."""
+def _inside(histogram: FoldSums, x: Floats, quantizers: Sequence[Quantizer]) -> list[Ints]:
+    """How many values of each member lie between the ends of each quantizer, given the ascending ones of the bins."""
+    lows, highs = [q.low for q in quantizers], [q.high for q in quantizers]
     if not histogram.layout.exact:  # a bin that holds an end may hold a hundredth of all values
-        limits = np.array([quantizer.low, np.nextafter(quantizer.high, np.inf)])  # which is inside
-        return np.asarray(np.diff(histogram.under(limits))[:, 0])
-    low, high = np.searchsorted(x, quantizer.low), np.searchsorted(x, quantizer.high, side="right")
-    return histogram.between(np.array([low, high]))[:, 0]
+        below = histogram.under(np.array(lows + np.nextafter(highs, np.inf).tolist()))  # the ends are inside
+        return list((below[:, len(lows) :] - below[:, : len(lows)]).T)
+    places = np.stack([np.searchsorted(x, lows), np.searchsorted(x, highs, side="right")], 1)
+    return [histogram.between(place)[:, 0] for place in places]
 
 
 def sqnr_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> Floats:
