@@ -81,7 +81,9 @@ class FoldSums:
 
     def weigh(self, weights: Floats) -> Floats:
         """Sums over the values of what each weighs, float64 [W, S]; weights [W, m] by `ascending`."""
-        return np.asarray(weights @ self._ordered.T @ self.members.T)
+        split, counts = int(np.searchsorted(self.bins, SIGN)), self.stack.counts
+        ordered = np.concatenate([counts[:, split:][:, ::-1], counts[:, :split]], 1, dtype=np.float64)
+        return np.asarray(weights @ ordered.T @ self.members.T)
 
     def under(self, ends: Floats) -> Ints:
         """How many values lie below each of some ends [E], in any order, int64 [S, E].
@@ -91,7 +93,7 @@ class FoldSums:
         low, high = self.stack.ends_of_bins
         if not len(low):
             return np.zeros((len(self.members), len(ends)), np.int64)
-        least, (start, stop) = np.min(self.stack.min), self._reached
+        least, (start, stop) = np.min(self.stack.min), self.stack.reached
         place = np.minimum(np.searchsorted(stop, ends), len(stop) - 1)
         width = stop[place] - start[place]
         beyond = (ends > start[place]).astype(np.float64)
@@ -118,17 +120,6 @@ class FoldSums:
         if q not in self._quantiles:
             self._quantiles[q] = self._quantile(q)
         return self._quantiles[q]
-
-    @cached_property
-    def _ordered(self) -> Floats:
-        """The counts of every member by `ascending`, float64 [K, m]: every format and method weighs them."""
-        split, counts = int(np.searchsorted(self.bins, SIGN)), self.stack.counts
-        return np.concatenate([counts[:, split:][:, ::-1], counts[:, :split]], 1, dtype=np.float64)
-
-    @cached_property
-    def _reached(self) -> Floats:
-        """The two ends of every bin, as far as values reach, [2, m]."""
-        return np.asarray(np.clip(self.stack.ends_of_bins, np.min(self.stack.min), np.max(self.stack.max)))
 
     @cached_property
     def _quantiles(self) -> dict[float, Floats]:

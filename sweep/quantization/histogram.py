@@ -180,6 +180,11 @@ class Histogram:
         return np.where(bins & SIGN, -far, near), np.where(bins & SIGN, -near, far)
 
     @cached_property
+    def reached(self) -> Floats:
+        """`ends_of_bins`, as far as the values of a stack reach, float64 [2, m]."""
+        return np.asarray(np.clip(self.ends_of_bins, np.min(self.min), np.max(self.max)))
+
+    @cached_property
     def cumulative(self) -> Ints:
         """How many values lie below each bin, in ascending order, and in all, int64 [m + 1, K]."""
         below = np.zeros((len(self.bins) + 1, len(self.counts)), np.int64)
