@@ -26,6 +26,7 @@ from sweep.compare.recipes.allocate import Knapsack, Option
 from sweep.compare.recipes.command import run as write_recipe
 from sweep.quantization.formats import named
 from sweep.quantization.sites import quantized
+from sweep.runs.tracking import view
 
 FORMATS = ("int8", "int4", "fp8_e4m3", "fp8_e5m2", "e2m1")
 ALPHAS = "0.99,0.999,0.9995,0.9999,0.99999"
@@ -59,8 +60,7 @@ def forty(name: str, *given: str) -> list[dict[str, Any]]:
 
 def sqnr(cell: dict[str, Any]) -> float:
     """dB, the mean over all quantized sites of all layers."""
-    rows = pq.read_table(cell["path"] / "scales.parquet", columns=["site", "sqnr_db"]).to_pylist()
-    return float(np.mean([row["sqnr_db"] for row in rows if row["site"] in quantized()]))
+    return float(view.read(cell["path"]).summary[view.MEAN_SQNR])
 
 
 def kl(cell: dict[str, Any]) -> float:

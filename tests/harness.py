@@ -45,6 +45,15 @@ def browser(logs: dict[str, str] | None = None) -> Any:
     return Chrome(options=options, service=Service(paths[1]))
 
 
+def simulated(script: Path) -> list[str]:
+    """Lines that a script prints in a process of its own: numba is told of its simulator when it is imported."""
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sweep.calibration import count_cuda, cuda_rows
+from sweep.calibration.accumulator import SiteFold
 from sweep.calibration.cuda_rows import Row
 from sweep.models.kernels.conv import Convolved, convolve, lazily
 from tests.tallies import ORDERS, bin_codes, check_values, not_finite
@@ -29,6 +31,14 @@ def tally(x: Tensor, counts: Tensor, low: Tensor, high: Tensor, abs_sum: Tensor,
     count_cuda.count([Row(x, long, low, high, abs_sum, text_mean, strange, 0)])
     counts.copy_(long)
     return torch.arange(len(x), device=x.device) < strange
+
+
+def check_fold(here: SiteFold, there: SiteFold) -> None:
+    """A site's fold that the kernel has observed is the one that the CPU has; texts' quantiles are the caller's."""
+    assert np.array_equal(here.histogram.counts, there.histogram.counts)
+    assert np.array_equal(here.channel_absmax, there.channel_absmax)
+    np.testing.assert_allclose(here.channel_abs_sum, there.channel_abs_sum, rtol=1e-5)
+    np.testing.assert_allclose(here.channel_text_mean_max, there.channel_text_mean_max, rtol=1e-5)
 
 
 ALONE = SimpleNamespace(PARTS=cuda_rows.PARTS, tally=tally)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sweep.calibration import counting
 from sweep.calibration.accumulator import LAYOUTS, scaled
 from sweep.calibration.observer import one_of_each
 from sweep.config.knobs import Calibration
@@ -68,7 +69,7 @@ class Gradients:
         if key not in self._sums:
             self._sums[key] = torch.zeros(BINS // width, dtype=torch.float64, device=x.device)
             self._layout[key] = bins
-        if _at_once(x):
+        if counting.in_one_launch(x):
             self._waiting.append((key, x, g))
             return
         from sweep.calibration.count_cpu import weigh  # numba takes a moment, and is asked for only when it is needed
@@ -126,11 +127,6 @@ class Gradients:
         }
         self._sums, self._layout, self.tokens = {}, {}, 0
         return done
-
-
-def _at_once(x: Tensor) -> bool:
-    """Whether the device adds up all sites of a hook at once, and is not waited for."""
-    return x.device.type == "cuda"
 
 
 def _strange(key: SiteKey) -> UsageError:

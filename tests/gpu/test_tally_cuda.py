@@ -119,8 +119,5 @@ def test_a_fold_observed_there_is_the_fold_observed_here() -> None:
         found.append(observer.finish())
     here, there = found
     for key in here:
-        assert np.array_equal(here[key].histogram.counts, there[key].histogram.counts)
-        assert np.array_equal(here[key].channel_absmax, there[key].channel_absmax)
-        np.testing.assert_allclose(here[key].channel_abs_sum, there[key].channel_abs_sum, rtol=1e-5)
-        np.testing.assert_allclose(here[key].channel_text_mean_max, there[key].channel_text_mean_max, rtol=1e-5)
+        launches.check_fold(here[key], there[key])
         np.testing.assert_allclose(here[key].text_quantiles, there[key].text_quantiles, rtol=1e-6)

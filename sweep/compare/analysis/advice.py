@@ -58,8 +58,3 @@ class Advice:
     @property
     def worst_layer(self) -> LayerChoice:
         return max(self.layers, key=lambda choice: choice.loss_db)
-
-    @property
-    def settings_by_layer(self) -> int:
-        """How many different settings are best in some layer."""
-        return len({choice.setting for choice in self.layers})

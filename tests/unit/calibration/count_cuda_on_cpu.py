@@ -41,10 +41,7 @@ def check_observer() -> None:
         found.append(watched.finish())
     here, there = found
     for key in here:
-        assert np.array_equal(here[key].histogram.counts, there[key].histogram.counts)
-        assert np.array_equal(here[key].channel_absmax, there[key].channel_absmax)
-        np.testing.assert_allclose(here[key].channel_abs_sum, there[key].channel_abs_sum, rtol=1e-5)
-        np.testing.assert_allclose(here[key].channel_text_mean_max, there[key].channel_text_mean_max, rtol=1e-5)
+        launches.check_fold(here[key], there[key])
         np.testing.assert_array_equal(here[key].text_quantiles, there[key].text_quantiles)
     watched = observer.Observer()
     for samples in ([4, 7], [9, 12]):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,18 +14,12 @@ from sweep.calibration import count_cuda
 from sweep.calibration.cuda_rows import COLUMNS, tables
 from sweep.calibration.observer import one_of_each
 from sweep.models.kernels.conv import lazily
-from tests.harness import ROOT, require
+from tests.harness import require, simulated
 from tests.launches import empty
 
 
 def test_in_the_simulator_it_finds_what_torch_finds() -> None:
-    """In a process of its own, since numba is told when it is imported."""
-    script = Path(__file__).with_name("count_cuda_on_cpu.py")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 16
+    assert len(simulated(Path(__file__).with_name("count_cuda_on_cpu.py"))) == 16
 
 
 @pytest.mark.parametrize("like", [types.float32, types.int16, types.uint16], ids=str)

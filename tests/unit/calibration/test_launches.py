@@ -16,7 +16,7 @@ from families import FAMILIES, VOCABULARY, Family
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sweep.calibration import count_cuda, counting, gradients, weigh_cuda
+from sweep.calibration import count_cuda, counting, weigh_cuda
 from sweep.calibration.differentiate import differentiate
 from sweep.calibration.gradients import Gradients
 from sweep.calibration.observer import Observer
@@ -60,7 +60,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for module in (count_cuda, weigh_cuda):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(counting, "in_one_launch", lambda _: True)
-    monkeypatch.setattr(gradients, "_at_once", lambda _: True)
     return counted
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,17 +10,11 @@ import pytest
 from numba import types
 
 from sweep.calibration import weigh_cuda
-from tests.harness import ROOT, require
+from tests.harness import require, simulated
 
 
 def test_in_the_simulator_its_sums_are_exact() -> None:
-    """In a process of its own, since numba is told when it is imported."""
-    script = Path(__file__).with_name("weigh_cuda_on_cpu.py")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 4
+    assert len(simulated(Path(__file__).with_name("weigh_cuda_on_cpu.py"))) == 4
 
 
 @pytest.mark.parametrize("g_like", [types.float32, types.int16, types.uint16], ids=str)

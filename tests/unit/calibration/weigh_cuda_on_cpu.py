@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.calibration import gradients, weigh_cuda
+from sweep.calibration import counting, weigh_cuda
 from sweep.calibration.gradients import Gradients
 from sweep.core.errors import UsageError
 from tests import weighing
@@ -24,7 +24,7 @@ weigh_cuda.THREADS, weigh_cuda.EACH, weigh_cuda.BLOCKS = 16, 5, 1  # fewer threa
 
 def fold(at_once: bool, cut: bool, dtype: torch.dtype) -> Gradients:
     """Two samples of three sites, two of them of one hook; cut: saved and gone on from after each."""
-    gradients._at_once = lambda _: at_once
+    counting.in_one_launch = lambda _: at_once
     random = torch.Generator().manual_seed(1)
     own = Gradients(shifts={(0, "a"): 3, (0, "b"): 0, (1, "a"): 0} if dtype is torch.float32 else None)
     for _ in range(2):
@@ -54,7 +54,7 @@ def check_fold(dtype: torch.dtype) -> None:
 
 
 def check_told_late() -> None:
-    gradients._at_once = lambda _: True
+    counting.in_one_launch = lambda _: True
     x = torch.ones(1, 2, 3, dtype=torch.float16)
     own = Gradients()
     for layer, factor in ((4, 1.0), (3, torch.inf), (2, 1.0)):
