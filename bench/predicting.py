@@ -46,18 +46,18 @@ def main() -> list[str]:
         of = site(folds)
         bins.append(len(of.fisher.bins) if of.fisher else 0)
         observed = replace(of).replicates.observed
-        for format in FOUR:
-            form = formats.named(format)
+        for form in map(formats.named, FOUR):
+            chosen = []
             for method, alpha in CELLS:
                 if method.searches:
                     alpha = ALPHAS[0]  # where the clip lies changes nothing of what reading costs
                     method = scales.METHODS["percentile"]
                 clips = scales.clip(observed, method, alpha, form)
-                quantizer = form.place(float(clips.low[0]), float(clips.high[0]))
-                begin = time.process_time()
-                predicted_loss.predict(of, [quantizer])
-                seconds += time.process_time() - begin
-                number += 1
+                chosen.append(form.place(float(clips.low[0]), float(clips.high[0])))
+            begin = time.process_time()
+            predicted_loss.predict(of, chosen)
+            seconds += time.process_time() - begin
+            number += len(chosen)
     lines = [
         f"Predicted loss of {len(CELLS)} clips x {len(FOUR)} formats at the {len(bins)} of {LAYERS * len(SITES)} sites "
         f"that are quantized, {FOLDS} folds, {np.mean(bins):,.0f} bins on average: {seconds:.1f} s on one core, with "

@@ -104,8 +104,9 @@ class FoldSums:
         return np.asarray(self.members @ (before + inside).T)
 
     def between(self, places: NDArray[np.intp]) -> Ints:
-        """How many values lie in bins places[i] … places[i + 1] - 1 of `ascending`, int64 [S, i]."""
-        return np.asarray(self.members @ np.diff(self.stack.cumulative.take(places, 0), axis=0).T)
+        """How many values lie in bins places[i] … places[i + 1] - 1 of `ascending`, int64 [S, i]; [Q, S, i] for Q rows
+        of places."""
+        return np.asarray(self.members @ np.diff(self.stack.cumulative.take(places, 0), axis=-2).swapaxes(-1, -2))
 
     def abs_quantile(self, alpha: float) -> Floats:
         """The alpha-quantile of |x|, float64 [S]; see `quantile`."""

@@ -45,6 +45,11 @@ class Format:
         return self.symmetric and np.array_equal(self.codes, -self.codes[::-1])
 
     @cached_property
+    def middles(self) -> Floats:
+        """The numbers half-way between neighbouring codes, float64 [codes - 1]."""
+        return (self.codes[1:] + self.codes[:-1]) / 2
+
+    @cached_property
     def magnitudes(self) -> Floats:
         """The codes that are not negative, ascending."""
         return self.codes[self.codes >= 0]
@@ -92,10 +97,11 @@ class Quantizer:
         half to even, as IEEE 754, torch's casts and `torch.round` do. (For every format here, evenness of the
         last mantissa bit or of the integer is evenness of that distance.)
         """
-        codes = self.format.codes - self.zero_point
-        middle = (codes[1:] + codes[:-1]) / 2 * self.scale
-        upper_is_even = (np.arange(1, len(codes)) - np.searchsorted(codes, 0.0)) % 2 == 0
-        return np.where(upper_is_even, np.nextafter(middle, -np.inf), middle)
+        middle = (self.format.middles - self.zero_point) * self.scale
+        zero = int(np.searchsorted(self.format.codes, self.zero_point))
+        below_even = slice((zero + 1) % 2, None, 2)  # border i lies below code i + 1
+        middle[below_even] = np.nextafter(middle[below_even], -np.inf)
+        return np.asarray(middle)
 
     def encode(self, x: Floats) -> Ints:
         """Index into the codes of the one nearest to each x; what lies beyond the ends saturates.

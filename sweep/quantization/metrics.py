@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,44 +39,53 @@ def measure(histogram: FoldSums, quantizer: Quantizer) -> Metrics:
 
 
 def measure_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> list[Metrics]:
-    """The costs of many quantizers, in less time than one by one."""
+    """The costs of many quantizers of one format, in less time than one by one."""
     x, count = histogram.values[histogram.ascending], histogram.n
-    begins = [ends(x, q) for q in quantizers]
-    weights = np.empty((1 + len(quantizers), len(x)))
-    weights[0] = x
-    for error, quantizer, places in zip(weights[1:], quantizers, begins, strict=True):
-        np.subtract(x, np.repeat(quantizer.levels, np.diff(places)), out=error)
-    power, *lost = histogram.weigh(np.square(weights, out=weights))
-    metrics = []
-    within = _inside(histogram, x, quantizers)
-    for inside, places, error in zip(within, begins, lost, strict=True):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            p = histogram.between(places) / count[:, None]
-            bits = -(p * np.log2(np.where(p > 0, p, 1))).sum(1)
-            metrics.append(Metrics((count - inside) / count, error / count, 10 * np.log10(power / error), bits))
-    return metrics
+    places = np.stack([ends(x, q) for q in quantizers])
+    power, *lost = _power_and_errors(histogram, x, quantizers, places)
+    inside = _inside(histogram, x, quantizers)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = histogram.between(places) / count[:, None]  # [Q, S, codes]
+        bits = -(p * np.log2(np.where(p > 0, p, 1))).sum(-1)
+        return [
+            Metrics((count - kept) / count, error / count, 10 * np.log10(power / error), entropy)
+            for kept, error, entropy in zip(inside, lost, bits, strict=True)
+        ]
 
 
-def _inside(histogram: FoldSums, x: Floats, quantizers: Sequence[Quantizer]) -> list[Ints]:
-    """How many values of each member lie between the ends of each quantizer, given the ascending ones of the bins."""
+def _inside(histogram: FoldSums, x: Floats, quantizers: Sequence[Quantizer]) -> Ints:
+    """How many values of each member lie between the ends of each quantizer, [Q, S], given the ascending values."""
     lows, highs = [q.low for q in quantizers], [q.high for q in quantizers]
     if not histogram.layout.exact:  # a bin that holds an end may hold a hundredth of all values
         below = histogram.under(np.array(lows + np.nextafter(highs, np.inf).tolist()))  # the ends are inside
-        return list((below[:, len(lows) :] - below[:, : len(lows)]).T)
+        return np.asarray((below[:, len(lows) :] - below[:, : len(lows)]).T)
     places = np.stack([np.searchsorted(x, lows), np.searchsorted(x, highs, side="right")], 1)
-    return [histogram.between(place)[:, 0] for place in places]
+    return histogram.between(places)[..., 0]
 
 
 def sqnr_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> Floats:
     """SQNR of each member of a stack of K with a quantizer of its own, dB, float64 [K]; see `Metrics`."""
     x = histogram.values[histogram.ascending]
-    weights = np.empty((1 + len(quantizers), len(x)))
-    weights[0] = x
-    for error, quantizer in zip(weights[1:], quantizers, strict=True):
-        np.subtract(x, np.repeat(quantizer.levels, np.diff(ends(x, quantizer))), out=error)
-    power, *lost = histogram.weigh(np.square(weights, out=weights))
+    power, *lost = _power_and_errors(histogram, x, quantizers, [ends(x, q) for q in quantizers])
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(10 * np.log10(power / np.diagonal(np.stack(lost))))
+
+
+def _power_and_errors(
+    histogram: FoldSums, x: Floats, quantizers: Sequence[Quantizer], places: Iterable[NDArray[np.intp]]
+) -> Floats:
+    """The sum of x^2 of each member, then those of the squared errors of each quantizer, [1 + Q, S]."""
+    weights = np.empty((1 + len(quantizers), len(x)))
+    np.square(x, out=weights[0])
+    squared_errors(x, quantizers, places, weights[1:])
+    return histogram.weigh(weights)
+
+
+def squared_errors(x: Floats, quantizers: Sequence[Quantizer], places: Iterable[NDArray[np.intp]], out: Floats) -> None:
+    """Write (x - q(x))^2 of the ascending values x [m] to out [Q, m], given the `ends` of each quantizer."""
+    for row, quantizer, place in zip(out, quantizers, places, strict=True):
+        np.subtract(x, np.repeat(quantizer.levels, np.diff(place)), out=row)
+        np.square(row, out=row)  # while it is in a core's own cache
 
 
 def ends(x: Floats, quantizer: Quantizer) -> NDArray[np.intp]:

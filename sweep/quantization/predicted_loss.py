@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sweep.quantization.fisher import FisherHistogram
 from sweep.quantization.formats import Quantizer
 from sweep.quantization.histogram import Histogram
-from sweep.quantization.metrics import ends
+from sweep.quantization.metrics import ends, squared_errors
 from sweep.quantization.site_statistics import SiteStatistics, leave_one_out
 from sweep.quantization.types import Floats
 
@@ -55,11 +55,10 @@ def predict(site: SiteStatistics, quantizers: Sequence[Quantizer]) -> Floats:
     if (gradients := weighted(site)) is None:
         return np.full((len(quantizers), 1 + len(site.folds)), np.nan)
     x = gradients.x
-    errors = np.empty((len(quantizers), len(x)))
-    for error, quantizer in zip(errors, quantizers, strict=True):
-        np.subtract(x, np.repeat(quantizer.levels, np.diff(ends(x, quantizer))), out=error)
+    squares = np.empty((len(quantizers), len(x)))
+    squared_errors(x, quantizers, [ends(x, q) for q in quantizers], squares)
     members = leave_one_out(len(gradients.tokens)).T
-    sums = (gradients.weights @ np.square(errors, out=errors).T).T @ members
+    sums = (gradients.weights @ squares.T).T @ members
     with np.errstate(invalid="ignore", divide="ignore"):  # no fold is left of one
         return np.asarray(sums / (gradients.tokens @ members) / 2)
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.quantization.fold_sums import FoldSums
+from sweep.quantization.lookup import Lookup
 from sweep.quantization.types import Floats
 
 _AT_ONCE = 1 << 11  # rows looked up at a time: they stay in a core's own cache
@@ -33,7 +34,7 @@ class Sums:
 
     def __init__(self, x: Floats, counts: Floats) -> None:
         """x [m], ascending; counts [R, m]."""
-        self.x = x
+        self.x, self._lookup = x, Lookup(x)
         self.members = len(counts)
         self.below = np.zeros((len(x) + 1, 2, self.members))
         self.squares = np.zeros((len(x) + 1, self.members))
@@ -48,9 +49,10 @@ class Sums:
         steps, middles = np.diff(codes), (codes[1:] + codes[:-1]) / 2
         weights = np.stack([steps * middles, steps])
         saved = np.empty((len(scales), self.members))
+        places = self._lookup.below(scales[:, None] * middles)
         for part in _parts(len(scales), len(middles)):
             s = scales[part, None]
-            rows = self._pairs.take(np.searchsorted(self.x, s * middles), 0)  # [C, borders, 2R]
+            rows = self._pairs.take(places[part], 0)  # [C, borders, 2R]
             both = weights @ rows
             saved[part] = s * both[:, 0, : self.members] - both[:, 1, self.members :]
         s = scales[:, None]
@@ -74,13 +76,13 @@ class Sums:
     def cost_each(self, scales: Floats, codes: Floats) -> Floats:
         """Sum of squared errors [P, R], where scales [P, R] and codes [P, R, Q+1] or [Q+1] differ by member."""
         borders = scales[..., None] * (codes[..., 1:] + codes[..., :-1]) / 2
-        i = np.searchsorted(self.x, borders)
+        i = self._lookup.below(borders)
         f = borders * self._own(i, 0) - self._own(i, 1)
         return np.asarray(self._beyond(scales * codes[..., -1]) - 2 * scales * (np.diff(codes) * f).sum(-1))
 
     def fit(self, scales: Floats, codes: Floats) -> Floats:
         """Lloyd's step: sum x q / sum q^2 over the codes q that scales [P, R] and codes, as above, give to x."""
-        i = np.searchsorted(self.x, scales[..., None] * (codes[..., 1:] + codes[..., :-1]) / 2)
+        i = self._lookup.below(scales[..., None] * (codes[..., 1:] + codes[..., :-1]) / 2)
         top = codes[..., -1]
         product = top * self.first - (np.diff(codes) * self._own(i, 1)).sum(-1)
         square = top**2 * self.count - (np.diff(np.square(codes)) * self._own(i, 0)).sum(-1)
