@@ -164,9 +164,10 @@ class Histogram:
         split = int(np.searchsorted(self.bins, SIGN))
         positive, negative = self.bins[:split], self.bins[split:] - np.uint16(SIGN)
         bins, places = union([positive, negative])
-        counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
-        counts[..., places[0]] += self.counts[..., :split]
-        counts[..., places[1]] += self.counts[..., split:]
+        of = np.full((2, len(bins)), len(self.bins))  # where the counts of each sign lie; one more bin holds nothing
+        of[0, places[0]], of[1, places[1]] = np.arange(split), np.arange(split, len(self.bins))
+        padded = np.append(self.counts, np.zeros((*self.counts.shape[:-1], 1), np.int64), axis=-1)
+        counts = padded.take(of[0], -1) + padded.take(of[1], -1)
         empty = self.min > self.max
         low, high = np.where(empty, np.inf, 0.0), np.where(empty, -np.inf, self.absmax)
         return Histogram(self.layout, bins, counts, low, high)

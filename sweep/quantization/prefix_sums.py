@@ -113,7 +113,7 @@ class Sums:
 def signed(histogram: FoldSums) -> Sums:
     """Running sums over the values of a stack. Those of the last few are kept: methods and formats share them."""
     order = histogram.ascending
-    return Sums(histogram.values[order], histogram.counts[:, order].astype(np.float64))
+    return Sums(histogram.values[order], histogram.counts.take(order, 1).astype(np.float64))
 
 
 @lru_cache(maxsize=2)
