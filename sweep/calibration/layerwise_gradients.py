@@ -104,11 +104,11 @@ class LayerwiseGradients:
         """Give a layer's statistics its squared gradients, and write the gradient by what enters it.
 
         Raises UsageError as `differentiate` does."""
-        found, folds = tuple(mixers(block)), []
+        inside, folds = tuple(mixers(block)), []
         gradients = Gradients(collect.groups, collect.shifts)
         with (
             deferred() as signal,
-            kernels(found, self.device),
+            kernels(inside, self.device),
             reading(self.entering(layer)) as read,
             reading(self.slope(layer + 1)) as read_slope,
             writing(self.slope(layer)) as write,
@@ -123,7 +123,9 @@ class LayerwiseGradients:
                     tokens = len(self.tokens.windows[sample])
                     if layer >= self.first:
                         hidden = read().to(self.device).requires_grad_(layer > self.first)
-                        differentiate_through(found, partial(block, hidden), slope, tokens, gradients, gradients.settle)
+                        differentiate_through(
+                            inside, partial(block, hidden), slope, tokens, gradients, gradients.settle
+                        )
                         if hidden.grad is not None:
                             write(hidden.grad)
                     gradients.tokens += tokens

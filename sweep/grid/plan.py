@@ -107,8 +107,8 @@ class Plan:
         demands: dict[str, list[Json]] = {}
         for cell in self.cells:
             if cell.config.calibration.tolerance is not None:
-                found = demands.setdefault(cell.key.hash, [])
-                found += [one] if (one := until.asked(cell.config)) not in found else []
+                asked = demands.setdefault(cell.key.hash, [])
+                asked += [one] if (one := until.asked(cell.config)) not in asked else []
         return demands
 
     def same(self, earlier: PlanRecord) -> bool:

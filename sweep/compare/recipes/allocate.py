@@ -70,11 +70,11 @@ class Knapsack:
             return None
         room = min(budget // self._unit, sum(map(max, self._up)))
         best, choices = self._program(self._up, room)
-        found = self._allocation(self._trace(choices, int(best.argmin())))
+        allocation = self._allocation(self._trace(choices, int(best.argmin())))
         if self._exact:
-            return found
+            return allocation
         bound = float(self._program(self._down, room)[0].min())
-        return Allocation(found.taken, found.cost, found.bits, bound)
+        return Allocation(allocation.taken, allocation.cost, allocation.bits, bound)
 
     def fewest_bits(self, cost: float) -> Allocation | None:
         """The fewest bits within `cost`, and with so many the least cost; None where it cannot be."""
@@ -85,12 +85,12 @@ class Knapsack:
         best, choices = self._program(self._up, sum(map(max, self._up)))
         almost = cost * (1 + 1e-12)  # sums are rounded
         tried = (self._allocation(self._trace(choices, int(load))) for load in np.flatnonzero(best <= almost))
-        found = next((allocation for allocation in tried if allocation.cost <= cost), cheapest)
-        bound = found.bits
+        fewest = next((allocation for allocation in tried if allocation.cost <= cost), cheapest)
+        bound = fewest.bits
         if not self._exact:
             low, _ = self._program(self._down, sum(map(max, self._down)))
             bound = (self._fewest + int(np.flatnonzero(low <= almost)[0]) * self._unit) / self._total
-        return Allocation(found.taken, found.cost, found.bits, bound)
+        return Allocation(fewest.taken, fewest.cost, fewest.bits, bound)
 
     def _program(
         self, loads: Sequence[Sequence[int]], room: int

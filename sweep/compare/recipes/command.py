@@ -52,23 +52,23 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: list[str]) -> None:
     options = parser().parse_args(arguments)
-    found = gather(options.paths)
-    sites = sorted(found.costs, key=lambda site: (site[0], site[1]))
-    pairs = [_options(found.costs[site]) for site in sites]
-    items, values = [[option for option, _ in pair] for pair in pairs], [found.values[site] for site in sites]
+    gathered = gather(options.paths)
+    sites = sorted(gathered.costs, key=lambda site: (site[0], site[1]))
+    pairs = [_options(gathered.costs[site]) for site in sites]
+    items, values = [[option for option, _ in pair] for pair in pairs], [gathered.values[site] for site in sites]
     allocation = _within(Knapsack(items, values), options.bits, options.loss)
     choices = {site: pair[j][1] for site, pair, j in zip(sites, pairs, allocation.taken, strict=True)}
-    within = [w for w in found.cells if _allowed(w, options.bits, options.loss)]
+    within = [w for w in gathered.cells if _allowed(w, options.bits, options.loss)]
     best = min(within, key=lambda w: w.loss if options.loss is None else (w.bits, w.loss), default=None)
-    file = options.out or _default(options.paths, found, options.bits, options.loss)
+    file = options.out or _default(options.paths, gathered, options.bits, options.loss)
     command = shlex.join(["python", "-m", "sweep.recipe", *arguments])
     head = HEAD.format(command=command, file=file)
     text = yaml.safe_dump(
-        _written(found, choices, allocation, best, options.bits, options.loss),
+        _written(gathered, choices, allocation, best, options.bits, options.loss),
         default_flow_style=None, sort_keys=False, width=140, allow_unicode=True,
     )  # fmt: skip
     _save(head + text, file)
-    _show(found, choices, allocation, best, options.loss is not None, file)
+    _show(gathered, choices, allocation, best, options.loss is not None, file)
 
 
 def _save(text: str, file: Path) -> None:
@@ -109,51 +109,54 @@ def _options(costs: dict[Choice, float]) -> list[tuple[Option, Choice]]:
 def _within(knapsack: Knapsack, bits: Fraction | None, loss: Fraction | None) -> Allocation:
     """Raises UsageError for a budget that no recipe of these choices keeps."""
     if loss is None:
-        if (found := knapsack.least_cost(bits)) is None:
+        if (allocation := knapsack.least_cost(bits)) is None:
             raise UsageError(
                 f"bits={float(bits or 0):g} are too few: the formats of this sweep need {knapsack.fewest:.4g} a value "
                 "at least; raise --bits, or add a format of fewer bits to the sweep"
             )
-        return found
-    if (found := knapsack.fewest_bits(float(loss))) is None:
+        return allocation
+    if (allocation := knapsack.fewest_bits(float(loss))) is None:
         cheapest = knapsack.least_cost()
         assert cheapest is not None
         raise UsageError(
             f"loss={float(loss):g} is out of reach: the least of this sweep's choices is {cheapest.cost:.4g} nats per "
             "token; raise --loss, or add formats of more bits to the sweep"
         )
-    if bits is not None and found.bits > bits:
+    if bits is not None and allocation.bits > bits:
         raise UsageError(
-            f"loss={float(loss):g} takes {found.bits:.4g} bits a value, more than bits={float(bits):g}; raise one"
+            f"loss={float(loss):g} takes {allocation.bits:.4g} bits a value, more than bits={float(bits):g}; raise one"
         )
-    return found
+    return allocation
 
 
 def _allowed(cell: Whole, bits: Fraction | None, loss: Fraction | None) -> bool:
     return (bits is None or cell.bits <= bits) and (loss is None or cell.loss <= loss)
 
 
-def _default(paths: list[str], found: Options, bits: Fraction | None, loss: Fraction | None) -> Path:
-    first = Path(paths[0]) if paths else found.cells[0].cell.path.parent
-    folder = first if first.is_dir() and first != found.cells[0].cell.path else found.cells[0].cell.path.parent
+def _default(paths: list[str], gathered: Options, bits: Fraction | None, loss: Fraction | None) -> Path:
+    first = Path(paths[0]) if paths else gathered.cells[0].cell.path.parent
+    folder = first if first.is_dir() and first != gathered.cells[0].cell.path else gathered.cells[0].cell.path.parent
     budget = "".join(f"-{name}{float(of):g}" for name, of in (("bits", bits), ("loss", loss)) if of is not None)
     return folder / f"recipe{budget}.yaml"
 
 
 def _written(
-    found: Options,
+    gathered: Options,
     choices: dict[SiteKey, Choice],
     allocation: Allocation,
     best: Whole | None,
     bits: Fraction | None,
     loss: Fraction | None,
 ) -> dict[str, Any]:
-    cells = [whole.cell for whole in found.cells]
-    single = min((w for w in found.cells if w.choice), key=lambda w: w.loss, default=None)
+    cells = [whole.cell for whole in gathered.cells]
+    single = min((w for w in gathered.cells if w.choice), key=lambda w: w.loss, default=None)
     default = single.choice if single and single.choice else next(iter(choices.values()))
     layers: dict[int, dict[str, Any]] = {}
     for (layer, site), choice in choices.items():
-        layers.setdefault(layer, {})[site] = {**vars(choice), "loss": float(f"{found.costs[layer, site][choice]:.6g}")}
+        layers.setdefault(layer, {})[site] = {
+            **vars(choice),
+            "loss": float(f"{gathered.costs[layer, site][choice]:.6g}"),
+        }
     return {
         "schema": SCHEMA,
         "model": cells[0].model,
@@ -171,7 +174,7 @@ def _written(
 
 
 def _show(
-    found: Options,
+    gathered: Options,
     choices: dict[SiteKey, Choice],
     allocation: Allocation,
     best: Whole | None,
@@ -179,24 +182,24 @@ def _show(
     file: Path,
 ) -> None:
     console = Console()
-    total = sum(found.values.values())
+    total = sum(gathered.values.values())
     shares: Counter[str] = Counter()
     for site, choice in choices.items():
-        shares[choice.format] += found.values[site]
+        shares[choice.format] += gathered.values[site]
     reached = allocation.bits if of_bits else allocation.cost
     gap = (reached - allocation.bound) / reached if reached else 0.0
     what = "bits" if of_bits else "loss"
     lines = [
-        f"{len(choices)} sites of {len(found.cells)} cells: predicted loss {allocation.cost:.4g} nats per token "
+        f"{len(choices)} sites of {len(gathered.cells)} cells: predicted loss {allocation.cost:.4g} nats per token "
         f"at {allocation.bits:.4g} bits a value ({', '.join(f'{n / total:.0%} {f}' for f, n in shares.most_common())})",
         f"proven: no recipe of these choices within the budget has less than {allocation.bound:.4g} {what} "
         f"(gap {max(gap, 0.0):.1g})",
     ]
     if best:
         lines.append(f"best single cell within it: {best.cell.name}, {best.loss:.4g} nats at {best.bits:.4g} bits")
-    lines += [f"left out: {why}" for why in found.skipped[:3]]
-    if len(found.skipped) > 3:
-        lines.append(f"left out: {len(found.skipped) - 3} more")
+    lines += [f"left out: {why}" for why in gathered.skipped[:3]]
+    if len(gathered.skipped) > 3:
+        lines.append(f"left out: {len(gathered.skipped) - 3} more")
     lines += [f"recipe  {file}", f"run it  python -m sweep recipe={file} evaluate.perplexity=true"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -96,16 +96,16 @@ def _rows(cell: Cell) -> dict[SiteKey, tuple[int, Choice, float]] | str:
         return f"scales.parquet: {str(error).splitlines()[0]}"
     if table.column_names != list(COLUMNS):
         return "written before losses were predicted; start the cell again with calibration.fisher=64"
-    found: dict[SiteKey, tuple[int, Choice, float]] = {}
+    rows: dict[SiteKey, tuple[int, Choice, float]] = {}
     for row in table.to_pylist():
         if row["site"] in quantized():
             if row["loss"] is None:
                 return "no predicted loss; run the sweep with calibration.fisher=64"
             if row["method"] not in METHODS:
                 return f"method={row['method']} is unknown here"
-            found[row["layer"], row["site"]] = (
+            rows[row["layer"], row["site"]] = (
                 row["n"],
                 Choice(row["method"], row["alpha"], row["format"]),
                 row["loss"],
             )
-    return found or "no quantized site"
+    return rows or "no quantized site"
