@@ -20,6 +20,7 @@ REPEATS = 7
 COMMAND = """
 import dataclasses, os, sys, time
 from sweep import __main__
+from sweep.core import cli
 from sweep.models import load
 def instead(*arguments, original=load.load):
     def backbone(ids):
@@ -28,7 +29,7 @@ def instead(*arguments, original=load.load):
     return dataclasses.replace(original(*arguments), backbone=backbone)
 load.load = instead
 sys.argv = ["sweep", "wandb.mode=disabled", "hydra.run.dir=run", "store=store"]
-__main__.main()
+cli.run(__main__.main)
 """
 LIBRARIES = """
 import time

@@ -114,3 +114,15 @@ def test_how_long_threads_spin_is_set_before_torch_unless_the_user_has_chosen(
 def test_how_memory_is_kept_is_set_by_what_a_process_is_started_for() -> None:
     setters = [name for name, path in modules().items() if "malloc.keep()" in path.read_text()]
     assert sorted(setters) == ["sweep.grid.job", "sweep.runs.reproduce"]
+
+
+def test_only_a_command_collects_garbage_rarely() -> None:
+    """A caller of the library keeps the collector as it was."""
+    program = (
+        "import gc; usual = gc.get_threshold(); import sweep.__main__; from sweep.core import cli;"
+        "print(gc.get_threshold() == usual); cli.run(lambda _: print(gc.get_threshold()[0]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, during = done.stdout.split()
+    assert before == "True"
+    assert int(during) >= 100_000
