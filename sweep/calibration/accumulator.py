@@ -67,7 +67,8 @@ class Accumulator:
 
     @classmethod
     def begin(cls, x: Tensor, alphas: tuple[float, ...], shift: int, abs_sum: Sums | None) -> Accumulator:
-        """An empty one for tensors like x [batch, seq, channels]. abs_sum: what the sums of |x| start from."""
+        """An accumulator without values, for tensors of the shape, dtype and device of x [batch, seq, channels].
+        abs_sum: the sums of |x| to start from."""
         parts, channels, device = counting.parts(x), x.shape[-1], x.device
         at_once = counting.in_one_launch(x)
         begun = torch.zeros(1, channels, dtype=torch.float64, device=device)

@@ -30,7 +30,7 @@ class Collect:
 
     @property
     def preimage(self) -> dict[str, Any]:
-        """Its share of a calibration's identity; empty for a plain one."""
+        """The part of a calibration's identity that these statistics make; empty for a calibration without them."""
         share: dict[str, Any] = {}
         if self.quantiles:
             share["text_quantiles"] = list(self.quantiles)

@@ -1,4 +1,4 @@
-"""What the observer does on a CPU, compiled by numba: every value is loaded once, from memory that is still warm.
+"""The observer's loops for CPUs, compiled by numba: every value is loaded once, while it is in a core's cache.
 
 numpy and torch would take a pass each for the bin, the counts, the extremes and the sum. Here a stretch of one
 token's channels passes through a few short loops while it lies in the innermost cache. All but the counting are

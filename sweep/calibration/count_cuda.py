@@ -1,4 +1,4 @@
-"""What the observer does on a CUDA device: all sites that a hook observes, in one launch.
+"""The observer's kernel for CUDA devices: one launch counts all sites that a hook observes.
 
 A launch reads a table with a row for each site: where its values lie and with which strides, and where its
 accumulators lie. x, B and C are counted in the tensor that they are slices of. A block of threads has a stretch of

@@ -1,4 +1,4 @@
-"""Which of the counting loops a tensor's device has: `count_cpu`, compiled by numba, or `count_cuda`.
+"""The choice of counting loops by a tensor's device: `count_cpu`, compiled by numba, or `count_cuda`.
 
 Both need a compiler or a CUDA toolkit, so they are imported where the first tensor asks for them.
 """

@@ -18,7 +18,7 @@ BACK = TAPS - 1  # tokens that it looks back
 
 @cuda.jit(device=True)
 def factor(table, row, channel, tap, like):  # type: ignore[no-untyped-def]
-    """What a row's convolution multiplies the value by that lies BACK - tap tokens back; 0 beyond its kernel."""
+    """The weight of a row's convolution for the value BACK - tap tokens earlier; 0 beyond its kernel."""
     own = tap - (TAPS - table[row + columns.KERNEL])
     if own < 0:
         return np.float32(0)

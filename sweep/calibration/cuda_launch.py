@@ -1,4 +1,4 @@
-"""How a kernel for CUDA devices is started: with a table of addresses, on the stream that torch computes on.
+"""The start of a CUDA kernel: it gets a table of addresses and runs on the stream that torch computes on.
 
 In numba's simulator the tensors lie on the CPU, and the kernel reads the same table there."""
 
@@ -17,7 +17,7 @@ LIKE = {torch.float32: np.float32(0), torch.float16: np.int16(0), torch.bfloat16
 
 
 def placed(x: Tensor) -> list[int]:
-    """Where a tensor [texts, tokens, channels] lies: its address and its strides, in values."""
+    """The address of a tensor [texts, tokens, channels] and its strides, in values."""
     return [x.data_ptr(), *(x.stride() if x.numel() else (0, 0, 0))]
 
 

@@ -39,7 +39,7 @@ class Row:
     convolution: Convolved | None = None
 
     def words(self, first_block: int, text_sum: int, ticket: int) -> list[int]:
-        """Its row of the table, in the order of the columns."""
+        """This site's row of the launch table, in the order of the columns."""
         x, lazy = self.x, self.convolution
         kept = (self.counts, self.low, self.high, self.abs_sum, self.text_mean, self.strange)
         addresses = [tensor.data_ptr() for tensor in kept]

@@ -1,4 +1,4 @@
-"""What the kernel for CUDA devices needs of numba and numba lacks: arrays at addresses, and the bits of floats.
+"""Two things that CUDA kernels need and numba lacks: arrays at given addresses, and the bits of floats.
 
 Each is an intrinsic, and in numba's simulator, which runs the kernel as Python, a function that does the same.
 The type of `like` tells how bits are read: those of a float32, of a float16 by int16, of a bfloat16 by uint16.

@@ -56,8 +56,8 @@ def differentiate_through(
     meet: Meet,
     settle: Settle = lambda: None,
 ) -> None:
-    """`differentiate` of whatever the mixers are part of: forward gives what it makes of so many tokens, slope the
-    gradient by that."""
+    """Does what `differentiate` does, for any computation that the mixers are part of: forward returns its output for
+    the given number of tokens, slope the gradient with respect to that output."""
     probe = Probe(mixers, meet, settle)
     with torch.inference_mode(False), torch.enable_grad():
         try:

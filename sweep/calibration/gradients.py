@@ -28,7 +28,7 @@ VERSION = 1  # of how labels are drawn and gradients rounded
 
 
 def preimage(calibration: Calibration) -> dict[str, Any]:
-    """Its share of a calibration's identity; empty where nothing is differentiated."""
+    """The part of a calibration's identity that gradients make; empty where nothing is differentiated."""
     if not calibration.fisher:
         return {}
     return {"fisher": {"samples": calibration.fisher, "label_seed": calibration.seed, "version": VERSION}}

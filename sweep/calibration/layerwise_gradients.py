@@ -47,11 +47,12 @@ class LayerwiseGradients:
 
     @property
     def samples(self) -> int:
-        """How many are to be differentiated."""
+        """Number of samples to be differentiated."""
         return max(self.calibration.fisher - self.tokens.since, 0)
 
     def entering(self, layer: int) -> Path:
-        """What enters a layer, sample by sample; of the number after the last, what leaves that."""
+        """File of the hidden states that enter a layer, sample by sample; for the number after the last layer, of those
+        that leave it."""
         return self.work / f"entering-{layer:03}.bin"
 
     def slope(self, layer: int) -> Path:
@@ -83,7 +84,7 @@ class LayerwiseGradients:
                 signal.check()
 
     def resume(self) -> int:
-        """How many of the first layers are not done yet."""
+        """Number of layers still to do; the last layers are done first."""
         return next((layer for layer in reversed(range(self.layers)) if not self.done(layer).exists()), -1) + 1
 
     def start(self, model: Model, leave: Callable[[Tensor], Tensor]) -> None:

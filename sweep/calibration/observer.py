@@ -144,7 +144,7 @@ class Observer:
 
 
 def one_of_each(waiting: Sequence[tuple[SiteKey, T]]) -> list[dict[SiteKey, T]]:
-    """What waits of sites, dealt so that no launch has two of one site, whose sums would get in each other's way."""
+    """Waiting items dealt to launches, no two of one site in the same launch, since both would add to the same sums."""
     launches: list[dict[SiteKey, T]] = []
     for key, x in waiting:
         launch = next((launch for launch in launches if key not in launch), None)

@@ -66,7 +66,8 @@ def key(config: Config, wanted: Collect | None = None) -> Key:
 
 
 def _tolerated(calibration: Calibration) -> dict[str, float]:
-    """Where the number of samples is left open, this is no calibration's identity, but that of the question."""
+    """The tolerance as part of the identity. With it the number of samples is open: the key names a question, and each
+    calibration that answers it has a key of its own."""
     if calibration.tolerance is None:
         return {}
     return {"tolerance": calibration.tolerance, "tolerance_share": calibration.tolerance_share}
@@ -111,7 +112,7 @@ def continued(asked: Iterable[tuple[Config, Key]]) -> dict[str, growth.Step]:
 
 
 def _outline_of(config: Config, samples: int) -> Outline | None:
-    """Of so many samples of a cell's text; None where it has not so many."""
+    """The outline of the first `samples` samples of a cell's text; None where the text has fewer."""
     text = _text(config)
     try:
         return _outline(replace(text, calibration=replace(text.calibration, samples=samples)))

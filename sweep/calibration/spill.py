@@ -19,7 +19,8 @@ Write = Callable[[Tensor], None]
 
 @contextmanager
 def writing(path: Path) -> Iterator[Write]:
-    """Of each tensor a line of JSON, then its values. The file appears under its name only when all is written."""
+    """Writes tensors one after the other: a line of JSON, then the values. The file gets its name when all is
+    written."""
     draft = path.with_suffix(".draft")
     with draft.open("wb") as stream:
 

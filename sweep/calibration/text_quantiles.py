@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def text_quantiles(x: Tensor, alphas: Sequence[float]) -> Tensor:
-    """Of each text of x [batch, seq, channels], for each alpha: the alpha-quantile of |x|, and the (1 - alpha)- and
-    the alpha-quantile of x; linear interpolation, float64 [batch, A, 3].
+    """Quantiles of each text of x [batch, seq, channels], float64 [batch, A, 3], with linear interpolation: for each
+    alpha the alpha-quantile of |x|, and the (1 - alpha)- and the alpha-quantile of x.
 
     As `torch.quantile`, which refuses more than 2^24 values and rounds the rank to float32."""
     flat = x.flatten(1).float()

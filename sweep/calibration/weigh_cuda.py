@@ -1,4 +1,4 @@
-"""What squared gradients are summed up by on a CUDA device: exactly, hence in any order.
+"""Sums of squared gradients on a CUDA device: exact integers, so that the order of additions cannot show.
 
 Blocks of threads come to a bin in another order each time, and sums of floats would show it. So the square of a
 gradient, 48 bits anywhere between 2^-298 and 2^256, is added as an integer: cut into digits of 32 bits, each added to
@@ -54,7 +54,7 @@ class Weighed:
         return -(-self.x.numel() // (THREADS * EACH))
 
     def words(self, first_block: int, digits: int) -> list[int]:
-        """Its row of the table. digits: the address of as many zeros, int64 [DIGITS, 65536 / width]."""
+        """This site's row of the launch table. digits: the address of its zeros, int64 [DIGITS, 65536 / width]."""
         return [
             *(first_block, *placed(self.x), *placed(self.g), *self.x.shape),
             *(self.sums.data_ptr(), digits, self.strange.data_ptr(), BINS // len(self.sums)),
@@ -63,7 +63,7 @@ class Weighed:
 
 @cuda.jit(device=True)
 def _row_of(table, rows, block):  # type: ignore[no-untyped-def]
-    """Where the row of a block begins."""
+    """The place in the table at which a block's row begins."""
     row = np.int64(0)
     while row + 1 < rows and table[(row + 1) * COLUMNS + _BLOCK] <= block:
         row += 1
@@ -72,7 +72,7 @@ def _row_of(table, rows, block):  # type: ignore[no-untyped-def]
 
 @cuda.jit(device=True)
 def _place(table, row, strides, at):  # type: ignore[no-untyped-def]
-    """Where a value lies in its tensor, of which `at` counts the values in the order of their indices."""
+    """The offset in memory of value number `at` of a tensor, counted in the order of its indices."""
     tokens, channels = table[row + _SHAPE + 1], table[row + _SHAPE + 2]
     text, token, channel = at // (tokens * channels), at // channels % tokens, at % channels
     return text * table[row + strides] + token * table[row + strides + 1] + channel * table[row + strides + 2]
@@ -80,7 +80,7 @@ def _place(table, row, strides, at):  # type: ignore[no-untyped-def]
 
 @cuda.jit(device=True)
 def _span(table, row, strides):  # type: ignore[no-untyped-def]
-    """How many values there are from a tensor's first to its last."""
+    """The number of values in memory from a tensor's first to its last."""
     return _place(table, row, strides, table[row + _SHAPE] * table[row + _SHAPE + 1] * table[row + _SHAPE + 2] - 1) + 1
 
 
@@ -147,7 +147,7 @@ def _settle(address, rows, stride):  # type: ignore[no-untyped-def]
 
 
 def digits(rows: int, device: torch.device) -> Tensor:
-    """What `weigh` needs for so many rows, all zeros; it leaves it so."""
+    """Work space of `weigh` for `rows` rows: zeros, and zeros again when it is done."""
     return torch.zeros(rows, DIGITS, BINS, dtype=torch.int64, device=device)
 
 

@@ -53,7 +53,7 @@ class Composer:
         return self._overrides[override]
 
     def _plain(self, text: str) -> bool:
-        """Whether an override does no more than give a knob another value."""
+        """True for an override that only gives a knob another value."""
         override = self._parsed(text)
         key = override.key_or_group
         return (

@@ -138,12 +138,12 @@ class Config:
 
     @property
     def reads_maxima(self) -> bool:
-        """Whether the channel maxima of a plain calibration tell the scales of sets of channels."""
+        """True if the channel maxima of a plain calibration tell the scales of sets of channels."""
         return self.recipe is None and methods.named(self.method).reads_maxima and formats.named(self.format).symmetric
 
     @property
     def second_pass(self) -> bool:
-        """Whether the groups, which a first pass tells, are observed in another one."""
+        """True if a second pass is needed: the first finds the groups, the second observes them."""
         return self.granularity == "group" and not self.reads_maxima
 
     @property

@@ -170,13 +170,13 @@ class Evaluate:
             raise UsageError(f"evaluate.samples={self.samples} must be at least 1")
 
     def __bool__(self) -> bool:
-        """Whether anything is to be evaluated."""
+        """True if anything is to be evaluated."""
         return self.perplexity or self.sensitivity
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """How many clusters granularity=group makes, and whose: `quantization.sort_and_cluster` (paper) or
+    """Clusters that granularity=group makes, and the algorithm: `quantization.sort_and_cluster` (paper) or
     `quantization.published_clusters` (published)."""
 
     head_groups: int = 4

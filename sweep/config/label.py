@@ -1,4 +1,4 @@
-"""How a cell differs from the usual one, in as few words as that takes."""
+"""The label of a cell: its differences from the defaults, in as few words as that takes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ KNOBS = ("experiment", "objective", "overwrite")  # of conf/config.yaml; a cell'
 
 
 def overwrite(composed: DictConfig) -> bool:
-    """Whether a run may replace a finished one. Raises UsageError for anything but true and false."""
+    """True if a run may replace a finished one. Raises UsageError for anything but true and false."""
     if not isinstance(value := composed.get("overwrite", False), bool):
         raise UsageError(f"overwrite={value} must be true or false")
     return value

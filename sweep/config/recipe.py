@@ -33,7 +33,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, order=True)
 class Choice:
-    """How the clip of a site is chosen, and for which format. alpha is None where the method ignores it."""
+    """Method, alpha and format of one site. alpha is None where the method ignores it."""
 
     method: str
     alpha: float | None
@@ -55,7 +55,8 @@ class Recipe:
     written: dict[str, Any]
 
     def choice(self, layer: int, site: str) -> Choice:
-        """What holds at a site; before SiLU, where nothing quantizes, what holds after it, so that the two compare."""
+        """The choice for a site. A site before SiLU, which nothing quantizes, has that of the site after it, so that
+        the two compare."""
         after = sites.after(site)
         return self.sites.get((layer, site)) or self.sites.get((layer, after or site)) or self.default
 
@@ -72,7 +73,7 @@ class Recipe:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that it decides, wherever the file lies."""
+        """SHA-256 of all that the recipe decides; where its file lies does not matter."""
         every = [[layer, site, str(choice)] for (layer, site), choice in sorted(self.sites.items())]
         return hashlib.sha256(json.dumps([every, str(self.default)]).encode()).hexdigest()
 

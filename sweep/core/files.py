@@ -13,7 +13,7 @@ from typing import Any
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, 64 hexadecimal digits."""
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

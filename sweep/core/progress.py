@@ -1,4 +1,4 @@
-"""How far a calibration is: a bar with time left on a terminal, plain lines elsewhere."""
+"""Progress of a calibration: a bar with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "transformers", "mamba-ssm", "numpy", "pyarrow", "hydra-cor
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python, this program and the packages that can move a number; absent ones are left out."""
+    """Versions of Python, this program and the packages that can change a number; absent ones are left out."""
     from sweep import __version__
 
     versions = {"sweep": __version__, "python": platform.python_version()}
@@ -51,7 +51,7 @@ def git() -> dict[str, Any] | None:
 
 
 def _ours(root: Path) -> bool:
-    """Whether a working copy is the project's and not one that the package was copied into."""
+    """True for a working copy of the project itself, not one that the package was copied into."""
     try:
         return f'name = "{NAME}"' in (root / "pyproject.toml").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -50,7 +50,7 @@ def shield_requeue() -> None:
 
 
 class Pending:
-    """Whether a signal has come; true if so."""
+    """A flag that is true once a signal has come."""
 
     number: int | None = None
 

@@ -1,4 +1,4 @@
-"""How the channels of one site are rounded: what a cell's scales mean to a forward pass."""
+"""The rounding of one site's channels: a cell's scales as a forward pass applies them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rounding:
 
     @property
     def borders(self) -> Floats:
-        """Of the codes, in units of the scale: see `Quantizer.borders`."""
+        """The borders between codes, in units of the scale: see `Quantizer.borders`."""
         return Quantizer(self.format, 1.0, 0, self.format.codes[0], self.format.largest).borders
 
     @property

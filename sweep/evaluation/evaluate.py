@@ -46,11 +46,11 @@ Roundings = Mapping[SiteKey, Rounding]
 
 
 def evaluate(config: Config, statistics: Statistics, scales: pa.Table) -> tuple[dict[str, Any], pa.Table]:
-    """What the scales of a cell (scales.parquet) cost on held-out text: the record, and the scores text by text.
+    """The measured cost of a cell's scales (scales.parquet) on held-out text: the record, and the scores text by text.
 
-    Of all layers quantized, and for `sensitivity` of each layer alone and of all but that one. The table has the
-    columns of `Scores.table` behind `quantized` (all, only, all_but) and `layer` (null for all).
-    Raises UsageError for what a user can mend, Interrupted after a signal."""
+    It is measured with all layers quantized, and for `sensitivity` with each layer alone and with all but that one. The
+    table has the columns of `Scores.table` behind `quantized` (all, only, all_but) and `layer` (null for all). Raises
+    UsageError for what a user can mend, Interrupted after a signal."""
     split, _ = granularity.split(statistics, config.granularity, config.grouping)
     roundings = channel_quantizer.of_table(scales, config.evaluate.sites, split)
     if not roundings:
@@ -114,7 +114,7 @@ class Bench:
         }
 
     def key(self, roundings: Roundings | None) -> Key:
-        """Of the pass with these sites quantized, or of the unquantized one."""
+        """The key of the pass with these sites quantized; None: of the unquantized pass."""
         if roundings is None:
             return Key(f"{self._config.model.name}-unquantized", self._preimage)
         fingerprints = [f"{layer} {site} {roundings[layer, site].fingerprint}\n" for layer, site in sorted(roundings)]
@@ -124,7 +124,7 @@ class Bench:
         return Key(f"{self._config.model.name}-quantized", preimage)
 
     def scores(self, roundings: Roundings) -> Scores:
-        """Of the pass with these sites quantized, from the store or made now and stored."""
+        """The scores of the pass with these sites quantized, from the store or computed now and stored."""
         entry = self._stored(self.key(roundings), lambda draft: self._quantized(roundings).save(draft / SCORES))
         return replace(Scores.load(entry / SCORES), bytes=self._text.bytes)  # they are not part of the key
 

@@ -51,7 +51,8 @@ def hidden_states(
 
 
 def score(model: Model, text: Text, states: Iterator[tuple[int, Tensor]], baseline: Callable[[int], Tensor]) -> Scores:
-    """What the network said of each text; `baseline` gives the unquantized network's states of a text.
+    """The scores of the network's predictions, text by text. baseline: returns the unquantized network's states of a
+    text.
 
     Raises UsageError for what is not a number."""
     windows = text.tokens.windows

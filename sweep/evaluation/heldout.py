@@ -72,6 +72,6 @@ def _source(config: Config) -> Data:
 
 
 def _overlap(a: Path, b: Path) -> bool:
-    """Whether one of two paths lies in the other, or they are the same."""
+    """True if one of the paths lies in the other, or they are the same."""
     first, second = a.expanduser().resolve(), b.expanduser().resolve()
     return first.is_relative_to(second) or second.is_relative_to(first)

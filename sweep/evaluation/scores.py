@@ -1,4 +1,4 @@
-"""What a forward pass made of each text, and what that says about all text."""
+"""Scores of a forward pass, text by text, and their means over all text with errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Of N texts, [N] each: sums over the tokens that are predicted, which are all but the first of a text.
+    """Scores of N texts, [N] each: sums over the predicted tokens, which are all but the first of a text.
 
     tokens: how many these are. bytes: of the text they stand for. nll: -ln p(token), nats; baseline_nll: the same
     of the unquantized network. kl: KL(unquantized || this) of the predicted distributions, nats. agree: tokens for

@@ -47,7 +47,7 @@ class Backbone(nn.Module):
         return self.leave(hidden)
 
     def leave(self, hidden: Tensor) -> Tensor:
-        """What leaves the last block, float32 or not, to what enters lm_head."""
+        """The final norm: from the output of the last block, float32 or not, to the input of lm_head."""
         return self.norm_f(hidden.to(self.norm_f.weight.dtype))  # type: ignore[no-any-return]
 
 

@@ -86,7 +86,7 @@ def open_checkpoint(path: Path, weights: bool = True) -> Checkpoint:
 
 
 def files_to_fetch(names: Sequence[str], read: Read, where: object, beside: Sequence[str]) -> list[str]:
-    """Of a repository's files, those that `open_checkpoint` and its weights read, beside those that `read` fetches.
+    """The files of a repository that `open_checkpoint` and its weights need, beyond those that `read` fetches.
 
     names: all there are. read: fetches one. where: what to call the repository. beside: patterns of other files that
     will be read, a tokenizer's. Raises UsageError for a checkpoint that cannot be used, before its weights come."""
@@ -134,7 +134,7 @@ def _configuration(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _sha256(file: Path) -> str:
-    """Of the content; remembered under ~/.cache, except for files of the Hub's cache, which are named by it."""
+    """SHA-256 of a file's content; remembered under ~/.cache, except for files of the Hub's cache, which it names."""
     real = file.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", real.name):
         return real.name

@@ -1,4 +1,4 @@
-"""Where and in which number format a cell computes that does not say so."""
+"""Device and dtype of a cell that leaves them open."""
 
 from __future__ import annotations
 

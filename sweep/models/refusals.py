@@ -1,4 +1,4 @@
-"""What a directory or a file is, where it is not the checkpoint it is taken for: the words to refuse it in."""
+"""Words to refuse a directory or file in that is no usable checkpoint: they say what it is instead."""
 
 from __future__ import annotations
 

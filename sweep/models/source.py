@@ -46,7 +46,8 @@ def _fetched(model: knobs.Model) -> Path:
 
 
 def identity(model: knobs.Model) -> str:
-    """Of a checkpoint, SHA-256 of its files; of random weights, `random`, the seed and SHA-256 of the geometry."""
+    """The identity of weights: SHA-256 of a checkpoint's files; for random ones `random`, the seed and SHA-256 of the
+    geometry."""
     if model.weights == "random":
         written = json.dumps(described(model), sort_keys=True, default=str)
         return f"random:seed={model.seed}:sha256:{hashlib.sha256(written.encode()).hexdigest()}"

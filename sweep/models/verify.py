@@ -1,4 +1,4 @@
-"""Whether a network that a library loaded holds what its files hold, tensor by tensor."""
+"""The check that a network loaded by a library holds what its files hold, tensor by tensor."""
 
 from __future__ import annotations
 

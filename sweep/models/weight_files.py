@@ -1,4 +1,4 @@
-"""Which of a checkpoint's files hold its weights."""
+"""The files of a checkpoint that hold its weights."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ SIGN = 32_768  # bit 15 of a bin code
 
 @dataclass(frozen=True)
 class Layout:
-    """How a value becomes a bin. `name` is the dtype observed. `width`: how many codes a bin takes, of which the first
-    stands for it, from one edge to another; 0 where a bin is a single value. `shift`: values are counted times 2^shift,
-    see `sweep.quantization.window`; edges are those of the values themselves."""
+    """The rule by which a value gets a bin. `name` is the dtype observed. `width`: how many codes a bin takes, of which
+    the first stands for it, from one edge to another; 0 where a bin is a single value. `shift`: values are counted
+    times 2^shift, see `sweep.quantization.window`; edges are those of the values themselves."""
 
     name: str
     width: int = 0
@@ -30,7 +30,7 @@ class Layout:
 
     @property
     def exact(self) -> bool:
-        """Whether a bin holds one value only."""
+        """True if every bin holds a single value."""
         return self.width == 0
 
     @cached_property

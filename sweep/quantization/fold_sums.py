@@ -31,7 +31,7 @@ class FoldSums:
 
     @property
     def layout(self) -> Layout:
-        """How a value became a bin."""
+        """The layout of the bins."""
         return self.stack.layout
 
     @property
@@ -41,12 +41,12 @@ class FoldSums:
 
     @property
     def counts(self) -> Ints:
-        """How many values lie in each bin, int64 [S, m]: computed at every call, and large."""
+        """Number of values in each bin, int64 [S, m]: computed at every call, and large."""
         return (self.members.astype(np.float64) @ self.stack.counts).astype(np.int64)  # exact below 2^53
 
     @cached_property
     def n(self) -> Ints:
-        """How many values were observed, int64 [S]."""
+        """Number of values observed, int64 [S]."""
         return np.asarray(self.members @ self.stack.n)
 
     @cached_property
@@ -76,7 +76,7 @@ class FoldSums:
 
     @cached_property
     def magnitudes(self) -> FoldSums:
-        """The same sums of the histograms of |x|."""
+        """The same sets of folds, of the histograms of |x|."""
         return FoldSums(self.stack.magnitudes, self.members)
 
     def weigh(self, weights: Floats) -> Floats:
@@ -86,7 +86,7 @@ class FoldSums:
         return np.asarray(weights @ ordered.T @ self.members.T)
 
     def under(self, ends: Floats) -> Ints:
-        """How many values lie below each of some ends [E], in any order, int64 [S, E].
+        """Number of values below each of the ends [E], in any order, int64 [S, E].
 
         Values of a bin are spread evenly over it, and rounded to whole numbers in every fold; none lie below the
         least, all below what reaches the largest."""
@@ -104,8 +104,8 @@ class FoldSums:
         return np.asarray(self.members @ (before + inside).T)
 
     def between(self, places: NDArray[np.intp]) -> Ints:
-        """How many values lie in bins places[i] … places[i + 1] - 1 of `ascending`, int64 [S, i]; [Q, S, i] for Q rows
-        of places."""
+        """Number of values in bins places[i] … places[i + 1] - 1 of `ascending`, int64 [S, i]; [Q, S, i] for Q rows of
+        places."""
         return np.asarray(self.members @ np.diff(self.stack.cumulative.take(places, 0), axis=-2).swapaxes(-1, -2))
 
     def abs_quantile(self, alpha: float) -> Floats:
@@ -171,6 +171,6 @@ def each(histogram: Histogram) -> FoldSums:
 
 
 def _piles_up(low: Floats, high: Floats, least: Floats) -> NDArray[np.bool_]:
-    """Whether bins from `low` to `high` hold SiLU's minimum and nothing less: there the values pile up, and the share
-    of them below a point grows as the square root of its distance from the minimum."""
+    """True for bins from `low` to `high` that hold SiLU's minimum and nothing less: there the values pile up, and the
+    share of them below a point grows as the square root of its distance from the minimum."""
     return (np.abs(least - SILU_MINIMUM) < SILU_REACHED) & (low <= SILU_MINIMUM) & (high > SILU_MINIMUM)

@@ -36,12 +36,12 @@ class Format:
 
     @property
     def bits(self) -> int:
-        """How many bits a code takes."""
+        """Bits that a code takes."""
         return int(np.ceil(np.log2(len(self.codes))))
 
     @cached_property
     def mirrored(self) -> bool:
-        """Whether the codes are c and -c, so that only the magnitudes of values matter."""
+        """True if the codes are pairs c and -c, so that only the magnitudes of values matter."""
         return self.symmetric and np.array_equal(self.codes, -self.codes[::-1])
 
     @cached_property

@@ -20,7 +20,7 @@ Parts = list[tuple[Place, Ints]]  # of a site: place, channels
 
 
 class Clusters(Protocol):
-    """How many clusters of heads and of positions, and whose algorithm: the knobs `grouping.*`."""
+    """Numbers of clusters of heads and of positions, and the algorithm: the knobs `grouping.*`."""
 
     @property
     def head_groups(self) -> int: ...

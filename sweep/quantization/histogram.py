@@ -101,7 +101,7 @@ class Histogram:
         return Histogram(self.layout, self.bins, self.counts.sum(0), self.min.min(0), self.max.max(0))
 
     def coarser(self, layout: Layout) -> Histogram:
-        """The same values in the bins of a layout each of which holds several of this one's."""
+        """The histogram in the wider bins of a layout, each of which holds several of this one's."""
         if layout == self.layout:
             return self
         assert layout.width > self.layout.width > 0
@@ -187,7 +187,7 @@ class Histogram:
 
     @cached_property
     def cumulative(self) -> Ints:
-        """How many values lie below each bin, in ascending order, and in all, int64 [m + 1, K]."""
+        """Number of values below each bin, in ascending order, and in all, int64 [m + 1, K]."""
         below = np.zeros((len(self.bins) + 1, len(self.counts)), np.int64)
         np.cumsum(self.counts.T[self.ascending], axis=0, out=below[1:])
         return below
@@ -200,5 +200,5 @@ def _check_layouts(parts: list[Histogram]) -> None:
 
 
 def short(counts: Counts) -> Counts:
-    """The same in 32 bits if they fit."""
+    """The counts in 32 bits if they fit, else as they are."""
     return counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts

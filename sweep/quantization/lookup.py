@@ -33,7 +33,7 @@ class Lookup:
         self._padded = np.append(x, np.inf)
 
     def below(self, y: Floats) -> NDArray[np.intp]:
-        """How many of x are less than each y, int of y's shape."""
+        """Number of x that are less than each y, int of y's shape."""
         if not self._keyed:
             return np.asarray(np.searchsorted(self.x, y))
         key = _key(y) - self._first

@@ -54,7 +54,8 @@ def measure_each(histogram: FoldSums, quantizers: Sequence[Quantizer]) -> list[M
 
 
 def _inside(histogram: FoldSums, x: Floats, quantizers: Sequence[Quantizer]) -> Ints:
-    """How many values of each member lie between the ends of each quantizer, [Q, S], given the ascending values."""
+    """Number of values of each member between the ends of each quantizer, [Q, S]; x: the values of the bins,
+    ascending."""
     lows, highs = [q.low for q in quantizers], [q.high for q in quantizers]
     if not histogram.layout.exact:  # a bin that holds an end may hold a hundredth of all values
         below = histogram.under(np.array(lows + np.nextafter(highs, np.inf).tolist()))  # the ends are inside

@@ -88,12 +88,12 @@ class SiteStatistics:
 
     @property
     def prepared_size(self) -> int:
-        """How many counts are prepared for reading, of each fold and of all in the finest bins, and kept from then on
-        for the next reader, at about 24 bytes each."""
+        """Number of counts that the first reader prepares, of each fold and of all together in the finest bins, and
+        that are kept for the next one, at about 24 bytes each."""
         return (len(self.folds) + 1) * len((self.pooled or self.histogram).bins)
 
     def unprepared(self) -> SiteStatistics:
-        """The same, and what is prepared for reading it goes when it goes."""
+        """A copy whose prepared counts are freed with it."""
         return replace(self, histogram=replace(self.histogram), pooled=self.pooled and replace(self.pooled))
 
     def subsets(self, members: NDArray[np.bool_]) -> Subsets:
@@ -153,7 +153,7 @@ class SiteStatistics:
         )
 
     def grown(self, more: SiteStatistics) -> SiteStatistics:
-        """The same folds with later samples of some of them: what one pass over all samples gives, bit for bit.
+        """These folds with later samples added: bit for bit the result of one pass over all samples.
 
         more: the later samples alone, but for `channel_abs_sum` and `fisher`, which go on from this one's, since sums
         of floats depend on their order. Raises ValueError where folds are not this one's, or channels, weights or

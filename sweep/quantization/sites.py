@@ -12,7 +12,7 @@ from enum import Enum
 
 
 class Channels(Enum):
-    """How the channels of a site are numbered: each for itself, by head, or by SSD group and state."""
+    """The numbering of a site's channels: one by one, by head, or by SSD group and state."""
 
     PLAIN = "plain"
     HEADS = "heads"

@@ -41,7 +41,7 @@ class Statistics:
         return cls({key: reduce(add, (part.sites[key] for part in parts)) for key in first.sites}, first.meta)
 
     def grown(self, more: Statistics) -> Statistics:
-        """The same folds with later samples, see `SiteStatistics.grown`. Raises ValueError where sites differ."""
+        """These folds with later samples added, see `SiteStatistics.grown`. Raises ValueError where sites differ."""
         if self.sites.keys() != more.sites.keys():
             raise ValueError("cannot grow statistics by those of other sites")
         return Statistics({key: site.grown(more.sites[key]) for key, site in self.sites.items()}, more.meta)
@@ -51,7 +51,7 @@ class Statistics:
         return Statistics({key: site for key, site in self.sites.items() if key[0] == layer}, self.meta)
 
     def abs_sums(self, fold: int) -> dict[SiteKey, Floats]:
-        """`channel_abs_sum` of one fold, by site: float64 [channels]."""
+        """The sums of |x| of one fold by site, float64 [channels]: see `SiteStatistics.channel_abs_sum`."""
         return {key: site.channel_abs_sum[list(site.folds).index(fold)] for key, site in self.sites.items()}
 
     def fisher(self, fold: int) -> dict[SiteKey, FisherHistogram]:

@@ -75,8 +75,8 @@ def check(total: Histogram, clip: float, mse: float) -> None:
 
 
 def outside(histogram: Histogram) -> tuple[Ints, Ints]:
-    """How many values fell into the end bins, below and above the window of float32: upper bounds of
-    what lies outside it, int64 [] or [K] each. Zero in 16-bit layouts."""
+    """Numbers of values in the end bins, below and above the window of float32: upper bounds of those outside it, int64
+    [] or [K] each. Zero in 16-bit layouts."""
     zero = np.zeros(histogram.counts.shape[:-1], np.int64)
     if histogram.layout.exact:
         return zero, zero

@@ -1,1 +1,1 @@
-"""What a mixer computes, written for a CPU, and the patch that puts it into a model."""
+"""Convolution, scan and norm of a mixer, written for CPUs, and the patch that puts them into a model."""

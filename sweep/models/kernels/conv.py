@@ -26,7 +26,7 @@ def convolve(entered: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tens
 
 @dataclass(eq=False, slots=True)  # frozen it would take twice as long to make, eight times a mixer
 class Convolved:
-    """What a convolution is going to make of `entered` [batch, seq, channels], before or after SiLU: for an observer
+    """The future result of a convolution of `entered` [batch, seq, channels], before or after SiLU: for an observer
     that computes the values as it counts them, so that they need not be written to memory and read again.
 
     weight [channels, kernel]; bias [channels] or None. It answers to what is asked of a tensor that is observed."""
@@ -55,7 +55,7 @@ class Convolved:
         return len(self.entered)
 
     def __getitem__(self, at: tuple[Any, slice]) -> Convolved:
-        """That of some channels: `convolved[..., channels]`."""
+        """The result for some channels: `convolved[..., channels]`."""
         _, channels = at
         bias = None if self.bias is None else self.bias[channels]
         return Convolved(self.entered[..., channels], self.weight[channels], bias, self.silu)
@@ -71,7 +71,8 @@ def lazily(entered: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, A
 
 
 class SharedConvolution:
-    """The same to float32 rounding, for a CPU: without a transpose (17 times faster), and once for tap and model.
+    """The convolution for CPUs, equal to float32 rounding: without a transpose (17 times faster), computed once for tap
+    and model.
 
     Call it like `convolve`; give the model `causal_conv1d_fn`. Whichever comes second gets the first one's result.
     """

@@ -116,7 +116,7 @@ def _in_bins(histogram: FoldSums, mirrored: bool) -> list[tuple[float, Ints, Bin
 
 
 def candidates(format: Format) -> Ints:
-    """How many of the 2048 bins are kept, ascending, int64 [C]."""
+    """Numbers of bins that candidates keep, of 2048, ascending, int64 [C]."""
     fewest = -(-len(format.codes) // (2 * STRIDE)) * STRIDE
     return np.arange(fewest, BINS + 1, STRIDE)
 

@@ -58,13 +58,14 @@ def weights(texts: int) -> Floats:
 
 
 def rate(site: SiteStatistics, members: NDArray[np.bool_], alpha: float | None) -> float:
-    """Of a weighted mean of texts."""
+    """The rate of a weighted mean of texts."""
     texts = int(site.samples[members].sum())
     return float(np.square(weights(texts)).sum()) * texts / int(members.sum())
 
 
 def sections(site: SiteStatistics, alpha: float | None, format: Format) -> Ends:
-    """Of a fold by itself, the mean of its texts: their weights hang on where in the row a text stands."""
+    """The clips of all folds and of each by itself, [1 + K]. A fold's own clip is the plain mean over its texts, since
+    the weights of the moving average depend on where in the whole row a text stands."""
     everything = np.ones((1, len(site.folds)), bool)
     whole = clip(Observed(FoldSums(site.histogram, everything), everything, site), alpha, format)
     (index,) = np.flatnonzero(site.text_alphas == alpha)
