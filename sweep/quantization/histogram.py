@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ class Histogram:
         bins, places = union([p.bins for p in parts])
         counts = np.zeros((*parts[0].counts.shape[:-1], len(bins)), np.int64)
         for place, part in zip(places, parts, strict=True):
-            counts[..., place] += part.counts
+            counts[..., place if len(place) < len(bins) else slice(None)] += part.counts
         low, high = (reduce(f, [getattr(p, n) for p in parts]) for f, n in ((np.minimum, "min"), (np.maximum, "max")))
         return cls(parts[0].layout, bins, short(counts), low, high)
 
@@ -173,7 +174,7 @@ class Histogram:
         positive, negative = self.bins[:split], self.bins[split:] - np.uint16(SIGN)
         bins, places = union([positive, negative])
         counts = np.zeros((*self.counts.shape[:-1], len(bins)), np.int64)
-        counts[..., places[0]] += self.counts[..., :split]
+        counts[..., places[0]] = self.counts[..., :split]
         counts[..., places[1]] += self.counts[..., split:]
         empty = self.min > self.max
         low, high = np.where(empty, np.inf, 0.0), np.where(empty, -np.inf, self.absmax)
@@ -195,9 +196,14 @@ class Histogram:
     @cached_property
     def cumulative(self) -> Ints:
         """How many values lie below each bin, in ascending order, and in all, int64 [m + 1, K]."""
-        below = np.zeros((len(self.bins) + 1, len(self.counts)), np.int64)
-        np.cumsum(self.counts.T[self.ascending], axis=0, out=below[1:])
-        return below
+        below = np.zeros((len(self.counts), len(self.bins) + 1), np.int64)
+        np.cumsum(self.ordered(np.int64), axis=1, out=below[:, 1:])
+        return np.ascontiguousarray(below.T)
+
+    def ordered(self, dtype: type[np.int64 | np.float64]) -> NDArray[Any]:
+        """The counts of a stack in ascending order of the bins, [K, m]: computed at every call, and large."""
+        split = int(np.searchsorted(self.bins, SIGN))
+        return np.concatenate([self.counts[:, split:][:, ::-1], self.counts[:, :split]], 1, dtype=dtype)
 
 
 def _check_layouts(parts: Sequence[Histogram]) -> None:
