@@ -21,6 +21,7 @@ from sweep.calibration import tokens
 from sweep.calibration.loop import calibrate
 from sweep.calibration.tokens import Tokens
 from sweep.calibration.until import Errors, Goal, Look
+from sweep.compare.analysis.forecast import SHARE
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.config.config import Config
 from sweep.config.knobs import Calibration, Data, Model
@@ -37,6 +38,7 @@ HALF, WHOLE = 512, 1024
 SIZES = (64, 128, 256, 512, 1024, 2048)  # whole batches of every fold, so that each goes on from the one before
 FEW, MANY, FOLDS = 64, 512, 64  # samples that are forecast from; samples, and folds, that tell the truth
 FACTOR = 1.5
+SETTINGS: tuple[list[str], ...] = ([], ["alpha=0.999"], ["alpha=0.99"], ["method=mse"])  # read off the same calibration
 SEEDS, STEPS, SHORT = (
     16,
     (32, 64, 128),
@@ -91,11 +93,21 @@ def _variance(name: str) -> Floats:
     return np.asarray((last.scale_se / last.scale) ** 2)
 
 
-def _of_half_the_folds(name: str, rest: int) -> Floats:
-    """The same from every other fold, up to a factor that all rows share."""
+def _folds(name: str) -> Floats:
+    """Logarithms that scatter as those of the scales of single folds do, up to a factor, [scales, folds]."""
     rows = pq.read_table(f"runs/{name}/replicates.parquet").to_pandas()
-    rows = rows[(rows.fold % 2 == rest) & rows.site.isin(quantized())]
-    return np.asarray(np.log(rows.set_index(["layer", "site", "fold"]).scale).unstack("fold").var(axis=1, ddof=1))
+    rows = rows[rows.site.isin(quantized())]
+    return np.asarray(np.log(rows.set_index(["layer", "site", "fold"]).scale).unstack("fold"))
+
+
+def _of_a_setting(folds: Floats, few: int) -> list[float]:
+    """Forecast / truth of the samples that SHARE of the scales take, from each `few` of the folds and the others."""
+    draws, ratios = folds.shape[1] // few, []
+    for draw in range(draws):
+        chosen = np.arange(folds.shape[1]) % draws == draw
+        told, true = (np.quantile(folds[:, of].var(axis=1, ddof=1), SHARE) for of in (chosen, ~chosen))
+        ratios.append(float(told / true))
+    return ratios
 
 
 def _near(ratio: Floats) -> float:
@@ -114,7 +126,12 @@ def forecasting() -> list[dict[str, Any]]:
     folds = freedom(8)
     low, high = (folds / float(chdtri(folds, tail)) for tail in (0.025, 0.975))
     held = (ratio * low <= 1) & (ratio * high >= 1)
-    halves = _of_half_the_folds("many", 0) / _of_half_the_folds("many", 1)
+    every = _folds("many")
+    halves = every[:, ::2].var(axis=1, ddof=1) / every[:, 1::2].var(axis=1, ddof=1)
+    of_settings = []
+    for n, setting in enumerate(SETTINGS):
+        _run(f"setting{n}", MANY, "many", f"calibration.folds={FOLDS}", *setting)
+        of_settings += _of_a_setting(_folds(f"setting{n}"), 8)
     rng = np.random.default_rng(0)
     ideal = rng.chisquare(7, 10**6) / 7 / (rng.chisquare(FOLDS - 1, 10**6) / (FOLDS - 1))
     return [
@@ -125,6 +142,13 @@ def forecasting() -> list[dict[str, Any]]:
         },
         {"what": "the same where folds scatter normally, independently for every scale", "value": _near(ideal)},
         {"what": f"the truth of {FOLDS} folds: its halves within {FACTOR}, % of scales", "value": _near(halves)},
+        {
+            "what": f"of a setting, for {SHARE:.0%} of its scales, from 8 of {FOLDS} folds within {FACTOR} of the "
+            f"others, % of {len(of_settings)} draws",
+            "value": _near(np.array(of_settings)),
+            "at least": 80,
+        },
+        {"what": "the same, forecast / truth, median", "value": median(of_settings)},
         {"what": "the forecast's 95 % interval holds the truth, % of scales", "value": 100 * float(held[known].mean())},
         {"what": "forecast / truth, median over scales", "value": float(np.median(ratio[known])), "at most": FACTOR},
     ]

@@ -15,6 +15,7 @@ from sweep.calibration.accumulator import SiteFold
 from sweep.calibration.checkpoint import Checkpoint
 from sweep.calibration.collect import Collect
 from sweep.calibration.differentiate import differentiate
+from sweep.calibration.finished import Finished
 from sweep.calibration.gradients import Gradients
 from sweep.calibration.observer import Observer
 from sweep.calibration.taps import Fired, taps
@@ -61,19 +62,12 @@ def calibrate(
     gradients = Gradients(collect.groups, collect.shifts)
     folds = range(calibration.shard or 0, calibration.folds, 1 if calibration.shard is None else calibration.shards)
     wanted = [fold for fold in folds if _dealt(tokens, fold, calibration)]
-    finished: set[int] = set()
-    merged: Statistics | None = None  # of the finished folds
-
-    def finish(fold: int, part: Statistics) -> None:
-        nonlocal merged  # merged at once: a float32 fold by itself takes twice as much
-        merged = Statistics.merge([merged, part]) if merged else part
-        finished.add(fold)
-
+    finished = Finished()
     for fold, saved in checkpoint.folds(wanted) if checkpoint else ():
-        finish(fold, saved)
+        finished.add(fold, saved)
         del saved
     total = sum(_passes(tokens, fold, calibration) for fold in wanted)
-    done = sum(_passes(tokens, fold, calibration) for fold in finished)
+    done = sum(_passes(tokens, fold, calibration) for fold in finished.folds)
 
     def observe(layer: int, site: str, values: Tensor) -> None:
         if not collect.groups and (not collect.shifts or (layer, site) in collect.shifts):
@@ -112,7 +106,7 @@ def calibrate(
                 signal.check()
 
         for fold in wanted:
-            if fold in finished:
+            if fold in finished.folds:
                 continue
             observer.begin(base.abs_sums(fold) if base else {})
             gradients.begin(base.fisher(fold) if base and calibration.fisher > tokens.since else {})
@@ -137,7 +131,7 @@ def calibrate(
             with torch.inference_mode():  # where its tensors were made
                 observed = observer.finish()
             part = gather(model, fold, len(_dealt(tokens, fold, calibration)), observed, gradients.finish())
-            finish(fold, part)
+            finished.add(fold, part)
             if checkpoint:
                 checkpoint.add(fold, part)
             del part
@@ -145,6 +139,7 @@ def calibrate(
             checkpoint.keep()
         signal.check()
     timings.forward_s = time.perf_counter() - begin - timings.observe_s - timings.fisher_s
+    merged = finished.merged()
     if base:
         merged = base.grown(merged) if merged else base
     assert merged  # knobs.Calibration has one fold at least, and each fold a sample

@@ -107,6 +107,8 @@ class Store:
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):  # there are checkpoints to go on from
+                self.work(key).rmdir()
         shutil.rmtree(self.work(key), ignore_errors=True)
         return entry
 

@@ -90,8 +90,11 @@ def layout(name: str) -> Layout:
 
 def union(parts: list[Bins]) -> tuple[Bins, list[NDArray[np.intp]]]:
     """All bins that occur in some part, ascending, and where each part's bins stand among them."""
+    codes = [part.astype(np.intp) for part in parts]  # which numpy indexes by in a third of the time
     occupied = np.zeros(BINS, bool)
-    for part in parts:
-        occupied[part] = True
-    place = np.cumsum(occupied) - 1
-    return np.flatnonzero(occupied).astype(np.uint16), [place[part] for part in parts]
+    for code in codes:
+        occupied[code] = True
+    bins = np.flatnonzero(occupied)
+    place = np.empty(BINS, np.intp)
+    place[bins] = np.arange(len(bins))
+    return bins.astype(np.uint16), [place.take(code) for code in codes]

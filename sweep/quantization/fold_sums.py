@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.quantization.bins import SIGN, Layout
+from sweep.quantization.bins import Layout
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.types import Bins, Floats, Ints
 
@@ -81,9 +81,7 @@ class FoldSums:
 
     def weigh(self, weights: Floats) -> Floats:
         """Sums over the values of what each weighs, float64 [W, S]; weights [W, m] by `ascending`."""
-        split, counts = int(np.searchsorted(self.bins, SIGN)), self.stack.counts
-        ordered = np.concatenate([counts[:, split:][:, ::-1], counts[:, :split]], 1, dtype=np.float64)
-        return np.asarray(weights @ ordered.T @ self.members.T)
+        return np.asarray(weights @ self.stack.ordered(np.float64).T @ self.members.T)
 
     def under(self, ends: Floats) -> Ints:
         """Number of values below each of the ends [E], in any order, int64 [S, E].

@@ -7,7 +7,7 @@ distributed as all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -112,44 +112,48 @@ class SiteStatistics:
         return Histogram(pooled.layout, pooled.bins, *both)
 
     def __add__(self, other: SiteStatistics) -> SiteStatistics:
-        """The folds of both, in ascending order.
+        """The folds of both; see `merge`."""
+        return SiteStatistics.merge([self, other])
 
-        Raises ValueError where a fold is on both sides, or where layouts, channels or weights differ."""
-        twice = np.intersect1d(self.folds, other.folds)
-        if len(twice):
-            raise ValueError(f"cannot merge: fold {', '.join(map(str, twice))} is on both sides")
-        if self.channel_absmax.shape[1:] != other.channel_absmax.shape[1:]:
-            raise ValueError("cannot merge: the numbers of channels differ")
-        if self.weight_absmax != other.weight_absmax:
-            raise ValueError("cannot merge: the convolution weights differ")
-        if not np.array_equal(self.text_alphas, other.text_alphas):
-            raise ValueError("cannot merge: the quantiles taken of the texts differ")
-        if (self.fisher is None) != (other.fisher is None):
-            raise ValueError("cannot merge: one side has no squared gradients")
-        order = np.argsort(np.concatenate([self.folds, other.folds]))
-        merged = self.histogram.beside(other.histogram)
-        if (self.pooled is None) != (other.pooled is None):
+    @classmethod
+    def merge(cls, parts: Sequence[SiteStatistics]) -> SiteStatistics:
+        """The folds of all, in ascending order.
+
+        Raises ValueError where a fold is in two of them, or where layouts, channels or weights differ."""
+        first, folds = parts[0], np.concatenate([part.folds for part in parts])
+        order = np.argsort(folds)
+        if (twice := folds[order][1:][np.diff(folds[order]) == 0]).size:
+            raise ValueError(f"cannot merge: fold {', '.join(map(str, np.unique(twice)))} is on both sides")
+        for other in parts[1:]:
+            if first.channel_absmax.shape[1:] != other.channel_absmax.shape[1:]:
+                raise ValueError("cannot merge: the numbers of channels differ")
+            if first.weight_absmax != other.weight_absmax:
+                raise ValueError("cannot merge: the convolution weights differ")
+            if not np.array_equal(first.text_alphas, other.text_alphas):
+                raise ValueError("cannot merge: the quantiles taken of the texts differ")
+            if (first.fisher is None) != (other.fisher is None):
+                raise ValueError("cannot merge: one side has no squared gradients")
+        histogram = Histogram.beside([part.histogram for part in parts])
+        if len({part.pooled is None for part in parts}) > 1:
             raise ValueError("cannot merge: one side has no histogram of all folds together")
+        pooled, fisher = ([p for part in parts if (p := getattr(part, n))] for n in ("pooled", "fisher"))
+        quantiles = [each for part in parts for each in part.text_quantiles]
 
-        def join(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-            return np.concatenate([a, b])[order]
+        def join(name: str) -> NDArray[Any]:
+            return np.concatenate([getattr(part, name) for part in parts])[order]
 
-        return SiteStatistics(
-            folds=join(self.folds, other.folds),
-            samples=join(self.samples, other.samples),
-            histogram=Histogram(merged.layout, merged.bins, merged.counts[order], merged.min[order], merged.max[order]),
-            channel_absmax=join(self.channel_absmax, other.channel_absmax),
-            channel_abs_sum=join(self.channel_abs_sum, other.channel_abs_sum),
-            channel_text_mean_max=join(self.channel_text_mean_max, other.channel_text_mean_max),
-            weight_absmax=self.weight_absmax,
-            text_alphas=self.text_alphas,
-            text_quantiles=tuple((*self.text_quantiles, *other.text_quantiles)[i] for i in order)
-            if self.text_quantiles
-            else (),
-            pooled=self.pooled + other.pooled if self.pooled and other.pooled else None,
-            fisher=FisherHistogram.merge([self.fisher, other.fisher]).take(order)
-            if self.fisher and other.fisher
-            else None,
+        return cls(
+            folds=folds[order],
+            samples=join("samples"),
+            histogram=histogram.take(order),
+            channel_absmax=join("channel_absmax"),
+            channel_abs_sum=join("channel_abs_sum"),
+            channel_text_mean_max=join("channel_text_mean_max"),
+            weight_absmax=first.weight_absmax,
+            text_alphas=first.text_alphas,
+            text_quantiles=tuple(quantiles[i] for i in order) if quantiles else (),
+            pooled=Histogram.sum(pooled) if pooled else None,
+            fisher=FisherHistogram.merge(fisher).take(order) if fisher else None,
         )
 
     def grown(self, more: SiteStatistics) -> SiteStatistics:

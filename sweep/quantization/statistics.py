@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ class Statistics:
         first = parts[0]
         if any(part.sites.keys() != first.sites.keys() or part.meta != first.meta for part in parts):
             raise ValueError("cannot merge statistics of different models or sites")
-        return cls({key: reduce(add, (part.sites[key] for part in parts)) for key in first.sites}, first.meta)
+        return cls({key: SiteStatistics.merge([part.sites[key] for part in parts]) for key in first.sites}, first.meta)
 
     def grown(self, more: Statistics) -> Statistics:
         """These folds with later samples added, see `SiteStatistics.grown`. Raises ValueError where sites differ."""

@@ -94,6 +94,8 @@ def test_a_sweep_over_samples_costs_one_pass_of_the_largest(
     records = [json.loads((tmp_path / "all" / str(n) / "run.json").read_text()) for n in range(3)]
     assert [base(record) for record in records] == [16, None, 8]
     kept = tmp_path / "all" / "store"
+    for size in (8, 16):  # what a larger one grew from is there for whoever asks for it
+        assert run(make(size, f"store={kept}"), tmp_path / f"read{size}")["calibration"]["cached"]
     assert store_command.main(["--store", str(kept), "list"]) == 0
     assert "grown from the 16 samples of" in " ".join(capsys.readouterr().out.replace("│", " ").split())
     smaller = [str(path.name) for path in Store(kept).entries() if "24x" not in path.name]

@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from sweep.calibration.cache import STATISTICS, Store
 from sweep.config.config import Config, from_hydra
 from sweep.config.hydra_errors import CONF
 from sweep.core.errors import UsageError
+from sweep.core.files import draft
 from sweep.models.defaults import settled
 from sweep.quantization.statistics import Statistics
 from sweep.runs import cell as cells
 from sweep.runs import passes, reproduce, until
+from sweep.runs import record as runs
+from sweep.runs.status import RunStatus
 from tests.harness import Run, command
 
 MOST = 128  # 32, 64, 128: folds x batch_size = 16, four samples a fold at first
@@ -223,6 +227,55 @@ def test_a_full_disk_costs_no_step_that_is_stored(make: Make, tmp_path: Path, mo
     ended = run(config, tmp_path / "ended")
     assert looked(ended) == [32, 64, 128]
     assert written(ended) == written(run(make("calibration.tolerance=0.1%", store="other"), tmp_path / "direct"))
+
+
+@pytest.mark.parametrize("at", ["store", "run"])
+def test_a_full_disk_costs_the_decision_and_no_calibration(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """The table of the looks is half written, in the store or in the run's directory, when the disk is full."""
+    config, place, store = make("alpha=0.9"), tmp_path / "cell", Store(tmp_path / "store")
+    write = until.write_table
+
+    def full(path: Path, table: Any) -> None:
+        if path.is_relative_to(tmp_path / ("store" if at == "store" else "cell")):
+            with draft(path) as beside:
+                beside.write_bytes(b"PAR1")
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(until, "write_table", full)
+        with pytest.raises((UsageError, OSError), match="No space left on device") as error:
+            run(config, place)
+    assert isinstance(error.value, UsageError) or error.value.filename == str(place / until.FILE)
+    assert "\n" not in str(error.value)
+    assert runs.load(place).status is RunStatus.FAILED
+    assert not list(place.glob(f"*{until.FILE}*"))
+    assert any(entry.name.startswith("until-") for entry in store.entries()) == (at == "run")
+    assert store.leftovers() == []
+    assert store_command.main(["--store", str(store.root), "verify"]) == 0
+    calibrated = {entry.name: entry.stat().st_ino for entry in store.entries()}
+    ended = run(config, place)
+    assert ended["calibration"]["cached"]
+    assert {entry.name: entry.stat().st_ino for entry in store.entries()}.items() >= calibrated.items()
+    direct = run(make("alpha=0.9", store="other"), tmp_path / "direct")
+    assert ended["calibration"]["until"] == direct["calibration"]["until"]
+    for table in (tmp_path / "direct").glob("*.parquet"):
+        assert (place / table.name).read_bytes() == table.read_bytes()
+
+
+@pytest.mark.parametrize("fisher", [0, 48])
+def test_every_look_leaves_its_calibration_to_whoever_asks_for_it(make: Make, tmp_path: Path, fisher: int) -> None:
+    given = ("calibration.tolerance=0.0001", f"calibration.fisher={fisher}")
+    looks = looked(run(make(*given), tmp_path / "sure"))
+    assert looks == [32, 64, 128]
+    for samples in looks:
+        few = make("calibration.tolerance=null", f"calibration.samples={samples}", f"calibration.fisher={fisher}")
+        record = run(few, tmp_path / str(samples))
+        assert record["calibration"]["cached"]
+        direct = run(replace(few, store=str(tmp_path / "other")), tmp_path / f"direct{samples}")
+        assert written(record) == written(direct)
 
 
 def test_reproduced_from_the_samples_it_reached(make: Make, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,7 +37,8 @@ class View:
     """config: what identifies and explains the run. families: prefixes of the series, `x_conv_out`, ….
     layers: per layer `<site>/<column>` → value, the mean over the groups where a layer has several (of loss: the sum).
     histograms: per layer `<site>/values` → bins. summary: what runs are sorted by, over all rows.
-    rows: all of scales.parquet. files: what the artifact holds. notes: how to read the series."""
+    rows: all of scales.parquet. files: what the artifact holds. notes: how to read the series.
+    looks: rows of the history that come before the layers, where calibration.tolerance decided when to stop."""
 
     config: Row
     families: list[str]
@@ -47,6 +48,7 @@ class View:
     rows: list[Row]
     files: list[Path]
     notes: str | None
+    looks: list[dict[str, float]] = field(default_factory=list)
 
 
 def read(directory: Path) -> View:
@@ -63,10 +65,6 @@ def read(directory: Path) -> View:
     for layer in (results.loss or {}).get("layers") or []:
         layers.setdefault(layer["layer"], {}).update(_flat("predicted", {k: layer[k] for k in ("loss", "loss_se")}))
     looks = results.calibration.until.looks if results.calibration.until else ()
-    for look in looks:  # a curve over the layers for each number of samples
-        for number, error in zip(look.layers, look.layer_errors, strict=True):
-            if math.isfinite(error):
-                layers.setdefault(number, {})[f"until/error after {look.samples} samples"] = error
     groups = len(rows) / max(1, len({(row["layer"], row["site"]) for row in rows}))
     return View(
         config={
@@ -81,22 +79,37 @@ def read(directory: Path) -> View:
         summary={
             **_summary(rows),
             **_measured(results),
-            **{key: value for look in looks for key, value in of_look(look).items()},
+            **{key: value for look in looks for key, value in summary_of_look(look).items()},
         },
         rows=[{key: _finite(value) for key, value in row.items()} for row in rows],
         files=sorted([directory / runs.FILE, *directory.glob("*.parquet"), *directory.glob(runs.RECIPE)]),
         notes="Series show the mean over the groups of a layer; the table has every group." if groups > 1 else None,
+        looks=[row for look in looks for row in of_look(look)],
     )
 
 
-def of_look(look: Look) -> dict[str, float]:
+def summary_of_look(look: Look) -> dict[str, float]:
     """What is told of the errors after so many samples, for a summary."""
+    return {f"until/{name}/{look.samples}": value for name, value in _told(look).items()}
+
+
+def of_look(look: Look) -> list[dict[str, float]]:
+    """Rows of the history that tell of the errors after so many samples: one over the number of samples, then a curve
+    over the layers, of the median error of each."""
+    curve = f"until/error after {look.samples} samples"
+    return [
+        {"samples": look.samples, **{f"sure/{name}": value for name, value in _told(look).items()}},
+        *(
+            {"layer": layer, curve: error}
+            for layer, error in zip(look.layers, look.layer_errors, strict=True)
+            if math.isfinite(error)
+        ),
+    ]
+
+
+def _told(look: Look) -> dict[str, float]:
     values = {name: getattr(look, name) for name in ("settled", "error", "worst", "loss_error")}
-    return {
-        f"until/{name}/{look.samples}": value
-        for name, value in values.items()
-        if value is not None and math.isfinite(value)
-    }
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def _of_recipe(config: Row) -> Row:

@@ -39,6 +39,7 @@ class WandbTracker:
         self.complete = False
         self._broken = False
         self._reported = -EVERY
+        self._looks = 0  # rows of looks that were logged
         place = Path(run.settings.sync_dir)
         if place.is_relative_to(directory.resolve()):
             place = place.relative_to(directory.resolve())
@@ -47,7 +48,7 @@ class WandbTracker:
         self.hint: str = url or f"wandb sync {quote(str(directory / place))}"
 
     def progress(self, done: int, total: int) -> None:
-        """Samples done and in all. Kept in the summary, so that the steps of the history are the layers alone."""
+        """Samples done and in all. Kept in the summary: the steps of the history are looks and layers."""
         if self._run is None or self._broken or (done < total and time.monotonic() - self._reported < EVERY):
             return
         self._reported = time.monotonic()
@@ -55,12 +56,13 @@ class WandbTracker:
             self._run.summary.update({"calibration/done": done, "calibration/samples": total})
 
     def looked(self, look: Look) -> None:
-        """The errors of every layer after so many samples: a curve over the layers when the run is done, and in the
-        summary at once, since the steps of the history are the layers."""
+        """The errors after so many samples, at once: in the summary, over the number of samples, and a curve over the
+        layers."""
         if self._run is None or self._broken:
             return
         with self._sparing_the_cell():
-            self._run.summary.update(view.of_look(look))
+            self._run.summary.update(view.summary_of_look(look))
+            self._looks = _log_looks(self._run, view.of_look(look), self._looks)
 
     def results(self, directory: Path) -> None:
         """Log everything, from the files of the finished cell in `directory` alone."""
@@ -68,7 +70,7 @@ class WandbTracker:
             return
         shown = view.read(directory)
         with self._sparing_the_cell():
-            _log(self._run, shown)
+            _log(self._run, shown, self._looks)
             self.complete = True
 
     def finish(self, failed: bool = False) -> None:
@@ -160,24 +162,36 @@ def open_run(server: str, settings: Wandb, directory: Path, identity: Identity, 
     )
 
 
-def _log(run: Any, shown: view.View) -> None:
-    """Step k of the history is layer k, said explicitly, so that a run resumed or replayed has each layer once."""
+def _log_looks(run: Any, rows: list[dict[str, float]], first: int) -> int:
+    """Log rows of looks as the steps from `first` on; returns the step after them."""
+    for key, family in (("samples", "sure"), ("layer", "until")):
+        run.define_metric(key, hidden=True)
+        run.define_metric(f"{family}/*", step_metric=key, summary="none")
+    for step, row in enumerate(rows, start=first):
+        run.log(row, step=step, commit=True)
+    return first + len(rows)
+
+
+def _log(run: Any, shown: view.View, told: int) -> None:
+    """Steps are said explicitly, so that a run resumed or replayed has each of them once: first those of the looks, of
+    which the first `told` are there, then step k after them is layer k."""
     import wandb
 
     run.config.update(shown.config, allow_val_change=True)
     if shown.notes:
         run.notes = shown.notes
+    begin = _log_looks(run, shown.looks[told:], told) if shown.looks else 0
     run.define_metric("layer", hidden=True)
     for family in shown.families:
         run.define_metric(f"{family}/*", step_metric="layer", summary="none")
     for layer, series in shown.layers.items():
         bins = shown.histograms.get(layer, {})
         histograms = {key: wandb.Histogram(np_histogram=pair) for key, pair in bins.items()}
-        run.log({"layer": layer, **series, **histograms}, step=layer, commit=True)
+        run.log({"layer": layer, **series, **histograms}, step=begin + layer, commit=True)
     columns = list(shown.rows[0])
     wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(shown.rows))  # its first 10,000 rows are not the table
     table = wandb.Table(columns=columns, data=[list(row.values()) for row in shown.rows], allow_mixed_types=True)
-    run.log({"scales": table}, step=max(shown.layers) + 1, commit=True)
+    run.log({"scales": table}, step=begin + max(shown.layers) + 1, commit=True)
     run.summary.update(shown.summary)
     artifact = wandb.Artifact(f"cell-{run.id}", type="cell", metadata=shown.config["cell"])
     for path in shown.files:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sweep.calibration import finished
 from sweep.quantization.statistics import Statistics
 from tests.observed_sites import SITE, observe, statistics
 
@@ -46,6 +47,24 @@ def test_the_same_statistics_are_the_same_bytes(tmp_path: Path, x: torch.Tensor)
 def test_shards_merge_to_what_one_job_gives(x: torch.Tensor, order: tuple[int, int]) -> None:
     shards = [statistics(x[:2], [0, 1]), statistics(x[2:], [2, 3])]
     assert equal(shards[order[0]] + shards[order[1]], statistics(x, [0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
+@pytest.mark.parametrize("waiting", [finished.WAITING, 0])
+def test_folds_merge_to_the_same_whether_they_wait_or_not(
+    x: torch.Tensor, order: tuple[int, ...], waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished, "WAITING", waiting)
+    folds = finished.Finished()
+    assert folds.merged() is None
+    for fold in order:
+        folds.add(fold, statistics(x[fold : fold + 1], [fold]))
+    assert folds.folds == {0, 1, 2, 3}
+    merged = folds.merged()
+    assert merged is not None
+    assert equal(merged, statistics(x, [0, 1, 2, 3]))
+    with pytest.raises(ValueError, match="fold 2 is on both sides"):
+        Statistics.merge([statistics(x[n : n + 1], [n]) for n in (0, 2, 1, 2)])
 
 
 def test_what_does_not_belong_together_does_not_merge(x: torch.Tensor) -> None:

@@ -49,9 +49,13 @@ def test_the_record_is_typed_and_keeps_all(tmp_path: Path) -> None:
 
 def test_a_tracker_sees_a_curve_for_each_number_of_samples(tmp_path: Path) -> None:
     shown = view.read(decided(tmp_path / "0"))
-    assert [shown.layers[n]["until/error after 128 samples"] for n in range(4)] == [0.001, 0.002, 0.003, 0.004]
-    assert "until/error after 64 samples" not in shown.layers[2]  # infinite
-    assert "until" in shown.families
+    curves = {(row["layer"], key): row[key] for row in shown.looks if "layer" in row for key in row}
+    assert [curves[n, "until/error after 128 samples"] for n in range(4)] == [0.001, 0.002, 0.003, 0.004]
+    assert (2, "until/error after 64 samples") not in curves  # infinite
+    samples = [row for row in shown.looks if "samples" in row]
+    assert [row["samples"] for row in samples] == [64, 128]
+    assert [row["sure/settled"] for row in samples] == [0.0, 1.0]
+    assert "sure/worst" not in samples[0]
     assert shown.summary["until/settled/128"] == 1.0
     assert shown.summary["until/loss_error/64"] == 0.5
     assert "until/worst/64" not in shown.summary
@@ -65,6 +69,13 @@ class Run:
     def __init__(self, directory: Path) -> None:
         self.summary: dict[str, Any] = {}
         self.settings = type("Settings", (), {"sync_dir": str(directory), "mode": "offline"})
+        self.history: list[tuple[int, dict[str, Any]]] = []
+
+    def define_metric(self, name: str, **settings: Any) -> None:
+        pass
+
+    def log(self, row: dict[str, Any], step: int, commit: bool) -> None:
+        self.history.append((step, row))
 
 
 def test_wandb_is_told_at_once_and_other_trackers_if_they_listen(tmp_path: Path) -> None:
@@ -76,7 +87,8 @@ def test_wandb_is_told_at_once_and_other_trackers_if_they_listen(tmp_path: Path)
         record = hint = None
 
     Trackers({"wandb": WandbTracker(tmp_path, run), "older": Older()}).looked(LOOKS[1])  # type: ignore[dict-item]
-    assert run.summary == view.of_look(LOOKS[1])
+    assert run.summary == view.summary_of_look(LOOKS[1])
+    assert run.history == list(enumerate(view.of_look(LOOKS[1])))
     assert run.summary["until/error/128"] == 0.004
 
 
