@@ -107,9 +107,10 @@ def _value(cell: Cell, knob: str) -> Any:
     return getattr(cell, knob)
 
 
-def _columns(cells: Sequence[Cell]) -> dict[str, list[Any]]:
-    """Properties that have to agree while a knob varies, less those it leaves free: a value per cell, by name."""
-    return {
+def _columns(cells: Sequence[Cell]) -> dict[str, list[int]]:
+    """Properties that have to agree while a knob varies, less those it leaves free: by name, for every cell the number
+    of the value that it has."""
+    values: dict[str, list[Any]] = {
         "calibration": [(c.model, c.identity, c.dtype) for c in cells],
         "alpha": [c.asked_alpha for c in cells],
         "method": [c.method for c in cells],
@@ -117,6 +118,13 @@ def _columns(cells: Sequence[Cell]) -> dict[str, list[Any]]:
         "granularity": [c.granularity for c in cells],
         "data": [(c.tokens, c.sizes) for c in cells],
     }
+    return {name: _numbered(column) for name, column in values.items()}
+
+
+def _numbered(values: Sequence[Any]) -> list[int]:
+    """Equal numbers for equal values, which are grouped by more than once."""
+    numbers: dict[Any, int] = {}
+    return [numbers.setdefault(value, len(numbers)) for value in values]
 
 
 def _context(cell: Cell, knob: str, several: bool) -> str:

@@ -73,7 +73,9 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     for context in every:
         if (one := by_context.get(context.text)) is None:
             kind = costs.kind(context.cells)
-            cost = {n: e.value for n, e in costs.values(kind).items()} or {n: -mean for n, mean in means.items()}
+            cost = {n: e.value for n, e in costs.values(kind).items()} or {
+                n: -means[n] for n in context.cells if n in means
+            }
             order = sorted(zip(context.cells, context.names, strict=True), key=lambda c: cost.get(c[0], math.inf))
             several = sum(n in cost for n in context.cells) > 1
             rows = [
