@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """What a calibration goes on from."""
+    """The stored calibration that another one goes on from."""
 
     key: Key
     samples: int
@@ -46,7 +46,7 @@ class Base:
 
     @property
     def record(self) -> dict[str, object]:
-        """What a manifest and a run's record say of it."""
+        """The entry for a manifest and a run's record."""
         return {"key": self.key.hash, "entry": str(self.key), "samples": self.samples}
 
     def work(self, work: Path) -> Path:
@@ -55,8 +55,8 @@ class Base:
 
 
 def steps(key: Key, outline: Outline, others: Iterable[Key]) -> list[Step]:
-    """Those of the others that hold the first samples of `key`, of the same network and observed for the same things,
-    most samples first."""
+    """The steps towards `key` among stored calibrations: those that hold its first samples, of the same network and
+    observed for the same things, most samples first."""
     known = {fingerprint: n for n, fingerprint in enumerate(outline.fingerprints[:-1])}
     found = []
     for other in others:
@@ -92,21 +92,21 @@ def larger(key: Key, others: Iterable[Key], outline: Callable[[int], Outline | N
 
 
 def _samples(key: Key) -> int:
-    """Of a calibration, by its name; 0 where it does not say."""
+    """Number of samples of a calibration, by its name; 0 where that does not say."""
     named = re.search(r"-(\d+)x\d+$", key.prefix)
     return int(named[1]) if named else 0
 
 
 def _first_differentiated(samples: int, preimage: dict[str, Any]) -> dict[str, Any]:
-    """How many squared gradients a calibration of the first samples alone would hold, as its preimage says it."""
+    """The preimage's entry for squared gradients, as a calibration of the first samples alone would have it."""
     if "fisher" not in preimage:
         return {}
     return {"fisher": preimage["fisher"] | {"samples": min(samples, preimage["fisher"]["samples"])}}
 
 
 def base(store: CalibrationStore, key: Key, outline: Outline) -> Base | None:
-    """What `key` is to go on from: the stored calibration that leaves the least to do, unless more was done before
-    without it. Says so on stderr, and why it is not one of more samples."""
+    """The base of `key`: the stored calibration that leaves the least to do, unless more was done before without it.
+    Says so on stderr, and why it is not one of more samples."""
     samples, folds, size = len(outline.lengths), int(key.preimage["folds"]), int(key.preimage["batch_size"])
 
     def rank(work: Path, since: int) -> tuple[bool, int]:

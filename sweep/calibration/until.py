@@ -49,8 +49,8 @@ class Goal:
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """Of one cell: places, layer and site of each scale of a quantized site; scales, the relative standard error of
-    each, float64 [scales]; loss, that of the predicted loss of all together, None where nothing is predicted."""
+    """Relative standard errors of one cell. places: layer and site of each scale of a quantized site. scales: the error
+    of each, float64 [scales]. loss: that of the predicted loss of all together, None where nothing is predicted."""
 
     places: Sequence[tuple[int, str]]
     scales: Floats
@@ -58,7 +58,7 @@ class Errors:
 
 
 def _taken(now: Floats, before: Floats | None) -> Floats:
-    """What errors count as, together with those of half as many samples; infinite where there are none."""
+    """The errors that decide: now's, together with those of half as many samples; infinite where there are none."""
     if before is None or before.shape != now.shape:
         return np.full_like(now, np.inf)
     return np.maximum(now, np.sqrt((np.square(now) + np.square(before) / 2) / 2))
@@ -121,7 +121,7 @@ class Look:
         )
 
     def demand(self, goal: Goal) -> float:
-        """How far it is from the goal: 1 or less where more samples are not needed."""
+        """The distance from the goal: 1 or less where no more samples are needed."""
         asked = [self.taken, *([self.loss_taken] if self.loss_taken is not None and not self.differentiated else [])]
         return SAFETY * max(asked) / goal.tolerance
 
@@ -140,7 +140,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Decision:
-    """Where a calibration has stopped. question: the hash of what was asked. most: samples that it could have taken.
+    """The end of a calibration. question: the hash of what was asked. most: samples that it could have taken.
     cells: how many cells were asked for. looks: of the cell that was the most demanding, one for each number of
     samples, ascending."""
 
@@ -208,5 +208,5 @@ def _plain(value: Any) -> Any:
 
 
 def most_demanding(looks: Iterable[Look], goal: Goal) -> Look:
-    """Of the looks at several cells after the same samples the one that decides; of equal ones the first."""
+    """The look that decides, of those at several cells after the same samples; of equal ones the first."""
     return max(looks, key=lambda look: (look.demand(goal), look.error))

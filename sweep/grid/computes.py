@@ -1,4 +1,4 @@
-"""What was resolved of where and how a cell computes, for those who did not say it."""
+"""Device, dtype and back end of a cell, resolved where the user left them open."""
 
 from __future__ import annotations
 

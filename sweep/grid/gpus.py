@@ -68,7 +68,7 @@ def _gpus(number: Any) -> str:
 
 
 def local(launcher: DictConfig) -> bool:
-    """Whether jobs run on this machine and nowhere else."""
+    """True if jobs run on this machine and nowhere else."""
     return "gpus_per_node" not in launcher and not ("ray" in launcher and launcher.ray.init.get("address"))
 
 

@@ -25,7 +25,8 @@ from sweep.models.kernels import malloc
 
 
 def job(composed: DictConfig) -> float | list[float] | None:
-    """What Hydra calls, in this process or, through a launcher, in another one. Returns the cell's `objective`.
+    """The function that Hydra calls, in this process or, through a launcher, in another one. Returns the cell's
+    `objective`.
 
     Relative paths are the launch directory's, also where hydra.job.chdir=true has just left it."""
     os.chdir(HydraConfig.get().runtime.cwd)

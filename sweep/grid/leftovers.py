@@ -35,7 +35,7 @@ def remove(directory: Path, plan: Plan, earlier: PlanRecord | None) -> None:
 
 
 def _wrote(directory: Path, cell: Path, planned: str | None) -> bool:
-    """Whether the sweep of this directory wrote a cell. planned: the cell's name in its plan, None if it has none."""
+    """True if the sweep of this directory wrote the cell. planned: the cell's name in its plan, None if it has none."""
     record = runs.read(cell)
     if record is None:
         return planned is not None and not (cell / runs.FILE).exists()  # killed before it wrote one

@@ -1,4 +1,4 @@
-"""What a job returns to a sweeper that optimizes: columns of its cell's summary."""
+"""The objective of a job for a sweeper that optimizes: columns of its cell's summary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sweep.runs.tracking import view
 
 
 def answer(directory: Path, names: tuple[str, ...]) -> float | list[float] | None:
-    """What a job returns to its sweeper: those columns of a finished cell's summary, one as a number.
+    """The named columns of a finished cell's summary; a single one as a number.
 
     Raises UsageError where the cell has no such column, or no finite number in it."""
     if not names:

@@ -112,7 +112,7 @@ class Plan:
         return demands
 
     def same(self, earlier: PlanRecord) -> bool:
-        """Whether an earlier plan has just these cells, in whatever order."""
+        """True if an earlier plan has just these cells, in any order."""
         return {cell.identity for cell in self.cells} == earlier.identities
 
     def resumed(self, earlier: PlanRecord, directory: Path) -> Plan:

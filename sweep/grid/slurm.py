@@ -60,6 +60,6 @@ def _outcome(job: Any, results: Any) -> JobReturn:
 
 
 def _queued(job: str) -> bool:
-    """Whether Slurm still has a job waiting or running; true if it cannot be asked."""
+    """True if Slurm still has a job waiting or running, or cannot be asked."""
     asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
     return bool(asked.stdout.strip()) if asked.returncode == 0 else "Invalid job id" not in asked.stderr

@@ -35,7 +35,7 @@ class Grid:
     followers: dict[int, list[int]] = field(default_factory=dict)  # of a failed leader
 
     def ready(self, wave: Sequence[Cell]) -> list[Cell]:
-        """Those cells of a wave whose calibration did not fail. The others fail with their leader's error."""
+        """The cells of a wave whose calibration did not fail. The others fail with their leader's error."""
         leaders = self.plan.leaders()
         ready = []
         for cell in wave:

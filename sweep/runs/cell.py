@@ -39,7 +39,7 @@ class Cell:
 
     @property
     def how(self) -> str:
-        """Whether its statistics were computed or read from the store, those of the second pass included."""
+        """The origin of the statistics, those of the second pass included: computed, or read from the store."""
         first = self.results.calibration
         if first.grouped and not first.grouped.cached:
             return "read from the store, second pass calibrated" if first.cached else "calibrated in two passes"

@@ -61,22 +61,22 @@ class Cell:
 
     @property
     def repeats(self) -> bool:
-        """Whether some of its samples are copies of others; `sizes` says how many there are in all."""
+        """True if some of the samples are copies of others; `sizes` has their number in all."""
         return self.distinct is not None and self.distinct < int(self.sizes.split(" ")[0])
 
     @cached_property
     def calibration(self) -> tuple[str, ...]:
-        """What has to agree before two cells may be compared."""
+        """The properties that have to agree before two cells may be compared."""
         return (self.identity, self.tokens, self.dtype, self.sizes)
 
     @property
     def rank(self) -> tuple[bool, bool, str]:
-        """Of runs of one cell the highest counts: one whose cost is known, then the latest."""
+        """A sort key for runs of one cell, of which the highest is taken: one whose cost is known, then the latest."""
         return (self.evaluation is not None, self.loss is not None, self.finished)
 
     @cached_property
     def setting(self) -> str:
-        """How the clip is chosen: `percentile 0.9995`, `minmax`."""
+        """Method and alpha: `percentile 0.9995`, `minmax`."""
         return self.method if self.alpha is None else f"{self.method} {self.alpha:.10g}"
 
 

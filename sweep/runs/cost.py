@@ -46,9 +46,9 @@ def predicted(tables: Tables, sites: Sequence[str]) -> dict[str, Any] | None:
 
 
 def standard(statistics: Statistics, format: str, sites: Sequence[str]) -> list[dict[str, Any]]:
-    """What the usual settings would cost in a format, from the same pass, cheapest first: `method`, `alpha`, `loss` and
-    `loss_se`, nats per token, of all these sites rounded, one scale a site. The error is that of the loss of these very
-    clips on other text. Empty where a site has no gradients."""
+    """Predicted costs of the usual settings in a format, from the same pass, cheapest first: `method`, `alpha`, `loss`
+    and `loss_se`, nats per token, of all these sites rounded, one scale a site. The error is that of the loss of these
+    very clips on other text. Empty where a site has no gradients."""
     to, rounded = named(format), [site for (_, name), site in statistics.sites.items() if name in sites]
     if not rounded or any(site.fisher is None for site in rounded):
         return []

@@ -1,4 +1,5 @@
-"""What lies under runs/: sweeps with their cells, age and size. Reads run.json files and nothing else of a cell."""
+"""The list of what lies under runs/: sweeps with their cells, age and size. Reads run.json files and nothing else of a
+cell."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class Sweep:
 
 
 def sweeps(roots: list[Path]) -> list[Sweep]:
-    """Those under the directories, the newest last. Raises UsageError for a directory that is none."""
+    """The sweeps under the directories, the newest last. Raises UsageError for a directory that is none."""
     for root in roots:
         if not root.is_dir():
             raise UsageError(f"{root}: no such directory; name {discovery.RUNS}/ or a directory of sweeps")
@@ -70,7 +71,7 @@ def _read(place: Path, cells: list[Path]) -> Sweep:
 
 
 def _torn(cell: Path) -> str | None:
-    """What is wrong with the table of a finished cell, as far as its first and last bytes tell."""
+    """The fault of a finished cell's table that its first and last bytes tell; None if they tell none."""
     try:
         with open(cell / discovery.SCALES, "rb") as file:
             first = file.read(4)

@@ -1,4 +1,4 @@
-"""Where a run may write. Nothing that lies in its directory already is lost, unless the user insists."""
+"""The directory of a run: nothing that lies there already is lost, unless the user insists."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def held(directory: Path, what: str) -> Iterator[None]:
 
 
 def written(directory: Path, log: str) -> frozenset[str]:
-    """What of that which a run writes is there. log: name of Hydra's log."""
+    """The files and folders of a run that are in the directory. log: name of Hydra's log."""
     names = (runs.FILE, runs.RECIPE, ".lock", log, "wandb", *TABLES, *HYDRA, ".hydra", ".")
     return frozenset(name for name in names if (directory / name).exists())
 

@@ -110,7 +110,7 @@ _OWN = frozenset({f.name for f in fields(RunRecord)} | {"error", "mendable", "er
 
 
 def describe(config: Config, group: str) -> RunRecord:
-    """What is known of a run before it starts."""
+    """The record of a run before it starts."""
     return replace(under_way(config.label, group, config.to_dict()), recipe=_recipe(config))
 
 
@@ -179,7 +179,7 @@ def read(directory: Path) -> RunRecord | None:
 
 
 def finished(directory: Path, config: Config, key: str) -> bool:
-    """Whether a directory holds the result of this very cell: configuration, calibration key and version."""
+    """True if a directory holds the result of this very cell: configuration, calibration key and version."""
     record = read(directory)
     if not record or not record.results or record.versions.get("sweep") != __version__:
         return False
@@ -187,8 +187,8 @@ def finished(directory: Path, config: Config, key: str) -> bool:
 
 
 def repeated(directory: Path, config: Config) -> bool:
-    """Whether the finished run in a directory is of this configuration, whatever its model and text held then: the
-    same command, given again, may write its result anew."""
+    """True if the finished run in a directory has this configuration, even if model or text held something else then:
+    the same command, given again, may write its result anew."""
     record = read(directory)
     return record is not None and record.status is RunStatus.FINISHED and _is_of(record, config)
 

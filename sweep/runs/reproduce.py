@@ -116,7 +116,7 @@ def compare(old: Path, new: Path) -> list[tuple[str, float, str]]:
 
 
 def circumstances(old: Json, new: Json) -> Iterator[tuple[str, Any, Any]]:
-    """What could explain a difference: key, then, now."""
+    """The circumstances that could explain a difference: key, then, now."""
     for section in ("calibration", "model", "tokens", "versions", "git", "device"):
         before, now = (r[section] or {} for r in (old, new))
         if section == "calibration":

@@ -1,4 +1,4 @@
-"""What a finished run has to say beside its tables: the parts of run.json that only a finished one holds."""
+"""Results beside the tables: the parts of run.json that only a finished run has."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class DeviceRecord:
 
 @dataclass(frozen=True)
 class Results:
-    """What a finished run has. device: None where the scales were computed elsewhere. timings: seconds, `…_s`.
+    """Results of a finished run. device: None where the scales were computed elsewhere. timings: seconds, `…_s`.
     counts: of tokens and values. loss: predicted, as `cost.predicted` sums it. evaluation: what evaluate.* measured.
     wandb: the W&B run, None if there is none. trackers: the same of other trackers, by name. more: keys of other
     versions."""

@@ -1,4 +1,4 @@
-"""How a run stands: under way, finished, or failed and why."""
+"""The state of a run: under way, finished, or failed and why."""
 
 from __future__ import annotations
 

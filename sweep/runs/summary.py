@@ -1,4 +1,4 @@
-"""What a finished cell says on the terminal."""
+"""The summary of a finished cell on the terminal."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def show(cell: Cell, console: Console) -> None:
 
 
 def _choices(cost: Json) -> Table:
-    """What the cell's setting costs, and what the usual ones would, in the same format and from the same pass."""
+    """A table of predicted costs: of the cell's setting, and of the usual ones in the same format, from the same
+    pass."""
     shown = Table(title="Predicted loss of all quantized sites, nats per token", title_justify="left")
     for heading in ("setting", "loss", "±", "times the best"):
         shown.add_column(heading, justify="left" if heading == "setting" else "right", no_wrap=True)

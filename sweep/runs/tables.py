@@ -23,7 +23,7 @@ KEPT = 40_000_000  # counts, about a GB: statistics up to this size stay prepare
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """What a cell writes, each one as `<field>.parquet`.
+    """The tables of a cell, each written as `<field>.parquet`.
 
     scales: a row per layer, site and part with a scale of its own. replicates: the same numbers as without one fold
     (see `quantization.replicates`), a row per fold, for errors of differences between cells. convergence: a row per

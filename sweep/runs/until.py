@@ -38,7 +38,7 @@ FILE = "until.parquet"
 
 
 def asked(config: Config) -> Json:
-    """What a cell wants to know of a calibration, as plain JSON: the plan hands it to the cell that calibrates."""
+    """A cell's demand on its calibration as plain JSON, which the plan hands to the cell that calibrates."""
     names = ("method", "alpha", "format", "granularity", "recipe")
     return {**{name: getattr(config, name) for name in names}, "grouping": asdict(config.grouping)}
 
@@ -136,7 +136,7 @@ def _of(config: Config, other: Mapping[str, Any]) -> Config:
 
 
 def _setting(config: Config) -> str:
-    """What tells cells of one calibration apart."""
+    """The setting of a cell, as far as cells of one calibration can differ."""
     alpha = [] if config.effective_alpha is None else [f"{config.effective_alpha:.10g}"]
     groups = [json.dumps(list(asdict(config.grouping).values()))] if config.granularity == "group" else []
     recipe = [config.chosen.digest[:8]] if config.chosen else []
@@ -148,7 +148,7 @@ def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, floa
 
 
 def _errors(cell: Config, passes: Passes) -> Errors:
-    """What the folds say of the errors of a cell's scales, and of its predicted loss."""
+    """The errors of a cell's scales and of its predicted loss, from the folds."""
     factor = passes.results.tokens.error_factor
     grouped = passes.grouped if cell.second_pass else None
     return read(cell, passes.statistics, grouped, math.inf if factor is None else factor)

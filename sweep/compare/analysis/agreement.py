@@ -1,4 +1,5 @@
-"""Whether two measures rank the same cells alike: their best ones, with the error of the difference, and the rest."""
+"""Agreement of two measures that rank the same cells: on the best, with the error of the difference, and on the
+rest."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ Differences = Callable[[Sequence[Pair]], Mapping[Pair, Estimate]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How `other` ranks cells that are ranked by a first measure.
+    """The ranking by a measure `other` beside that by a first measure.
 
     verdict: AGREE where both hold the same cell best; TIED where the first one's best is worse than the other's own by
     no more than the error of that difference tells; else DISAGREE. first, best: the cells best by either. difference:
@@ -113,7 +114,7 @@ def perplexity_differences(runs: Comparison) -> Differences:
 
 
 def calibration(costs: Costs) -> Calibration | None:
-    """Of all cells with both a measured and a predicted cost; None for fewer than two."""
+    """Measured against predicted cost of all cells that have both; None for fewer than two."""
     both = [n for n in costs.measured if n in costs.predicted and costs.predicted[n].value > 0]
     if len(both) < 2:
         return None

@@ -19,7 +19,7 @@ ENOUGH = 10 ** (NEGLIGIBLE_DB / 20) - 1
 
 @dataclass(frozen=True)
 class Convergence:
-    """How settled the scales of one cell are. samples: how many distinct ones there are.
+    """Errors and drift of the scales of one cell. samples: number of distinct ones.
 
     error: 95 % half-width of a scale relative to it, median over layers and sites, and the worst one with
     its place. drift: relative change from half of the samples to all, where it is largest.

@@ -80,7 +80,7 @@ def digests(runs: Comparison) -> dict[int, int]:
 
 
 def agree(runs: Comparison, cells: Sequence[int]) -> bool:
-    """Whether these cells agree bit for bit at all sites that each of them has: one may have observed more."""
+    """True if the cells agree bit for bit at all sites that each of them has: one may have observed more."""
     numbers = ", ".join(map(str, cells))
     query = f"""
         WITH r AS (FROM rows WHERE cell IN ({numbers})),
@@ -186,7 +186,7 @@ class _Moved:
         return Differences(layer, site, self.scale, scale_se, scale_p, self.sqnr, sqnr_se, sqnr_p, p)
 
     def means(self, names: NDArray[np.object_], members: list[NDArray[np.bool_]]) -> Differences:
-        """The same tests of the mean over sets of rows. Replicates are averaged fold by fold first, so what the
+        """Tests of the mean difference over sets of rows. Replicates are averaged fold by fold first, so what the
         rows have in common stays in the error."""
         finite = np.isfinite(self.scale) & np.isfinite(self.sqnr)
         rows = [np.flatnonzero(member & finite) for member in members]

@@ -1,4 +1,4 @@
-"""How many samples would tell the scales of a cell, and the command that computes those that are missing.
+"""The number of samples that a cell's scales need to be known, and the command that computes the missing ones.
 
 An error falls as n^(-1/2) where a scale is a quantile. Where it minimizes an error of rounding, a function with kinks,
 it falls as n^(-1/2) once there are so many values that a single valley is left, and as n^(-1/4) while valleys compete:
@@ -56,7 +56,8 @@ def needed(error: Floats, enough: float, samples: int, power: int) -> Floats:
 
 
 def forecast(error: Floats, enough: float, folds: int, method: str, run: Path) -> Forecast | None:
-    """Of a cell that lies in `run`, from the half-widths of its rows; None where nothing is open, or can be told."""
+    """The forecast for a cell that lies in `run`, from the half-widths of its rows; None where nothing is open, or can
+    be told."""
     from scipy.special import chdtri
 
     power = METHODS[method].power if method in METHODS else None

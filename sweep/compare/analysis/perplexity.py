@@ -34,12 +34,12 @@ class Perplexity:
 
     @property
     def beyond(self) -> bool:
-        """Whether the difference is one beyond its error."""
+        """True if the difference exceeds its error."""
         return self.p <= FAMILY
 
 
 def perplexities(runs: Comparison, questions: Sequence[Contrast]) -> list[tuple[Perplexity, ...]]:
-    """`perplexity` of every question, p by Holm over all of them."""
+    """Differences of perplexity for every question, with p by Holm over all of them."""
     measured = [perplexity(runs, question) for question in questions]
     flat = [p for rows in measured for p in rows]
     if not flat:

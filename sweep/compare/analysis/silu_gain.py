@@ -35,7 +35,7 @@ class Silu:
 
     @property
     def holds(self) -> bool:
-        """Whether the theorem is borne out, as it has to be."""
+        """True if the numbers bear the theorem out, as they have to."""
         return self.expanded == 0
 
 

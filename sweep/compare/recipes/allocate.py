@@ -1,4 +1,4 @@
-"""Which of its options each item takes, so that all together cost least within so many bits, or the other way round.
+"""The choice of an option for each item: least cost in all within a number of bits, or fewest bits within a cost.
 
 A multiple-choice knapsack, solved by dynamic programming over the bits (H. Kellerer, U. Pferschy, D. Pisinger, Knapsack
 Problems, 2004, section 11.5). The sites of a network have few sizes with a large common measure, in which this is

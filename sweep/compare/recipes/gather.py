@@ -1,4 +1,4 @@
-"""What the cells of a sweep cost at every layer and site: the options that a recipe is made of."""
+"""Costs of a sweep's cells at every layer and site: the options that a recipe is made of."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def gather(patterns: Sequence[str]) -> Options:
 
 
 def _rows(cell: Cell) -> dict[SiteKey, tuple[int, Choice, float]] | str:
-    """Of every quantized site its values, its choice and its loss; or why there are none."""
+    """Number of values, choice and loss of every quantized site; or why there are none."""
     path = cell.path / "scales.parquet"
     try:
         table = pq.read_table(path, columns=list(COLUMNS))

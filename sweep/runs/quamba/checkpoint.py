@@ -39,7 +39,7 @@ Values = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What a checkpoint holds. layers: by number, the arrays under Quamba's names, floats as float64 []."""
+    """The scales of a checkpoint. layers: by number, the arrays under Quamba's names, floats as float64 []."""
 
     path: Path
     name: str
@@ -67,7 +67,7 @@ def find(given: str) -> Saved:
 
 
 def _whole(directory: Path) -> bool:
-    """Whether checkpoint files are there, and of one in numbered parts (…-00001-of-00003.bin) all of them."""
+    """True if checkpoint files are there, and all parts of one in numbered parts (…-00001-of-00003.bin)."""
     files = [file for ending in ENDINGS for file in directory.glob(f"*{ending}")]
     parts = [(file, int(match[1])) for file in files if (match := re.search(r"-\d+-of-(\d+)$", file.stem))]
     return bool(files) and all(sum(n == number for _, n in parts) >= number for _, number in parts)

@@ -1,6 +1,6 @@
-"""What a run directory remembers of its W&B runs, in its folder `wandb`: the id of an attempt that has not
-ended, so that a cell started again goes on with its run, and where complete copies have gone, so that a replay
-sends nothing twice."""
+"""Notes on a cell's W&B runs, kept in the folder `wandb` of its directory: the id of an attempt that has not ended, so
+that a cell started again goes on with its run, and where complete copies have gone, so that a replay sends nothing
+twice."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def deliver(directory: Path, destination: Destination, seen: str) -> None:
 
 
 def delivered(directory: Path, destination: Destination) -> str | None:
-    """How the complete copy at that destination is seen; None if there is none."""
+    """The hint for viewing the complete copy at that destination; None if there is no copy."""
     path = directory / "wandb" / "delivered.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         entry = json.loads(line)

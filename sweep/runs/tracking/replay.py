@@ -19,7 +19,7 @@ from sweep.runs.tracking.wandb_connection import Identity, Unreachable
 
 @dataclass(frozen=True)
 class Options:
-    """Where to; None is what the cell's run.json says."""
+    """The destination; None: as the cell's run.json says."""
 
     mode: str = "auto"
     project: str | None = None

@@ -1,4 +1,4 @@
-"""What follows a cell from outside: a tracker is told of its progress and of its files, and costs no cell."""
+"""The interface of trackers: one is told of a cell's progress and of its files, and its failure costs no cell."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Trackers:
 
 @cache
 def known() -> dict[str, Start]:
-    """What starts each tracker, by name: W&B, and those of installed packages."""
+    """The start functions of all trackers by name: W&B, and those of installed packages."""
     return {
         "wandb": wandb.follow,
         **{entry.name: partial(_load_and_start, entry) for entry in entry_points(group=GROUP)},

@@ -1,4 +1,4 @@
-"""What W&B is shown of a cell: computed from the cell's files alone, by plain Python, without wandb.
+"""The view of a cell for W&B: computed from the cell's files alone, by plain Python, without wandb.
 
 Undefined numbers (null, NaN) and infinite ones (the SQNR where nothing is lost) are left out of series and
 summaries and are null in the table, since W&B's charts know neither; the Parquet files of the artifact keep them.
@@ -89,7 +89,7 @@ def read(directory: Path) -> View:
 
 
 def summary_of_look(look: Look) -> dict[str, float]:
-    """What is told of the errors after so many samples, for a summary."""
+    """The errors of a look as entries of a summary."""
     return {f"until/{name}/{look.samples}": value for name, value in _told(look).items()}
 
 
@@ -113,7 +113,7 @@ def _told(look: Look) -> dict[str, float]:
 
 
 def _of_recipe(config: Row) -> Row:
-    """What tells a cell that follows a recipe: its rows have methods and formats of their own."""
+    """The configuration of a cell that follows a recipe, whose rows have methods and formats of their own."""
     return {key: config[key] for key in ("method", "alpha", "format")} if config.get("recipe") else {}
 
 

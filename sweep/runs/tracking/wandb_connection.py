@@ -1,4 +1,4 @@
-"""How a run is opened: which mode, which server, and where W&B may write. wandb is imported only when needed."""
+"""Opening W&B runs: the mode, the server, and the places where W&B may write. wandb is imported only when needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NoKey(Unreachable):
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is called, and under which id: one id is one run, however often it is opened."""
+    """Names and id of a run: one id is one run, however often it is opened."""
 
     id: str
     name: str
@@ -67,7 +67,7 @@ def server(asked: str, directory: Path) -> str | None:
 
 
 def answers(url: str) -> bool:
-    """Whether anything answers there, whatever it says. W&B's own process would ask again and again, and has been seen
+    """True if anything answers there, whatever it says. W&B's own process would ask again and again, and has been seen
     not to end."""
     try:
         urllib.request.urlopen(url, timeout=CONNECT).close()
@@ -139,12 +139,12 @@ def _quiet(**settings: Any) -> Any:
 
 
 def _places(directory: Path, identity: Identity) -> set[Path]:
-    """Where W&B has opened this very run: others may use the same folder."""
+    """The directories in which W&B has opened this very run: others may use the same folder."""
     return set((root(directory) / "wandb").glob(f"run-*-{identity.id}"))
 
 
 def root(directory: Path) -> Path:
-    """Where W&B keeps a run's files: below WANDB_DIR where that is set, else in the run's own directory."""
+    """The directory of a run's W&B files: below WANDB_DIR where that is set, else the run's own."""
     return Path(os.environ.get("WANDB_DIR") or directory).resolve()
 
 
@@ -167,5 +167,5 @@ def inside(directory: Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Which panels and columns W&B is asked to show of a sweep: cost first. Plain descriptions, made without wandb.
+"""Panels and columns of a sweep for W&B, cost first. Plain descriptions, made without wandb.
 
 A workspace and a report are built of the same ones. Only what a cell logged is shown: no panel is empty."""
 
@@ -31,7 +31,7 @@ LINES = (  # column, heading, whether its axis is logarithmic, whether only quan
 
 @dataclass(frozen=True)
 class Panel:
-    """What every kind has: a heading, and whether its value axis is logarithmic."""
+    """The base of all panels: a heading; log: whether the value axis is logarithmic."""
 
     title: str
     log: bool = False
@@ -70,7 +70,7 @@ class Parallel(Panel):
 
 @dataclass(frozen=True)
 class Importance(Panel):
-    """How much each knob tells of a key of the summary."""
+    """The importance of each knob for a key of the summary."""
 
     metric: str = ""
 
@@ -96,7 +96,7 @@ def sqnr(views: list[View]) -> str:
 
 
 def ascending(key: str) -> bool:
-    """Whether less of it is better."""
+    """True if less of the key is better."""
     return key not in (MEAN_SQNR, WORST_SQNR)
 
 
@@ -115,7 +115,7 @@ def columns(views: list[View]) -> list[str]:
 
 
 def sections(views: list[View]) -> list[Section]:
-    """What a workspace shows, the first screen first."""
+    """The sections of a workspace, the first screen first."""
     first = Section("Cost", first_screen(views), True)
     lines = [Section(heading, panels, heading is LINES[0][1]) for heading, panels in by_layer(views)]
     return [section for section in (first, *lines) if section.panels]

@@ -54,7 +54,8 @@ def workspace(where: Where, views: list[View]) -> Any:
 
 
 def report(where: Where, views: list[View], names: list[str]) -> Any:
-    """What was asked, the ranked table, the panels of the first screen with their table of runs, layers, commands."""
+    """A report: the question, the ranked table, the panels of the first screen with their table of runs, layers,
+    commands."""
     ranked = panels.NAMES[panels.cost(views)]
     blocks = [
         reports.P(_asked(views)),
