@@ -1,4 +1,4 @@
-"""Device, dtype and back end of a cell, resolved where the user left them open."""
+"""Device, dtype and data of a cell, resolved where the user left them open."""
 
 from __future__ import annotations
 
