@@ -2,12 +2,13 @@
 
 Measured is KL(unquantized || quantized) on held-out text, of all quantized sites at once. Predicted is half the sum of
 squared gradients times squared rounding errors (the diagonal of the Fisher information; Kullback 1959, section 2.6),
-collected with the calibration; where errors go together it is a lower estimate. Where there is neither, cells are
-ranked by their mean SQNR, a proxy that knows nothing of the network. Values of different measures are never compared.
+collected with the calibration; where errors go together it is a lower estimate. Where there is neither of
+at least half of the cells, they are ranked by their mean SQNR, a proxy that knows nothing of the network. Values of different measures are never compared.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,20 @@ class Costs:
         if all(n in self.measured for n in numbers) and len({text(self.runs.listed[n]) for n in numbers}) == 1:
             return MEASURED
         return PREDICTED if numbers and all(n in self.predicted for n in numbers) else SQNR
+
+    def ranked(self, cells: Sequence[int]) -> tuple[str, list[int]]:
+        """The measure that ranks cells, and those of them that it ranks: the best one that all share; else the cost
+        that most of them, at least half and more than one, share; else SQNR, which ranks all."""
+        if (kind := self.kind(cells)) != SQNR:
+            return kind, list(cells)
+        texts = Counter(text(self.runs.listed[n]) for n in cells if n in self.measured)
+        usual = max(texts, key=lambda t: texts[t], default=None)
+        known = {
+            MEASURED: [n for n in cells if n in self.measured and text(self.runs.listed[n]) == usual],
+            PREDICTED: [n for n in cells if n in self.predicted],
+        }
+        kind = max(known, key=lambda k: len(known[k]))
+        return (kind, known[kind]) if len(known[kind]) > 1 and 2 * len(known[kind]) >= len(cells) else (SQNR, list(cells))
 
     def values(self, kind: str) -> dict[int, Estimate]:
         """By number of the cell; empty for SQNR, which is no cost."""

@@ -72,8 +72,9 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     ranked, alone = [], []
     for context in every:
         if (one := by_context.get(context.text)) is None:
-            kind = costs.kind(context.cells)
-            cost = {n: e.value for n, e in costs.values(kind).items()} or {n: -mean for n, mean in means.items()}
+            kind, known = costs.ranked(context.cells)
+            values = costs.values(kind)
+            cost = {n: values[n].value for n in known} if values else {n: -mean for n, mean in means.items()}
             order = sorted(zip(context.cells, context.names, strict=True), key=lambda c: cost.get(c[0], math.inf))
             several = sum(n in cost for n in context.cells) > 1
             rows = [
@@ -102,7 +103,7 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
         ]
         names = dict(zip(context.cells, context.names, strict=True))
         there = {r.cell for r in rows}
-        rows += [row(name, n, UNRANKED, None, None, None) for n, name in names.items() if n not in there]
+        rows += [row(name, n, UNRANKED, means.get(n), None, None) for n, name in names.items() if n not in there]
         ranked.append(Group(one.context, one.kind, tuple(rows)))
     return _with_clipped(runs, [*ranked, *alone])
 

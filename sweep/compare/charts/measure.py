@@ -1,4 +1,4 @@
-"""The cost of a cell as charts draw it: the best measure that all shown cells of each model share."""
+"""The cost of a cell as charts draw it: by one measure, that which ranks them where all contexts have the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNITS = {
 @dataclass(frozen=True, eq=False)
 class Measure:
     """name: one of MEASURED, PREDICTED, SQNR. cells: known values by number of the shown cell. unknown: shown cells
-    that have none: of groups and channels that are read off maxima neither loss nor SQNR can be told."""
+    that have none: not evaluated, or of groups and channels that are read off maxima, which tell no loss and no SQNR."""
 
     name: str
     cells: dict[int, Estimate]
@@ -49,7 +49,7 @@ class Measure:
     @property
     def missing(self) -> str:
         """The words for an unknown value."""
-        return "no prediction" if self.name == PREDICTED else "unknown"
+        return {PREDICTED: "no prediction", MEASURED: "not measured"}.get(self.name, "unknown")
 
     def best(self) -> list[int]:
         """Numbers of the cells, best first."""
@@ -57,13 +57,11 @@ class Measure:
 
 
 def measure(a: Answer) -> Measure:
-    """Measured KL where every shown cell of each model has it, else predicted loss where every cell that can have it
+    """Measured KL where it ranks every context, else predicted loss where every cell that can have it
     does, else the SQNR that cells rank by."""
-    models: dict[str, list[int]] = {}
-    for n in a.shown:
-        models.setdefault(a.runs.listed[n].model, []).append(n)
-    if {a.costs.kind(cells) for cells in models.values()} == {MEASURED}:
-        return Measure(MEASURED, {n: a.costs.measured[n] for n in a.shown})
+    if {group.kind for group in a.ranking} == {MEASURED}:
+        measured = {n: a.costs.measured[n] for n in a.shown if n in a.costs.measured}
+        return Measure(MEASURED, measured, tuple(n for n in a.shown if n not in measured))
     predicted = {n: a.costs.predicted[n] for n in a.shown if n in a.costs.predicted}
     without = tuple(n for n in a.shown if n not in predicted)
     if predicted and all(_of_maxima(a.runs.listed[n]) for n in without):

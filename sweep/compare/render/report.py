@@ -17,7 +17,7 @@ from markupsafe import Markup
 from sweep.compare.charts import Chart, charts, shared
 from sweep.compare.facts import Answer
 from sweep.compare.render import html
-from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions
+from sweep.compare.render.conclusions import GROW, MEASURE, RUN, WHICH, conclusions
 from sweep.compare.render.definitions import definitions
 from sweep.compare.render.provenance import asked, bibtex, commands
 from sweep.compare.render.theme import CONFIG, variables
@@ -68,7 +68,7 @@ def page(a: Answer) -> str:
     drawn = charts(a)
     lines = conclusions(a)
     first = [line for line in lines if line[0] in (RUN, MEASURE)][:1]
-    lead = [*lines[:1], *first]
+    lead = [*lines[:1], *first, *(line for line in lines if line[0] == WHICH)]
     sections = _sections(a, drawn)
     rows, ran = html.verdicts(a), commands(a)
     values = variables([a.runs.listed[n] for n in a.shown])
