@@ -59,7 +59,7 @@ class Means:
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """The cells of a context whose cost is known, best first, see `Costs.ranked`; else all by SQNR. sqnr: mean dB, where known."""
+    """The cells of a context that are ranked, best first, see `Costs.ranked`. sqnr: mean dB, where known."""
 
     context: Context
     means: Means

@@ -2,8 +2,9 @@
 
 Measured is KL(unquantized || quantized) on held-out text, of all quantized sites at once. Predicted is half the sum of
 squared gradients times squared rounding errors (the diagonal of the Fisher information; Kullback 1959, section 2.6),
-collected with the calibration; where errors go together it is a lower estimate. Where there is neither of
-at least half of the cells, they are ranked by their mean SQNR, a proxy that knows nothing of the network. Values of different measures are never compared.
+collected with the calibration; where errors go together it is a lower estimate. Where there is neither of at least
+half of the cells, they are ranked by their mean SQNR, a proxy that knows nothing of the network. Values of different
+measures are never compared.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Costs:
             PREDICTED: [n for n in cells if n in self.predicted],
         }
         kind = max(known, key=lambda k: len(known[k]))
-        return (kind, known[kind]) if len(known[kind]) > 1 and 2 * len(known[kind]) >= len(cells) else (SQNR, list(cells))
+        enough = len(known[kind]) > 1 and 2 * len(known[kind]) >= len(cells)
+        return (kind, known[kind]) if enough else (SQNR, list(cells))
 
     def values(self, kind: str) -> dict[int, Estimate]:
         """By number of the cell; empty for SQNR, which is no cost."""

@@ -22,7 +22,7 @@ UNITS = {
 @dataclass(frozen=True, eq=False)
 class Measure:
     """name: one of MEASURED, PREDICTED, SQNR. cells: known values by number of the shown cell. unknown: shown cells
-    that have none: not evaluated, or of groups and channels that are read off maxima, which tell no loss and no SQNR."""
+    that have none: not evaluated, or of groups and channels read off maxima, which tell neither loss nor SQNR."""
 
     name: str
     cells: dict[int, Estimate]

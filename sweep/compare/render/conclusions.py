@@ -22,7 +22,7 @@ from sweep.compare.studies.quamba_alpha.reply import OPEN
 
 RUN, MEASURE, GROW = "run", "measure it", "more data"  # labels of commands
 WHICH, STUDY = "that is for", "the study"
-DISPENSABLE = ("unresolved", WHICH, STUDY, "measures")  # labels of what is left out first where there is too much to say
+DISPENSABLE = ("unresolved", WHICH, STUDY, "measures")  # labels, in the order in which too much is shortened
 Line = tuple[str, str]
 MOST = 8
 CONTEXTS, TIES, OTHERS = 6, 3, 3  # named in a line; the table has all

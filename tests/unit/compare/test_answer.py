@@ -86,7 +86,8 @@ def test_of_more_cells_than_are_looked_into_every_best_has_its_clip_rate(
 def test_one_cell_gives_its_own_result(tmp_path: Path) -> None:
     path = evaluated(tmp_path / "a", 0.0123, 7.0)
     run = json.loads((path / "run.json").read_text())
-    layers = [{"layer": n, "only": {"kl": kl, "kl_se": 0.0004, "perplexity": 7 + kl}} for n, kl in enumerate((0.001, 0.004, 0.002))]
+    alone = [{"kl": kl, "kl_se": 0.0004, "perplexity": 7 + kl} for kl in (0.001, 0.004, 0.002)]
+    layers = [{"layer": n, "only": only} for n, only in enumerate(alone)]
     run["evaluation"]["layers"] = layers
     (path / "run.json").write_text(json.dumps(run))
     lines = headlines(answer(load(tmp_path)))
