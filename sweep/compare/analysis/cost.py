@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
-from sweep.compare.analysis.per_site import read
 from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import REPLICATES, SCALES, deployed
-from sweep.quantization.sites import quantized
 from sweep.runs.compared import Cell
 
 if TYPE_CHECKING:
@@ -109,42 +107,6 @@ class Costs:
         return differences
 
 
-def known_sqnr(runs: Comparison) -> dict[int, float]:
-    """Mean SQNR of the deployed sites, dB, by cell; not of cells where that of a place is unknown: minmax of groups is
-    read off maxima. Sites that lose nothing, or hold nothing but zeros, do not count."""
-    return dict(runs.sql("SELECT cell, mean FROM totals WHERE unknown = 0 AND mean IS NOT NULL"))
-
-
-def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
-    """Mean SQNR of the quantized sites, dB, by cell, with its jackknife error over folds if replicates tell one."""
-    means = known_sqnr(runs)
-    query = (
-        "SELECT cell, list(mean ORDER BY fold) FROM (SELECT cell, fold, avg(sqnr_db) AS mean FROM {} "
-        "WHERE isfinite(sqnr_db) GROUP BY cell, fold) GROUP BY cell"
-    )
-    known = [n for n in cells if n in means]
-    plain = [n for n in known if runs.listed[n].granularity == "tensor"]
-    folds = {cell: np.array(each) for cell, each in _ask(runs, REPLICATES, plain, query)}
-    folds |= _pooled(runs, [n for n in known if n not in plain])
-    return {
-        n: Estimate(means[n], float(jackknife(folds[n])) if n in folds else NAN, freedom(len(folds.get(n, ()))))
-        for n in known
-    }
-
-
-def _pooled(runs: Comparison, cells: list[int]) -> dict[int, Floats]:
-    """Mean SQNR of cells with groups without one fold, [K]: groups pooled, then averaged over quantized sites."""
-    if not cells:
-        return {}
-    rounded = np.isin(runs.sites, quantized())
-    replicates = {}
-    for n, places in read(runs, cells, runs.sites).items():
-        if places.sqnr_replicates is not None:
-            counted = rounded[places.codes % len(runs.sites)] & np.isfinite(places.sqnr)
-            replicates[n] = np.asarray(places.sqnr_replicates[counted].mean(0))
-    return replicates
-
-
 def text(cell: Cell) -> tuple[Any, ...] | None:
     """Held-out text and quantized sites: measured costs are comparable only if these agree. None if unmeasured."""
     if not (evaluation := cell.evaluation):
@@ -175,7 +137,7 @@ def _predicted(runs: Comparison) -> dict[int, Estimate]:
 
 def _summed(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
     """Sums over the deployed sites of scales.parquet; none of a cell where a row of them is unknown."""
-    rows = _ask(runs, SCALES, cells, "SELECT cell, sum(loss), count(*) - count(loss) FROM {} GROUP BY cell")
+    rows = ask(runs, SCALES, cells, "SELECT cell, sum(loss), count(*) - count(loss) FROM {} GROUP BY cell")
     known = {cell: total for cell, total, unknown in rows if total is not None and not unknown}
     folds = _folds(runs, known)
     return {
@@ -190,10 +152,10 @@ def _folds(runs: Comparison, cells: Iterable[int]) -> dict[int, Floats]:
         "SELECT cell, list(total ORDER BY fold) FROM (SELECT cell, fold, sum(loss) AS total, "
         "count(*) - count(loss) AS unknown FROM {} GROUP BY cell, fold) GROUP BY cell HAVING sum(unknown) = 0"
     )
-    return {cell: np.array(totals) for cell, totals in _ask(runs, REPLICATES, list(cells), query)}
+    return {cell: np.array(totals) for cell, totals in ask(runs, REPLICATES, list(cells), query)}
 
 
-def _ask(runs: Comparison, name: str, cells: list[int], query: str) -> list[tuple[Any, ...]]:
+def ask(runs: Comparison, name: str, cells: list[int], query: str) -> list[tuple[Any, ...]]:
     """Rows of the query on the quantized sites of a file; empty if no cell has that file or column."""
     source = runs.source(name, cells) if cells else None
     if source is None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.contexts import contexts
-from sweep.compare.analysis.cost import Costs, Estimate, known_sqnr
+from sweep.compare.analysis.cost import Costs, Estimate
+from sweep.compare.analysis.mean_sqnr import known_sqnr
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import SCALES, deployed
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import duckdb
 
-from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate, mean_sqnr
+from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate
+from sweep.compare.analysis.mean_sqnr import mean_sqnr
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES, deployed
 from sweep.runs.compared import Cell

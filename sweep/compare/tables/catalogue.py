@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweep.compare.analysis.cost import known_sqnr
+from sweep.compare.analysis.mean_sqnr import known_sqnr
 from sweep.compare.answer import Answer
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.tables.pivots import (
@@ -38,7 +38,8 @@ def choice_table(a: Answer) -> Table:
     return Table.of(
         "choices",
         "Best setting of every layer, by SQNR",
-        "Loss: what the best global setting loses in this layer against the layer's own best.",
+        "Loss: what the best global setting loses in this layer against the layer's own best. SQNR is a proxy, which "
+        "mse wins by construction.",
         "context | layer:count | best setting | SQNR dB:db | loss dB:gain",
         rows,
     )
@@ -118,6 +119,7 @@ def cell_table(a: Answer) -> Table:
                 e.get("perplexity"),
                 e.get("perplexity_se"),
                 e.get("kl"),
+                e.get("kl_se"),
                 str(c.path),
             )
         )
@@ -126,7 +128,8 @@ def cell_table(a: Answer) -> Table:
         "Cells",
         "Calibration: cells of one letter observed the same model on the same tokens.",
         "label | name | model | weights | method | alpha:plain | format | granularity | calibration | data | "
-        "samples x tokens | dtype | mean SQNR dB:db | perplexity:number | ±:number | KL:scale | path",
+        "samples x tokens | dtype | mean SQNR dB:db | perplexity:number | ± perplexity:number | KL nats:nats | "
+        "± KL:nats | path",
         rows,
     )
 

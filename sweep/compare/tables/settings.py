@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, mean_sqnr
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR
+from sweep.compare.analysis.mean_sqnr import mean_sqnr
 from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.answer import FEW as MOST
 from sweep.compare.answer import Answer
