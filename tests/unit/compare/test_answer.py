@@ -239,6 +239,22 @@ def test_latex_tables_are_whole_and_fit(found: Answer) -> None:
     assert text.isascii() or not set(text) & set("→≤×…±−Δ∞²·")
 
 
+def test_latex_tables_of_long_texts_are_no_longer_than_a_page(tmp_path: Path) -> None:
+    for i in range(30):
+        write(tmp_path / str(i), WORLD, alpha=0.9 + i / 1000, name=f"cell {i} " + "knob=value " * 20)
+    a = answer(load(tmp_path))
+    text = FORMATS["latex"](a, tables(a))
+    for sides, body in re.findall(r"\\begin\{tabular\}\{([^\n]*em\}[^\n]*)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+        widths = [float(w[:-2]) * 2 if w else None for w in re.findall(r"[lr]|p\{([\d.]+em)\}", sides)]
+        rows = [line.split(" & ") for line in body.splitlines() if line.endswith(r"\\")][1:]
+        lines = [max(-(-len(c) // w) if w else 1 for c, w in zip(row, widths, strict=True)) for row in rows]
+        assert sum(lines) <= LONGEST + max(lines), body
+    settings = [t for t in tables(a) if t.name == "settings"]
+    assert "clearpage" not in FORMATS["latex"](a, settings)
+    longest_queue = max(part.count("begin{table}") for part in text.split(r"\clearpage"))
+    assert longest_queue <= 12 < text.count("begin{table}")
+
+
 def test_the_table_of_formats_marks_the_best_and_has_errors(found: Answer) -> None:
     table = next(t for t in tables(found) if t.name == "formats").frame().set_index("setting")
     for format in ("int8", "int4"):
