@@ -373,7 +373,9 @@ def test_python(forty: Path) -> None:
     assert runs.conclusions() == headlines(runs.answer)
     assert "<table" in runs._repr_html_()
     name = runs.charts()[0]
-    assert runs.chart(name)._repr_svg_().startswith("<svg")
+    drawing = runs.chart(name)
+    assert drawing._repr_svg_().startswith("<svg")
+    assert drawing.caption.startswith(drawing.title)
     for call in (runs.table, runs.chart):
         with pytest.raises(UsageError, match="is unknown; allowed: "):
             call("chairs")
