@@ -86,7 +86,7 @@ def channels(a: Answer) -> Chart | None:
 
 
 def _spec(table: list[tuple[Any, ...]]) -> Spec:
-    x: Spec = {"field": "position", "type": "quantitative", "title": None}
+    x: Spec = {"field": "position", "type": "quantitative", "title": "channels, or heads, in this order"}
     x["scale"] = {"nice": False, "zero": False, "padding": 0}
     x["axis"] = {"grid": False, "format": "d", "tickMinStep": 1}
     y: Spec = {"field": "absmax", "type": "quantitative", "title": "largest |x|", "axis": {"tickCount": 4}}

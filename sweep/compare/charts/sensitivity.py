@@ -24,6 +24,7 @@ MEASURES = (
     ("KL to the unquantized model, nats per token", "kl", "kl_se"),
     ("perplexity less unquantized", "delta_perplexity", "delta_perplexity_se"),
 )
+LEFT = {"align": "left", "clip": False}  # above the plot
 
 
 def sensitivity(a: Answer) -> Chart | None:
@@ -68,18 +69,15 @@ def sensitivity(a: Answer) -> Chart | None:
             "height": HEIGHT,
             "encoding": {"x": layer_x(), "color": look["color"], "detail": {"field": "cell"}},
             "layer": [
-                {  # the axis' title, which is that of the measure chosen
+                {  # the title of the axis: that of the measure chosen
                     "data": {"values": [{"one": 1}]},
                     "mark": {
                         "type": "text",
                         "text": {"expr": "measure + ', ' + which"},
-                        "x": 0,
-                        "y": -8,
                         "align": "left",
-                        "color": "var(--ink-2)",
-                        "fontSize": 11.5,
+                        "clip": False,
                     },
-                    "encoding": {},
+                    "encoding": {"x": {"value": 0}, "y": {"value": -8}, "color": {"value": "var(--ink-2)"}},
                 },
                 {
                     "transform": [{"filter": "isValid(datum.low)"}],

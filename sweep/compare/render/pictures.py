@@ -113,5 +113,5 @@ def _narrow(node: Any) -> Any:
             node |= {"labelExpr": "split(datum.label, ' − ')", "labelFontSize": 8.5, "labelLineHeight": 9.5}
         node["labelLimit"] = 130
     if "gradientLength" in node:
-        node["gradientLength"] = 180
+        node |= {"gradientLength": 180, "labelFontSize": 8, "labelOverlap": "greedy"}
     return node

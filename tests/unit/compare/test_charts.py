@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vl_convert
 from synthetic import mamba, write
 
 import sweep.compare.charts as package
@@ -319,3 +320,17 @@ def test_measured_against_predicted(tmp_path: Path) -> None:
     }
     assert "Rank correlation 1.00 over 3 cells" in chart.caption
     assert "2.0 times" in chart.caption
+
+
+def test_every_axis_of_a_figure_says_what_it_shows(swept: Answer, grouped: Answer) -> None:
+    """In a file nothing can be chosen, so the picture itself names measure and unit."""
+    drawn = charts(swept)["sensitivity"]
+    assert "KL to the unquantized model, nats per token, only this layer" in vl_convert.vegalite_to_svg(
+        standalone(drawn, swept)
+    )
+    for a in (swept, grouped):
+        for name, chart in charts(a).items():
+            if name in ("methods-formats", "cost-map", "best-alpha"):
+                continue  # of rows and columns with names
+            axes = encodings(chart.spec, "x")
+            assert any(axis.get("title") or axis.get("axis", {}).get("title") for axis in axes), (name, axes)
