@@ -13,6 +13,7 @@ from sweep.compare.tables.pivots import (
     ratio_table,
     structure_table,
 )
+from sweep.compare.tables.sensitivity import sensitivity_table
 from sweep.compare.tables.settings import format_tables, settings_table
 from sweep.compare.tables.table import Table, Value
 from sweep.compare.tables.verdicts import verdict_table
@@ -27,7 +28,7 @@ def tables(a: Answer) -> list[Table]:
     with_x = [n for n in one_per_model(runs) if runs.listed[n].granularity == "tensor"]
     listed += [ratio_table(runs, with_x)] if with_x else []
     grouped = any(cell.granularity != "tensor" for cell in runs.listed)
-    listed += [silu_table(a), *([structure_table(runs)] if grouped else []), convergence_table(a)]
+    listed += [silu_table(a), *([structure_table(runs)] if grouped else []), convergence_table(a), sensitivity_table(a)]
     listed += [layer_table(runs, a.metric, site, a.shown), cell_table(a), problem_table(a)]
     listed += [table for reply in a.seed for table in reply.tables]
     return [table for table in listed if table.rows]

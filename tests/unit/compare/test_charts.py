@@ -22,6 +22,7 @@ from sweep.compare.facts import Answer
 from sweep.compare.render.pictures import COLUMNS, ONE, save, standalone
 from sweep.compare.render.report import page
 from sweep.compare.render.theme import by_method, series
+from sweep.compare.tables.catalogue import tables
 
 ADDED = """
 from sweep.compare.charts.base import Chart, rows
@@ -163,6 +164,13 @@ def test_sensitivity_is_by_kl_first_with_bands(swept: Answer) -> None:
     assert {unit[:2] for unit in chart.selects["measure"][1]} == {"KL", "pe"}
     row = next(r for r in rows_of(chart.spec) if r["unit"].startswith("KL"))
     assert (row["low"], row["high"]) == pytest.approx((0.008, 0.012))
+
+
+def test_what_the_sensitivity_chart_draws_is_a_table_too(swept: Answer) -> None:
+    (table,) = (t.frame() for t in tables(swept) if t.name == "sensitivity")
+    assert len(table) == 6 * 3
+    first = table.iloc[0]
+    assert first[["rank", "alone KL nats", "± alone KL", "all but Δ perplexity"]].tolist() == [1, 0.01, 0.001, 0.2]
 
 
 def test_a_maximum_has_no_forecast(swept: Answer) -> None:
