@@ -68,7 +68,8 @@ def _caption(m: Measure, swept: bool) -> str:
     without = {
         MEASURED: " Some cells were not evaluated.",
     }.get(m.name, " Clips of groups that are read off the channels' maxima have no distribution to tell it from.")
-    return f"{better}. {band}{lines}{without if m.unknown else ''}"
+    rest = f" Not drawn: contexts that another measure ranks ({m.left_out})." if m.left_out else ""
+    return f"{better}. {band}{lines}{without if m.unknown else ''}{rest}"
 
 
 def _rows(a: Answer, m: Measure) -> list[tuple[Any, ...]]:

@@ -23,11 +23,13 @@ UNITS = {
 @dataclass(frozen=True, eq=False)
 class Measure:
     """name: one of MEASURED, PREDICTED, SQNR. cells: known values by number of the shown cell. unknown: shown cells
-    that have none: not evaluated, or of groups and channels read off maxima, which tell neither loss nor SQNR."""
+    that have none: not evaluated, or of groups and channels read off maxima, which tell neither loss nor SQNR.
+    left_out: contexts that another measure ranks."""
 
     name: str
     cells: dict[int, Estimate]
     unknown: tuple[int, ...] = ()
+    left_out: int = 0
 
     @property
     def unit(self) -> str:
@@ -59,7 +61,7 @@ class Measure:
 
 def measure(a: Answer) -> Measure:
     """Measured KL where it ranks every context, else predicted loss where every cell that can have it
-    does, else the SQNR that cells rank by."""
+    does; else of the contexts that one of the two ranks, measured KL first; else the SQNR that all rank by."""
     if {group.kind for group in a.ranking} == {MEASURED}:
         measured = {n: a.costs.measured[n] for n in a.shown if n in a.costs.measured}
         return Measure(MEASURED, measured, tuple(n for n in a.shown if n not in measured))
@@ -67,6 +69,12 @@ def measure(a: Answer) -> Measure:
     without = tuple(n for n in a.shown if n not in predicted)
     if predicted and all(_of_maxima(a.runs.listed[n]) for n in without):
         return Measure(PREDICTED, predicted, without)
+    for kind in (MEASURED, PREDICTED):
+        if groups := [group for group in a.ranking if group.kind == kind]:
+            cells = {row.cell for group in groups for row in group.rows} & set(a.shown)
+            values = {n: e for n, e in a.costs.values(kind).items() if n in cells}
+            unknown = tuple(sorted(cells - values.keys()))
+            return Measure(kind, values, unknown, len(a.ranking) - len(groups))
     errors = mean_sqnr(a.runs, a.shown)
     ranked = {row.cell: row.sqnr for group in a.ranking for row in group.rows if row.sqnr is not None}
     known = {n: Estimate(ranked[n], errors[n].se) for n in a.shown if n in ranked and n in errors}

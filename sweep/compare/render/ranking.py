@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sweep.compare.analysis.cost import SQNR
-from sweep.compare.analysis.ranking import AS_GOOD, BEST
+from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED
 from sweep.compare.facts import Answer
 from sweep.compare.render import html
 from sweep.compare.render.numbers import nats, share
@@ -39,12 +39,14 @@ def ranking(a: Answer) -> dict[str, Any]:
         )
     kinds = list(dict.fromkeys(group.kind for group in a.ranking))
     proxy = " What a setting costs the network was not measured: SQNR is a proxy." if SQNR in kinds else ""
+    unranked = any(row.verdict == UNRANKED for _, _, row in ranked)
+    rest = " Not ranked: not known by that measure, or measured on other text." if unranked else ""
     numeric = {"#", "SQNR, dB", "clipped", *(head for _, head in costs)}
     return {
         "name": "ranking",
         "title": "Ranking",
         "caption": f"By {', '.join(kinds)}; costs are per token, ± is one standard error. Tied: no worse than the best "
-        f"beyond error.{proxy}",
+        f"beyond error.{proxy}{rest}",
         "heads": [
             (head, "n" if head in numeric else "", f"± {head}" if any(head == h for _, h in costs) else "")
             for head in heads

@@ -292,6 +292,30 @@ def test_one_cell_that_was_not_evaluated_hides_no_cost(tmp_path: Path) -> None:
     assert {g.kind for g in answer(load(tmp_path)).ranking} == {"SQNR"}
 
 
+def test_sweeps_of_several_calibrations_stay_apart(tmp_path: Path) -> None:
+    """Tables of formats and the chart that answers mix no calibrations, and rank as the answer does."""
+    for format in ("int8", "int4"):
+        for alpha, kl in ((0.9995, 0.02), (0.99, 0.01)):
+            evaluated(tmp_path / "a" / f"{format}{alpha}", kl, 7.0, alpha=alpha, format=format)
+            write(
+                tmp_path / "b" / f"{format}{alpha}",
+                mamba(layers=2, size=90, tokens="b" * 64),
+                alpha=alpha,
+                format=format,
+            )
+    a = answer(load(tmp_path))
+    made = [t for t in tables(a) if t.name == "formats"]
+    assert len({t.title for t in made}) == 2
+    measured = next(t for t in made if t.caption.startswith("Measured KL"))
+    best = measured.frame().set_index("setting")["best in"]
+    assert best["percentile 0.99"].split(", ") == ["int4", "int8"]
+    assert next(t for t in made if t is not measured).caption.startswith("Mean SQNR")
+    drawn = charts(a)["cost"]
+    assert drawn.title.startswith("What each setting costs: measured KL")
+    assert "another measure ranks (2)" in drawn.caption
+    assert headlines(a)[0].startswith("Take: percentile 0.99")
+
+
 def test_the_command_says_which_context_it_is_for(tmp_path: Path) -> None:
     for format in ("int8", "int4"):
         evaluated(tmp_path / f"{format}p", 0.02, 7.0, format=format)
