@@ -183,11 +183,7 @@ def _explained(a: Answer, console: Console) -> None:
 
 
 def show_table(table: Table, console: Console) -> None:
-    """Print one table in full."""
-    _print(table, console, len(table.rows))
-
-
-def _print(table: Table, console: Console, most: int) -> None:
+    """Print one table in full, with what its caption says of it."""
     heads, rows, right = table.merged()
     sizes = [min(WIDEST, max(len(head), *(len(row[i]) for row in rows))) for i, head in enumerate(heads)]
     for number, part in enumerate(_parts(sizes, right, console.width)):
@@ -196,11 +192,11 @@ def _print(table: Table, console: Console, most: int) -> None:
             rich.title, rich.title_justify = escape(table.title), "left"
         for i in part:
             rich.add_column(escape(heads[i]), justify="right" if right[i] else "left", max_width=WIDEST)
-        for row in rows[:most]:
+        for row in rows:
             rich.add_row(*(Text(row[i]) for i in part))
         console.print(rich)
-    if len(table.rows) > most:
-        console.print(f"[dim]… {len(table.rows) - most} more[/]")
+    if table.caption:
+        console.print(Text(table.caption, "dim"))
 
 
 def _parts(sizes: Sequence[int], right: Sequence[bool], width: int) -> list[list[int]]:

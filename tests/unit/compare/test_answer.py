@@ -380,6 +380,9 @@ def test_a_wide_table_is_not_crushed(forty: Path) -> None:
     assert max(map(len, lines)) <= 80
     words = {word for line in lines for word in line.split()}
     assert {"percentile", "samples", "calibration"} <= words
+    assert any(
+        line.startswith("Calibration: cells of one letter") for line in lines[-3:]
+    )  # what a table's words mean is said with it
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--nonsense"], ["nowhere"], ["{forty}", "--metric", "beauty"]])
