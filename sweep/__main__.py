@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is not None:
         sys.argv[1:] = arguments
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text())
+        print(cli.typed(help_text()))
         return cli.OK
     if "--version" in sys.argv[1:]:
         print(cli.VERSION)

@@ -94,12 +94,12 @@ class Runs(Comparison):
     def chart(self, name: str) -> Drawing:
         """A chart that a notebook shows. Raises UsageError for a name that is none of `charts()`."""
         from sweep.compare.charts import charts
-        from sweep.compare.render.pictures import standalone
+        from sweep.compare.render.pictures import caption, standalone
 
         drawn = charts(self.answer)
         if name not in drawn:
             raise allowed("chart", name, drawn)
-        return Drawing(standalone(drawn[name], self.answer))
+        return Drawing(standalone(drawn[name], self.answer), drawn[name].title, caption(drawn[name], self.answer))
 
     def _repr_html_(self) -> str:
         return str(self.settings()._repr_html_())
@@ -107,11 +107,14 @@ class Runs(Comparison):
 
 @dataclass(frozen=True)
 class Drawing:
-    """spec: a complete Vega-Lite description."""
+    """A chart. spec: a complete Vega-Lite description; caption: title, site, choices, and what must be known."""
 
     spec: dict[str, Any]
+    title: str
+    caption: str
 
     def svg(self) -> str:
+        """The picture, in light colours, as wide as a page of a paper."""
         import vl_convert
 
         return str(vl_convert.vegalite_to_svg(self.spec))

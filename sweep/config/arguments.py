@@ -139,6 +139,8 @@ def _rewritten(override: str, parser: OverridesParser) -> str | None:
 def _spelt(override: str) -> str:
     """`model=2.7B` → `model=2.7b`. Raises UsageError for a file that only others are made of."""
     group, _, value = override.partition("=")
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        return override.lower()
     if group not in GROUPS or not re.fullmatch(r"[\w.,-]+", value):
         return override
     there = options(group)

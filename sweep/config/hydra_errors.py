@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from sweep.core.cli import typed
 from sweep.core.errors import UsageError, allowed
 
 CONF = Path(__file__).resolve().parent.parent / "conf"  # in a checkout a link to conf/ at its top, in a wheel the files
@@ -29,7 +30,7 @@ EXTRAS = {"joblib": "cluster", "submitit": "cluster", "ray": "ray"}  # of pyproj
 
 def refuse(error: Exception) -> NoReturn:
     """Print the one line and exit with 2."""
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    print(f"error: {typed(one_line(error))}", file=sys.stderr)
     sys.exit(2)
 
 

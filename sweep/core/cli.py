@@ -10,6 +10,7 @@ import argparse
 import gc
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweep import __version__
+from sweep.core import completion
 from sweep.core.errors import UsageError, allowed
 from sweep.core.signals import exit_code
 
@@ -46,10 +48,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            name = max(action.option_strings, key=len, default=action.dest).lstrip("-")
+            raise allowed(name, value, action.choices)
+
 
 def parser(command: str, description: str | None, **options: Any) -> Parser:
     """A command's parser, called as the command was: `python -m sweep.runs` or `mamba-sweep runs`."""
-    made = Parser(prog=spelled(command), description=description, **options)
+    made = Parser(prog=spelled(command), description=description and typed(description), **options)
     made.add_argument("--version", action="version", version=VERSION)
     return made
 
@@ -61,6 +68,11 @@ def spelled(command: str) -> str:
     return "python -m sweep" if command == "run" else f"python -m sweep.{command}"
 
 
+def typed(text: str) -> str:
+    """A text in which commands are spelled as this process was started."""
+    return re.sub(r"python -m sweep(?:\.(\w+))?(?![\w.])", lambda name: spelled(name[1] or "run"), text)
+
+
 def command(function: Main) -> Main:
     """A `main` that prints a UsageError as one line and returns 2 for it."""
 
@@ -68,8 +80,7 @@ def command(function: Main) -> Main:
         try:
             return function(arguments)
         except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return USAGE
+            return _said(str(error))
 
     return main
 
@@ -119,7 +130,7 @@ def _guarded(main: Main) -> int:
 
 def _said(message: str) -> int:
     with suppress(OSError):
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {typed(message)}", file=sys.stderr, flush=True)
     return USAGE
 
 
@@ -176,6 +187,11 @@ def dispatch(given: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(VERSION)
         return OK
+    if completion.asked(arguments):
+        if not completion.of_run():
+            print(" ".join(COMMANDS))
+            return OK
+        arguments = ["run", *arguments]
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         if name.startswith("-") or "=" in name:

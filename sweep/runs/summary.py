@@ -23,13 +23,16 @@ def show(cell: Cell, console: Console) -> None:
     console.print(_sites(rows))
     if results.loss:
         console.print(_cost(results.loss), highlight=False, soft_wrap=True)
-    console.print("SiLU gain = scale after / before SiLU: never above 1 at any quantile; SiLU shrinks.", style="dim")
-    console.print("Ratio = activation scale / weight scale of the convolution: says nothing of SiLU.", style="dim")
+    if one_each:  # whose table has these columns
+        console.print(
+            "SiLU gain = scale after / before SiLU: never above 1 at any quantile; SiLU shrinks.", style="dim"
+        )
+        console.print("Ratio = activation scale / weight scale of the convolution: says nothing of SiLU.", style="dim")
     if results.evaluation:
         console.print(_evaluation(results.evaluation))
         if layers := results.evaluation.get("layers"):
             worst = sorted(layers, key=lambda layer: -layer["only"]["kl"])[:4]
-            shares = ", ".join(f"{layer['layer']} ({layer['only']['kl']:.2e})" for layer in worst)
+            shares = ", ".join(f"{layer['layer']} ({_known(layer['only'])})" for layer in worst)
             console.print(
                 f"Most sensitive layers, by their KL when quantized alone: {shares}", highlight=False, soft_wrap=True
             )
@@ -59,7 +62,8 @@ def _choices(cost: Json) -> Table:
         shown.add_column(heading, justify="left" if heading == "setting" else "right", no_wrap=True)
     usual = [(" ".join([one["method"], *(f"{a:.10g}" for a in [one["alpha"]] if a)]), one) for one in cost["standard"]]
     known = [one["loss"] for _, one in usual if one["loss"]]
-    for setting, one in [("this cell", cost), *usual]:
+    others = [pair for pair in usual if pair[1]["loss"] != cost["loss"]]  # of its own setting one row is enough
+    for setting, one in [("this cell", cost), *others]:
         times = one["loss"] / min(known) if known and one["loss"] is not None else None
         shown.add_row(
             setting, _number(one["loss"], ".3g"), _number(one["loss_se"], ".1g"), _number(times, ".2f"),
@@ -126,7 +130,7 @@ def _sites(rows: pa.Table) -> Table:
     for site in pc.unique(rows["site"]).to_pylist():
         part = rows.filter(pc.equal(rows["site"], site))
         scale, sqnr = part["scale"], part["sqnr_db"]
-        worst = part.sort_by("sqnr_db")["layer"][0].as_py()
+        worst = part.sort_by("sqnr_db")["layer"][0].as_py() if sqnr.null_count < len(sqnr) else None
         extremes = pc.min_max(scale).as_py()
         shown.add_row(
             site,
@@ -135,7 +139,7 @@ def _sites(rows: pa.Table) -> Table:
             _number(extremes["max"], ".5f"),
             _number(pc.min(sqnr).as_py(), ".1f"),
             _number(pc.mean(sqnr).as_py(), ".1f"),
-            str(worst),
+            _number(worst, "d"),
             *(_number(pc.sum(part["loss"], min_count=len(part)).as_py(), ".2e") for _ in loss),
         )
     return shown
@@ -154,6 +158,11 @@ def _evaluation(evaluation: Json) -> Table:
     agreement = (_number(evaluation["top1_agreement"], ".3%"), "", _number(evaluation["top1_agreement_se"], ".3%"))
     shown.add_row("top-1 agreement", "100%", *agreement)
     return shown
+
+
+def _known(score: Json) -> str:
+    error = score.get("kl_se")
+    return f"{score['kl']:.2e}" + (f" ± {error:.0e}" if error is not None else "")
 
 
 def _number(value: float | None, spec: str) -> str:

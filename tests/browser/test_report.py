@@ -220,7 +220,9 @@ def test_tables_sort_and_download(chromium: Any, report: Path, tmp_path: Path) -
     while not file.exists() and time.perf_counter() < until:
         time.sleep(0.05)
     frame = pd.read_csv(file)
-    assert list(frame.columns)[: len(heads)] == heads
+    assert [name for name in frame.columns if not name.startswith("±")] == heads
+    assert (frame["± perplexity"].dropna() == 0.1).all()  # beside its value in the page, a column of its own here
+    assert frame["± perplexity"].notna().any()
     assert frame["mean SQNR dB"].tolist() == values
 
 
@@ -329,6 +331,25 @@ def test_a_printed_table_breaks_no_word_into_letters(chromium: Any, report: Path
     assert crushed == []
     assert min(rows) > 0
     assert legends > 8
+
+
+def test_letters_of_printed_charts_are_as_large_as_on_the_screen(chromium: Any, report: Path) -> None:
+    open_page(chromium, report)
+    chromium.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    widths = (
+        "return ['scales', 'samples', 'cost-map'].map((c) => document.querySelector(`#chart-${c} svg`).clientWidth)"
+    )
+    assert max(chromium.execute_script(widths)) <= 702  # what A4 is wide in pixels, less its margins
+    chromium.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert min(chromium.execute_script(widths)) > 1100
+
+
+def test_best_and_tied_are_seen_on_a_phone(chromium: Any, report: Path) -> None:
+    open_page(chromium, report, width=375)
+    right = (
+        "return Math.max(...[...document.querySelectorAll('.first .tie')].map((c) => c.getBoundingClientRect().right))"
+    )
+    assert chromium.execute_script(right) <= 375
 
 
 def test_legends_and_names_on_a_phone(chromium: Any, report: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_workspace_and_a_report_are_saved_with_their_panels(grid: Path, tmp_pa
     (table,) = (b["content"] for b in blocks if b["type"] == "markdown-block")
     rows = [[c.strip() for c in line.strip("| ").split(" | ")] for line in table.splitlines()]
     assert rows[0][:2] == ["setting", "measured KL, nats per token"]
-    assert [row[1] for row in rows[2:]] == ["0.004", "0.02 ± 0.001"]  # the best first
+    assert [row[1] for row in rows[2:]] == ["0.004", "0.020 ± 0.001"]  # the best first
     assert "minmax" in rows[2][0]
     grids = [b["metadata"] for b in blocks if b["type"] == "panel-grid"]
     for one in grids:

@@ -1,4 +1,4 @@
-"""The cells of a context in order, by the best measure that all of them share, with their mean SQNR by layer."""
+"""The cells of a context in order, by the measure that ranks them, with their mean SQNR by layer."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Means:
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """The cells of a context, best first, by the best measure that all of them share. sqnr: mean dB, where known."""
+    """The cells of a context that are ranked, best first, see `Costs.ranked`. sqnr: mean dB, where known."""
 
     context: Context
     means: Means
@@ -72,8 +72,8 @@ class Board:
 
     @classmethod
     def of(cls, costs: Costs, context: Context, means: Means) -> Board:
-        kind, sqnr = costs.kind(context.cells), means.of_cell
-        values = {n: costs.values(kind)[n] for n in context.cells} if kind != SQNR else {}
+        (kind, cells), sqnr = costs.ranked(context.cells), means.of_cell
+        values = {n: costs.values(kind)[n] for n in cells} if kind != SQNR else {}
         order = sorted(values, key=lambda n: values[n].value) if values else means.ranked
         return cls(
             context,
@@ -82,8 +82,8 @@ class Board:
             tuple(order),
             sqnr,
             values,
-            with_sqnr(costs, context.cells, sqnr),
-            kl_and_perplexity(costs, context.cells) if kind == MEASURED else None,
+            with_sqnr(costs, cells, sqnr),
+            kl_and_perplexity(costs, cells) if kind == MEASURED else None,
         )
 
     @property

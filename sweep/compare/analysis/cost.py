@@ -2,12 +2,14 @@
 
 Measured is KL(unquantized || quantized) on held-out text, of all quantized sites at once. Predicted is half the sum of
 squared gradients times squared rounding errors (the diagonal of the Fisher information; Kullback 1959, section 2.6),
-collected with the calibration; where errors go together it is a lower estimate. Where there is neither, cells are
-ranked by their mean SQNR, a proxy that knows nothing of the network. Values of different measures are never compared.
+collected with the calibration; where errors go together it is a lower estimate. Where there is neither of at least
+half of the cells, they are ranked by their mean SQNR, a proxy that knows nothing of the network. Values of different
+measures are never compared.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
-from sweep.compare.analysis.per_site import read
 from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import REPLICATES, SCALES, deployed
-from sweep.quantization.sites import quantized
 from sweep.runs.compared import Cell
 
 if TYPE_CHECKING:
@@ -63,6 +63,21 @@ class Costs:
             return MEASURED
         return PREDICTED if numbers and all(n in self.predicted for n in numbers) else SQNR
 
+    def ranked(self, cells: Sequence[int]) -> tuple[str, list[int]]:
+        """The measure that ranks cells, and those of them that it ranks: the best one that all share; else the cost
+        that most of them, at least half and more than one, share; else SQNR, which ranks all."""
+        if (kind := self.kind(cells)) != SQNR:
+            return kind, list(cells)
+        texts = Counter(text(self.runs.listed[n]) for n in cells if n in self.measured)
+        usual = max(texts, key=lambda t: texts[t], default=None)
+        known = {
+            MEASURED: [n for n in cells if n in self.measured and text(self.runs.listed[n]) == usual],
+            PREDICTED: [n for n in cells if n in self.predicted],
+        }
+        kind = max(known, key=lambda k: len(known[k]))
+        enough = len(known[kind]) > 1 and 2 * len(known[kind]) >= len(cells)
+        return (kind, known[kind]) if enough else (SQNR, list(cells))
+
     def values(self, kind: str) -> dict[int, Estimate]:
         """By number of the cell; empty for SQNR, which is no cost."""
         return {MEASURED: self.measured, PREDICTED: self.predicted}.get(kind, {})
@@ -90,42 +105,6 @@ class Costs:
             se, df = exact or (float(np.hypot(values[a].se, values[b].se)), min(values[a].df, values[b].df))
             differences[a, b] = Estimate(value, se, df)
         return differences
-
-
-def known_sqnr(runs: Comparison) -> dict[int, float]:
-    """Mean SQNR of the deployed sites, dB, by cell; not of cells where that of a place is unknown: minmax of groups is
-    read off maxima. Sites that lose nothing, or hold nothing but zeros, do not count."""
-    return dict(runs.sql("SELECT cell, mean FROM totals WHERE unknown = 0 AND mean IS NOT NULL"))
-
-
-def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
-    """Mean SQNR of the quantized sites, dB, by cell, with its jackknife error over folds if replicates tell one."""
-    means = known_sqnr(runs)
-    query = (
-        "SELECT cell, list(mean ORDER BY fold) FROM (SELECT cell, fold, avg(sqnr_db) AS mean FROM {} "
-        "WHERE isfinite(sqnr_db) GROUP BY cell, fold) GROUP BY cell"
-    )
-    known = [n for n in cells if n in means]
-    plain = [n for n in known if runs.listed[n].granularity == "tensor"]
-    folds = {cell: np.array(each) for cell, each in _ask(runs, REPLICATES, plain, query)}
-    folds |= _pooled(runs, [n for n in known if n not in plain])
-    return {
-        n: Estimate(means[n], float(jackknife(folds[n])) if n in folds else NAN, freedom(len(folds.get(n, ()))))
-        for n in known
-    }
-
-
-def _pooled(runs: Comparison, cells: list[int]) -> dict[int, Floats]:
-    """Mean SQNR of cells with groups without one fold, [K]: groups pooled, then averaged over quantized sites."""
-    if not cells:
-        return {}
-    rounded = np.isin(runs.sites, quantized())
-    replicates = {}
-    for n, places in read(runs, cells, runs.sites).items():
-        if places.sqnr_replicates is not None:
-            counted = rounded[places.codes % len(runs.sites)] & np.isfinite(places.sqnr)
-            replicates[n] = np.asarray(places.sqnr_replicates[counted].mean(0))
-    return replicates
 
 
 def text(cell: Cell) -> tuple[Any, ...] | None:
@@ -158,7 +137,7 @@ def _predicted(runs: Comparison) -> dict[int, Estimate]:
 
 def _summed(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
     """Sums over the deployed sites of scales.parquet; none of a cell where a row of them is unknown."""
-    rows = _ask(runs, SCALES, cells, "SELECT cell, sum(loss), count(*) - count(loss) FROM {} GROUP BY cell")
+    rows = ask(runs, SCALES, cells, "SELECT cell, sum(loss), count(*) - count(loss) FROM {} GROUP BY cell")
     known = {cell: total for cell, total, unknown in rows if total is not None and not unknown}
     folds = _folds(runs, known)
     return {
@@ -173,10 +152,10 @@ def _folds(runs: Comparison, cells: Iterable[int]) -> dict[int, Floats]:
         "SELECT cell, list(total ORDER BY fold) FROM (SELECT cell, fold, sum(loss) AS total, "
         "count(*) - count(loss) AS unknown FROM {} GROUP BY cell, fold) GROUP BY cell HAVING sum(unknown) = 0"
     )
-    return {cell: np.array(totals) for cell, totals in _ask(runs, REPLICATES, list(cells), query)}
+    return {cell: np.array(totals) for cell, totals in ask(runs, REPLICATES, list(cells), query)}
 
 
-def _ask(runs: Comparison, name: str, cells: list[int], query: str) -> list[tuple[Any, ...]]:
+def ask(runs: Comparison, name: str, cells: list[int], query: str) -> list[tuple[Any, ...]]:
     """Rows of the query on the quantized sites of a file; empty if no cell has that file or column."""
     source = runs.source(name, cells) if cells else None
     if source is None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.contexts import contexts
-from sweep.compare.analysis.cost import Costs, Estimate, known_sqnr
+from sweep.compare.analysis.cost import Costs, Estimate
+from sweep.compare.analysis.mean_sqnr import known_sqnr
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import SCALES, deployed
 
@@ -72,10 +73,12 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
     ranked, alone = [], []
     for context in every:
         if (one := by_context.get(context.text)) is None:
-            kind = costs.kind(context.cells)
-            cost = {n: e.value for n, e in costs.values(kind).items()} or {
-                n: -means[n] for n in context.cells if n in means
-            }
+            kind, known = costs.ranked(context.cells)
+            values = costs.values(kind)
+            if values:
+                cost = {n: values[n].value for n in known}
+            else:
+                cost = {n: -means[n] for n in context.cells if n in means}
             order = sorted(zip(context.cells, context.names, strict=True), key=lambda c: cost.get(c[0], math.inf))
             several = sum(n in cost for n in context.cells) > 1
             rows = [
@@ -104,7 +107,7 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
         ]
         names = dict(zip(context.cells, context.names, strict=True))
         there = {r.cell for r in rows}
-        rows += [row(name, n, UNRANKED, None, None, None) for n, name in names.items() if n not in there]
+        rows += [row(name, n, UNRANKED, means.get(n), None, None) for n, name in names.items() if n not in there]
         ranked.append(Group(one.context, one.kind, tuple(rows)))
     return _with_clipped(runs, [*ranked, *alone])
 

@@ -1,6 +1,6 @@
 """The recommended setting: best on average, best per layer, and the loss of one choice for all layers.
 
-Judged by what it costs the network, measured or predicted, where that is known of every cell of a context; else by
+Judged by what it costs the network, measured or predicted, where that is known of most cells of a context; else by
 SQNR averaged, in dB and with equal weight, over layers and the sites a deployment quantizes, which is a proxy.
 """
 
@@ -83,7 +83,7 @@ def _members(numbers: Sequence[int], unknown: dict[int, int], costs: Costs) -> l
     one: all of them if their cost ranks them, else none."""
     least = min(unknown.get(n, 0) for n in numbers)
     known = [n for n in numbers if unknown.get(n, 0) == least]
-    return known if len(known) > 1 else [] if costs.kind(numbers) == SQNR else list(numbers)
+    return known if len(known) > 1 else [] if costs.ranked(numbers)[0] == SQNR else list(numbers)
 
 
 UNKNOWN = """

@@ -5,6 +5,7 @@ Names of cells and sites enter as data, never as code or as a field's name.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,11 @@ class Chart:
     selects: dict[str, tuple[str, list[Any], Any]] = field(default_factory=dict)
     opens: bool = False
     panels: int = 1
+
+    @property
+    def follows_site(self) -> bool:
+        """Whether it is of the site that the page has chosen."""
+        return AT_SITE in json.dumps(self.spec.get("transform", []))
 
 
 def shared(a: Answer) -> list[Spec]:

@@ -71,7 +71,7 @@ def channels(a: Answer) -> Chart | None:
         "channels",
         "groups",
         10,
-        f"Largest magnitudes of x after SiLU, before and after sorting: {a.runs.listed[cells[0]].model}",
+        f"Largest magnitudes of x after SiLU, before and after sorting, {a.runs.listed[cells[0]].model}",
         "Grey: the largest magnitude of each channel, or of each head. Line: the clip of its group, one scale each. "
         "Vertical lines part the clusters of heads; within a head channels are sorted by the largest mean of |x| over "
         "a text, which is the key, so maxima follow it only roughly. The nearer the line to the grey, the less of the "
@@ -86,7 +86,7 @@ def channels(a: Answer) -> Chart | None:
 
 
 def _spec(table: list[tuple[Any, ...]]) -> Spec:
-    x: Spec = {"field": "position", "type": "quantitative", "title": None}
+    x: Spec = {"field": "position", "type": "quantitative", "title": "channels, or heads, in this order"}
     x["scale"] = {"nice": False, "zero": False, "padding": 0}
     x["axis"] = {"grid": False, "format": "d", "tickMinStep": 1}
     y: Spec = {"field": "absmax", "type": "quantitative", "title": "largest |x|", "axis": {"tickCount": 4}}

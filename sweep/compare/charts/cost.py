@@ -65,12 +65,11 @@ def _caption(m: Measure, swept: bool) -> str:
     better = "Less is better" if m.lower else "More is better, but what it costs the network was not measured"
     band = "Bands and bars are ± 2 standard errors" + (" over the texts." if m.name == MEASURED else ".")
     lines = " A horizontal line is a method that has no alpha." if swept else ""
-    maxima = (
-        " Clips of groups that are read off the channels' maxima have no distribution to tell it from."
-        if m.unknown
-        else ""
-    )
-    return f"{better}. {band}{lines}{maxima}"
+    without = {
+        MEASURED: " Some cells were not evaluated.",
+    }.get(m.name, " Clips of groups that are read off the channels' maxima have no distribution to tell it from.")
+    rest = f" Not drawn: contexts that another measure ranks ({m.left_out})." if m.left_out else ""
+    return f"{better}. {band}{lines}{without if m.unknown else ''}{rest}"
 
 
 def _rows(a: Answer, m: Measure) -> list[tuple[Any, ...]]:

@@ -22,7 +22,7 @@ def cost_map(a: Answer) -> Chart | None:
     cells = [labels[n] for n in a.shown if n in there]
     ranked = [labels[n] for n in measure(a).best() if n in there]
     sites = ordered({row[2] for row in table})
-    several = f"; {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
+    several = f", {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
     borders = _borders([row[3] for row in table])
     names = [f"< {borders[0]:g}", *(f"from {border:g}" for border in borders)]
     step = str(len(borders))

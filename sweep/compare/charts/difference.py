@@ -29,7 +29,7 @@ def difference(a: Answer, metric: str) -> Chart | None:
     name = {c: _minus(names, c, b) if several else labels[c] for c, b in pairs}
     table = [(labels[c], name[c], labels[base[c]], *rest) for c, *rest in a.runs.sql(query)]
     against = f"less {labels[pairs[0][1]]}" if not several else "less its baseline"
-    model = f"; {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
+    model = f", {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
     steps = (0.01, 1, 10, 50) if metric == "scale" else (0.1, 1, 3, 10)
     unit = "%" if metric == "scale" else "dB"
     classes, bucket = _buckets(steps)

@@ -66,7 +66,7 @@ def histogram(a: Answer) -> Chart | None:
         "histogram",
         "range",
         0,
-        f"Distribution of x after SiLU, with the clips: {a.runs.listed[first].model}",
+        f"Distribution of x after SiLU, with the clips, {a.runs.listed[first].model}",
         "Counts of |x| after SiLU, both axes logarithmic; a rule marks the clip of each cell. Everything to the right "
         "of a rule saturates.",
         {

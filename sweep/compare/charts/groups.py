@@ -62,7 +62,7 @@ def groups(a: Answer) -> Chart | None:
         "groups",
         "groups",
         0,
-        f"Scales of the groups of x after SiLU: {a.runs.listed[grouped[0]].model}",
+        f"Scales of the groups of x after SiLU, {a.runs.listed[grouped[0]].model}",
         "One scale per (ssd_group, head_group, dim_group), per group and not per channel; colour is the scale relative "
         "to the layer's mean, the small number its standard error. Which heads a group holds stands beside it, which "
         "of their positions in the tooltip.",

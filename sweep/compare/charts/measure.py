@@ -1,4 +1,4 @@
-"""The cost of a cell as charts draw it: the best measure that all shown cells of each model share."""
+"""The cost of a cell as charts draw it: by one measure, that which ranks them where all contexts have the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import duckdb
 
-from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate, mean_sqnr
+from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate
+from sweep.compare.analysis.mean_sqnr import mean_sqnr
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES, deployed
 from sweep.runs.compared import Cell
@@ -22,11 +23,13 @@ UNITS = {
 @dataclass(frozen=True, eq=False)
 class Measure:
     """name: one of MEASURED, PREDICTED, SQNR. cells: known values by number of the shown cell. unknown: shown cells
-    that have none: of groups and channels that are read off maxima neither loss nor SQNR can be told."""
+    that have none: not evaluated, or of groups and channels read off maxima, which tell neither loss nor SQNR.
+    left_out: contexts that another measure ranks."""
 
     name: str
     cells: dict[int, Estimate]
     unknown: tuple[int, ...] = ()
+    left_out: int = 0
 
     @property
     def unit(self) -> str:
@@ -49,7 +52,7 @@ class Measure:
     @property
     def missing(self) -> str:
         """The words for an unknown value."""
-        return "no prediction" if self.name == PREDICTED else "unknown"
+        return {PREDICTED: "no prediction", MEASURED: "not measured"}.get(self.name, "unknown")
 
     def best(self) -> list[int]:
         """Numbers of the cells, best first."""
@@ -57,17 +60,21 @@ class Measure:
 
 
 def measure(a: Answer) -> Measure:
-    """Measured KL where every shown cell of each model has it, else predicted loss where every cell that can have it
-    does, else the SQNR that cells rank by."""
-    models: dict[str, list[int]] = {}
-    for n in a.shown:
-        models.setdefault(a.runs.listed[n].model, []).append(n)
-    if {a.costs.kind(cells) for cells in models.values()} == {MEASURED}:
-        return Measure(MEASURED, {n: a.costs.measured[n] for n in a.shown})
+    """Measured KL where it ranks every context, else predicted loss where every cell that can have it
+    does; else of the contexts that one of the two ranks, measured KL first; else the SQNR that all rank by."""
+    if {group.kind for group in a.ranking} == {MEASURED}:
+        measured = {n: a.costs.measured[n] for n in a.shown if n in a.costs.measured}
+        return Measure(MEASURED, measured, tuple(n for n in a.shown if n not in measured))
     predicted = {n: a.costs.predicted[n] for n in a.shown if n in a.costs.predicted}
     without = tuple(n for n in a.shown if n not in predicted)
     if predicted and all(_of_maxima(a.runs.listed[n]) for n in without):
         return Measure(PREDICTED, predicted, without)
+    for kind in (MEASURED, PREDICTED):
+        if groups := [group for group in a.ranking if group.kind == kind]:
+            cells = {row.cell for group in groups for row in group.rows} & set(a.shown)
+            values = {n: e for n, e in a.costs.values(kind).items() if n in cells}
+            unknown = tuple(sorted(cells - values.keys()))
+            return Measure(kind, values, unknown, len(a.ranking) - len(groups))
     errors = mean_sqnr(a.runs, a.shown)
     ranked = {row.cell: row.sqnr for group in a.ranking for row in group.rows if row.sqnr is not None}
     known = {n: Estimate(ranked[n], errors[n].se) for n in a.shown if n in ranked and n in errors}

@@ -33,7 +33,7 @@ def by_layer(a: Answer) -> Chart:
         ORDER BY cell, site, layer"""
     names = who(a)
     table = [(*names[c], *rest) for c, *rest in a.runs.sql(query)]
-    look = cell_colour(a)
+    look, models = cell_colour(a), {a.runs.listed[n].model for n in a.shown}
     y = {
         "field": "clip",
         "type": "quantitative",
@@ -47,7 +47,7 @@ def by_layer(a: Answer) -> Chart:
         "scales",
         "scales",
         0,
-        "Clip by layer",
+        f"Clip by layer{f', {next(iter(models))}' if len(models) == 1 else ''}",
         "Where each cell clips at the chosen site; the band is ± 2 standard errors, groups of a layer are averaged. "
         + ("The scale is the clip over the format's largest number, so scales of several formats are no " if formats
            else "The scale is the clip over the format's largest number.")

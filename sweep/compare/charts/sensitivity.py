@@ -24,6 +24,7 @@ MEASURES = (
     ("KL to the unquantized model, nats per token", "kl", "kl_se"),
     ("perplexity less unquantized", "delta_perplexity", "delta_perplexity_se"),
 )
+LEFT = {"align": "left", "clip": False}  # above the plot
 
 
 def sensitivity(a: Answer) -> Chart | None:
@@ -51,8 +52,7 @@ def sensitivity(a: Answer) -> Chart | None:
     kinds = [words for _, words in WHICH if any(row[4] == words for row in table)]
     units = [unit for unit, _, _ in MEASURES if any(row[5] == unit for row in table)]
     look = cell_colour(a)
-    # no title that stands for both measures would be true; the choice above the chart names the one shown
-    y = {"field": "loss", "type": "quantitative", "title": "loss", "scale": {"padding": 8}, "axis": {"format": "~g"}}
+    y = {"field": "loss", "type": "quantitative", "title": None, "scale": {"padding": 8}, "axis": {"format": "~g"}}
     tip = [{"field": "cell"}, {"field": "layer"}, {"field": "unit", "title": "measured"}]
     tip += [{"field": f, "title": t, "format": "+.3~g"} for f, t in (("loss", "loss"), ("low", "− 2 errors"))]
     tip += [{"field": "high", "title": "+ 2 errors", "format": "+.3~g"}]
@@ -61,7 +61,7 @@ def sensitivity(a: Answer) -> Chart | None:
         "sensitivity",
         "sensitivity",
         0,
-        f"Loss by layer{f', {next(iter(models))}' if len(models) == 1 else ''}",
+        f"What each layer costs{f', {next(iter(models))}' if len(models) == 1 else ''}",
         "The band is ± 2 standard errors over the texts: where bands overlap, the order of layers is not known.",
         {
             "data": rows((*SERIES, "layer", "which", "unit", "loss", "low", "high"), table),
@@ -69,6 +69,16 @@ def sensitivity(a: Answer) -> Chart | None:
             "height": HEIGHT,
             "encoding": {"x": layer_x(), "color": look["color"], "detail": {"field": "cell"}},
             "layer": [
+                {  # the title of the axis: that of the measure chosen
+                    "data": {"values": [{"one": 1}]},
+                    "mark": {
+                        "type": "text",
+                        "text": {"expr": "measure + ', ' + which"},
+                        "align": "left",
+                        "clip": False,
+                    },
+                    "encoding": {"x": {"value": 0}, "y": {"value": -8}, "color": {"value": "var(--ink-2)"}},
+                },
                 {
                     "transform": [{"filter": "isValid(datum.low)"}],
                     "mark": {"type": "area", "opacity": 0.16},

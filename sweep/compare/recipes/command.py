@@ -200,6 +200,6 @@ def _show(
     lines += [f"left out: {why}" for why in gathered.skipped[:3]]
     if len(gathered.skipped) > 3:
         lines.append(f"left out: {len(gathered.skipped) - 3} more")
-    lines += [f"recipe  {file}", f"run it  python -m sweep recipe={file} evaluate.perplexity=true"]
+    lines += [f"recipe  {file}", f"run it  {cli.spelled('run')} recipe={file} evaluate.perplexity=true"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

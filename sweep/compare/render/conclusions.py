@@ -10,8 +10,8 @@ import numpy as np
 from sweep.compare.analysis.agreement import spearman
 from sweep.compare.analysis.contexts import short
 from sweep.compare.analysis.convergence import ENOUGH
-from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR
-from sweep.compare.analysis.ranking import AS_GOOD, BEST, Group
+from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate
+from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group
 from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
 from sweep.compare.render.agreement import measures
@@ -21,9 +21,12 @@ from sweep.compare.render.take import command
 from sweep.compare.studies.quamba_alpha.reply import OPEN
 
 RUN, MEASURE, GROW = "run", "measure it", "more data"  # labels of commands
+WHICH, STUDY = "that is for", "the study"
+DISPENSABLE = ("unresolved", WHICH, STUDY, "measures")  # labels, in the order in which too much is shortened
 Line = tuple[str, str]
 MOST = 8
-CONTEXTS, TIES = 6, 3  # named in a line; the table has all
+CONTEXTS, TIES, OTHERS = 6, 3, 3  # named in a line; the table has all
+LONGEST = 100  # characters in which the best of several contexts are named
 
 
 def spoken(a: Answer) -> list[str]:
@@ -39,9 +42,14 @@ def conclusions(a: Answer) -> list[Line]:
     the measures, need for more data, and the measurements that are missing."""
     ranked = [group for group in a.ranking if group.rows[0].verdict == BEST]
     lines = _take(ranked, a) if ranked else _results(a)
-    lines += knobs(a) + measures(a) + _sensitivity(a) + _data(a)
-    last = _unmeasured(a) + _study(a)
-    return [*lines[: MOST - len(last)], *last]
+    lines += knobs(a) + measures(a) + _sensitivity(a) + _data(a) + _unmeasured(a) + _study(a)
+    return shortened(lines, len(lines) - MOST)[:MOST]
+
+
+def shortened(lines: Sequence[Line], excess: int) -> list[Line]:
+    """The lines without up to `excess` of those that can be done without, see DISPENSABLE."""
+    there = [label for label in DISPENSABLE if any(label == line[0] for line in lines)][: max(0, excess)]
+    return [line for line in lines if line[0] not in there]
 
 
 def _take(ranked: Sequence[Group], a: Answer) -> list[Line]:
@@ -56,18 +64,29 @@ def _take(ranked: Sequence[Group], a: Answer) -> list[Line]:
     first = min(ranked, key=lambda group: group.kind == SQNR)
     cell = a.runs.listed[first.rows[0].cell]
     measure = first.kind == SQNR and not cell.evaluation
-    return [*lines, (MEASURE if measure else RUN, command(cell, measure))]
+    typed = command(cell, measure)
+    lines.append((MEASURE if measure else RUN, typed))
+    others = []
+    for group, name in zip(ranked, names, strict=True):
+        if group is not first:
+            words = command(a.runs.listed[group.rows[0].cell], measure).split(" ")
+            others.append(f"for {name} put {' '.join(word for word in words if word not in typed.split(' '))}")
+    if others:
+        mine = names[next(i for i, group in enumerate(ranked) if group is first)]
+        more = " …" if len(others) > OTHERS else ""
+        lines.append((WHICH, f"{'; '.join([mine, *others[:OTHERS]])}{more}"))
+    return lines
 
 
 def _best(chosen: Sequence[tuple[Group, str]], groups: int) -> str:
-    """`mse (int8, int4), entropy (e2m1)`, or how many groups each is the best of."""
+    """`mse (int8, int4), entropy (e2m1)`, or in how many contexts each is best."""
     best: dict[str, list[str]] = defaultdict(list)
     for group, name in chosen:
         best[group.rows[0].setting].append(name)
     if len(best) == 1 and len(chosen) == groups:
-        return f"{next(iter(best))} in {'both' if groups == 2 else f'all {groups:,}'} groups"
+        return f"{next(iter(best))} in {'both' if groups == 2 else f'all {groups:,}'} contexts"
     most = sorted(best.items(), key=lambda item: -len(item[1]))[:CONTEXTS]
-    few = len(chosen) <= CONTEXTS
+    few = len(chosen) <= CONTEXTS and sum(len(name) for _, name in chosen) <= LONGEST
     text = ", ".join(f"{s} ({', '.join(names) if few else f'{len(names)} of {groups}'})" for s, names in most)
     return f"{text} …" if len(best) > CONTEXTS else text
 
@@ -80,6 +99,8 @@ def _one(group: Group) -> str:
         text += f", tied with {', '.join(ties[:TIES])}{' …' if len(ties) > TIES else ''}"
     if best.setting.startswith("mse") and group.kind == SQNR:
         text += ", by construction: mse minimises this error"
+    if group.kind != SQNR and (unknown := sum(row.verdict == UNRANKED for row in group.rows)):
+        text += f"; of {unknown} of {len(group.rows)} settings the cost is unknown"
     return text
 
 
@@ -106,11 +127,16 @@ def _sensitivity(a: Answer) -> list[Line]:
     if len(a.runs.listed) > 1 or not (layers := (a.runs.listed[0].evaluation or {}).get("layers")):
         return []
     alone = sorted(layers, key=lambda layer: -(layer["only"]["kl"] or 0.0))
-    worst = ", ".join(f"{layer['layer']} ({layer['only']['kl']:.2g} nats)" for layer in alone[:3])
+    worst = ", ".join(f"{layer['layer']} ({_kl(layer['only'])} nats)" for layer in alone[:3])
     both = [layer["only"] for layer in layers if layer["only"].get("perplexity") is not None]
     rank = spearman([x["kl"] for x in both], [x["perplexity"] for x in both])
     same = "" if np.isnan(rank) else f"; perplexity ranks layers alike to {rank:.2f} (rank correlation)"
     return [("sensitive", f"layers {worst}{same}")]
+
+
+def _kl(score: dict[str, float | None]) -> str:
+    error = score.get("kl_se")
+    return nats(Estimate(score["kl"] or 0.0, np.nan if error is None else error))
 
 
 def _data(a: Answer) -> list[Line]:
@@ -145,5 +171,5 @@ def _study(a: Answer) -> list[Line]:
     if not a.seed:
         return []
     counts = Counter(reply.verdict for reply in a.seed)
-    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if verdict != OPEN)
-    return [("the study", f"{said or 'no question is answered'}; --explain says which and why")]
+    said = "; ".join(f"{verdict}: {n}" for verdict, n in counts.items() if verdict != OPEN)
+    return [(STUDY, f"{said or 'no question is answered'}; --explain says which and why")]

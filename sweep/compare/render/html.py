@@ -10,16 +10,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from sweep.compare.analysis.cost import SQNR
-from sweep.compare.analysis.ranking import AS_GOOD, BEST
 from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NOISE, UNEXAMINED, UNRESOLVED
 from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.facts import Answer
 from sweep.compare.render import sentences
-from sweep.compare.render.numbers import nats, share
+from sweep.compare.render.numbers import nats
 from sweep.compare.render.theme import GLYPHS, series
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
-from sweep.compare.tables.table import Column, Table, Value
+from sweep.compare.tables.table import Column, Table, Value, beside
 from sweep.quantization.sites import ordered
 
 TONES = {
@@ -27,7 +25,6 @@ TONES = {
 }  # fmt: skip
 ASKED = {HOLDS: "matters", FAILS: "dead", OPEN: "open", STILL: "open"}
 WRAPPED = 40  # characters from which a text in a table may break
-COSTS = (("measured", "KL, nats"), ("predicted", "predicted, nats"))  # per token
 LONG = 14  # rows from which a table starts folded
 FOLDED = ("layers", "verdicts")  # tables that say in full what is shown above
 MOST = 400  # rows of a table in the page; csv and json have them all
@@ -62,70 +59,50 @@ def title(a: Answer) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A table's cell: text for people, raw value for sorting and for a CSV file."""
+    """A table's cell: text for people, raw value and error for sorting and for a CSV file."""
 
     text: str
     raw: str
     kind: str  # class of the table's cell: n for a number, wrap for a long text
+    error: str | None = None  # raw standard error, of a column that has one
 
 
 def table(t: Table, first: bool = True) -> dict[str, Any]:
-    """The fields of the table template. first: whether it is the first of its name; others start folded."""
+    """The fields of the table template: errors beside their values, columns that hold nothing left out. first: whether
+    it is the first of its name; others start folded."""
+    rows = t.rows[:MOST]
+    known = [any(row[i] not in (None, "") and row[i] == row[i] for row in t.rows) for i in range(len(t.columns))]
+    kept = [i for i, c in enumerate(t.columns) if known[i] and not c.name.startswith("±")]
+    errors = {
+        i: i + 1 for i in kept if i + 1 < len(t.columns) and t.columns[i + 1].name.startswith("±") and known[i + 1]
+    }
     return {
         "name": t.name,
         "title": t.title,
         "caption": t.caption,
-        "heads": [(c.name, "n" if c.right else "") for c in t.columns],
-        "rows": [[_shown(c, v) for c, v in zip(t.columns, row, strict=True)] for row in t.rows[:MOST]],
+        "heads": [head(t.columns[i], t.columns[errors[i]] if i in errors else None) for i in kept],
+        "rows": [[shown(t.columns[i], row[i], row[errors[i]] if i in errors else None) for i in kept] for row in rows],
         "count": len(t.rows),
         "most": MOST,
         "open": len(t.rows) <= LONG and t.name not in FOLDED and first,
     }
 
 
-def _shown(column: Column, value: Value) -> Shown:
+def head(column: Column, error: Column | None = None) -> tuple[str, str, str]:
+    """(name, class, name of the column of its errors in a CSV file)"""
+    return column.name, "n" if column.right else "", "" if error is None else error.name
+
+
+def shown(column: Column, value: Value, error: Value = None) -> Shown:
+    """A table's cell as the page has it."""
     text = column.show(value)
     kind = "n" if column.right else "wrap" if len(text) > WRAPPED else ""
-    return Shown(text, _raw(value), kind)
+    return Shown(beside(text, value, error), raw(value), kind, raw(error))
 
 
-def _raw(value: Value) -> str:
+def raw(value: Value) -> str:
     """A value as a spreadsheet reads it; empty if unknown."""
     return "" if value is None or value != value else repr(value) if isinstance(value, float) else str(value)
-
-
-def ranking(a: Answer) -> dict[str, Any]:
-    """Every setting with its cost, best first within its context; contexts named by the parts that differ."""
-    ranked = [(group, rank, row) for group in a.ranking for rank, row in enumerate(group.rows, 1)]
-    cells = [a.runs.listed[row.cell] for _, _, row in ranked]
-    keys = ("model", "data", "sizes", "dtype", "format", "granularity")
-    differing = [key for key in keys if len({getattr(c, key) for c in cells}) > 1]
-    costs = [(name, head) for name, head in COSTS if any(getattr(row, name) for _, _, row in ranked)]
-    heads = ["#", "setting", *differing, *(head for _, head in costs), "verdict", "SQNR, dB", "clipped"]
-    rows = []
-    for (_, rank, row), cell in zip(ranked[:MOST], cells, strict=False):
-        shown = [Shown(str(rank), str(rank), "n"), Shown(cell.setting, cell.setting, "")]
-        shown += [Shown(str(getattr(cell, key)), str(getattr(cell, key)), "") for key in differing]
-        for name, _ in costs:
-            e = getattr(row, name)
-            text = "no prediction" if e is None and name == "predicted" else nats(e, error=name == costs[0][0])
-            shown.append(Shown(text, "" if e is None else repr(e.value), "n"))
-        shown.append(Shown(row.verdict, row.verdict, "tie" if row.verdict in (BEST, AS_GOOD) else ""))
-        rows.append([*shown, _shown(Column("", "db"), row.sqnr), Shown(share(row.clipped), _raw(row.clipped), "n")])
-    kinds = list(dict.fromkeys(group.kind for group in a.ranking))
-    proxy = " What a setting costs the network was not measured: SQNR is a proxy." if SQNR in kinds else ""
-    numeric = {"#", "SQNR, dB", "clipped", *(head for _, head in costs)}
-    return {
-        "name": "ranking",
-        "title": "Ranking",
-        "caption": f"By {', '.join(kinds)}; costs are per token, ± is one standard error. Tied: no worse than the best "
-        f"beyond error.{proxy}",
-        "heads": [(head, "n" if head in numeric else "") for head in heads],
-        "rows": rows,
-        "count": len(ranked),
-        "most": MOST,
-        "open": True,
-    }
 
 
 def verdicts(a: Answer) -> list[dict[str, str]]:

@@ -41,12 +41,16 @@ def knobs(a: Answer) -> list[tuple[str, str]]:
 
 def _largest(knob: str, same: Sequence[Verdict]) -> str:
     """A knob and the largest of its effects against a baseline, in nats where these decide, else in dB."""
-    costs = [n for v in same for n in v.nats]
+    costs = [(n, v.contrast.values[v.contrast.baseline]) for v in same for n in v.nats]
     if costs:
-        n = max(costs, key=lambda n: abs(n.more.value))
-        size = f"{n.value}: {nats(n.more, signed=True)} nats"
+        n, base = max(costs, key=lambda pair: abs(pair[0].more.value))
+        size = f"{n.value} against {base}: {nats(n.more, signed=True)} nats"
     else:
-        known = [(*e.overall, v.contrast.value(e.other)) for v in same for e in v.evidence]
+        known = [
+            (*e.overall, f"{v.contrast.value(e.other)} against {v.contrast.values[v.contrast.baseline]}")
+            for v in same
+            for e in v.evidence
+        ]
         db, se, value = max(known, key=lambda k: -1.0 if np.isnan(k[0]) else abs(k[0]), default=(np.nan, np.nan, ""))
         size = f"{value}: {sentences.plus(db, se)} dB"
         if np.isnan(db):

@@ -97,7 +97,11 @@
     for (const [signal, value] of signals) view.signal(signal, value);
     await view.runAsync();
   }
-  const everywhere = (signals) => Promise.all([...views.keys()].map((name) => set(name, signals)));
+  const named = () => document.querySelectorAll("[data-site]").forEach((span) => { span.textContent = site?.value ?? ""; });
+  const everywhere = (signals) => {
+    named();
+    return Promise.all([...views.keys()].map((name) => set(name, signals)));
+  };
 
   // A place of the map: its site and layer everywhere, and on to the distribution, or where none was kept to the clips.
   function opened({ site: name, layer }) {
@@ -139,6 +143,7 @@
       const key = `${select.dataset.chart}.${select.dataset.param}`, wanted = state.get(key);
       select.value = [...select.options].some((o) => o.value === wanted) ? wanted : first.get(key);
     }
+    named();
     if (["light", "dark"].includes(state.get("theme"))) document.documentElement.dataset.theme = state.get("theme");
     for (const table of document.querySelectorAll("details.table")) {
       const [column, direction] = (state.get(`sort.${table.dataset.name}`) ?? "").split(",");
@@ -185,7 +190,11 @@
 
   // A spreadsheet would take a text that begins like a formula for one.
   const quoted = (text) => { const safe = /^[=+@\t\r]|^-(?![\d.])/.test(text) ? "'" + text : text; return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe; };
-  const csv = (table) => [...table.querySelectorAll("tr")].map((row) => [...row.cells].map((cell) => quoted(raw(cell))).join(",")).join("\n") + "\n";
+  const csv = (table) => {
+    const errors = [...table.querySelectorAll("th")].map((th) => th.dataset.e); // a column of their own
+    const fields = (row) => [...row.cells].flatMap((cell, i) => errors[i] ? [raw(cell), cell.dataset.e ?? ""] : [raw(cell)]);
+    return [...table.querySelectorAll("tr")].map((row) => fields(row).map(quoted).join(",")).join("\n") + "\n";
+  };
 
   for (const table of document.querySelectorAll("details.table")) {
     table.querySelectorAll("th").forEach((th, i) => th.querySelector("button").addEventListener("click", () => {
@@ -209,12 +218,22 @@
     written();
   });
 
+  // On paper everything is open, and charts are as wide as the page is, lest their letters shrink with them.
+  const PAPER = 700;
+  const wide = (width) => views.forEach((view, name) => {
+    const container = document.getElementById("chart-" + name);
+    if (!data.charts[name].spec.facet && container.clientWidth > PAPER) view.signal("width", width ?? container.clientWidth).run();
+  });
   let folded = [];
   addEventListener("beforeprint", () => {
+    wide(PAPER);
     folded = [...document.querySelectorAll("details:not([open])")];
     folded.forEach((d) => { d.open = true; });
   });
-  addEventListener("afterprint", () => folded.forEach((d) => { d.open = false; }));
+  addEventListener("afterprint", () => {
+    folded.forEach((d) => { d.open = false; });
+    wide();
+  });
 
   let width = innerWidth;
   addEventListener("resize", () => {

@@ -37,7 +37,7 @@ def standalone(chart: Chart, a: Answer, columns: int = 2) -> dict[str, Any]:
 def caption(chart: Chart, a: Answer) -> str:
     """Title, choices and caption as one paragraph."""
     chosen = [f"{label} {first}" for label, values, first in chart.selects.values() if len(values) > 1]
-    at = [f"at {a.site}"] if "=== site" in json.dumps(chart.spec) else []
+    at = [f"at {a.site}"] if chart.follows_site else []
     return f"{chart.title}{''.join(f'; {part}' for part in at + chosen)}. {chart.caption}\n"
 
 
@@ -113,5 +113,5 @@ def _narrow(node: Any) -> Any:
             node |= {"labelExpr": "split(datum.label, ' − ')", "labelFontSize": 8.5, "labelLineHeight": 9.5}
         node["labelLimit"] = 130
     if "gradientLength" in node:
-        node["gradientLength"] = 180
+        node |= {"gradientLength": 180, "labelFontSize": 8, "labelOverlap": "greedy"}
     return node

@@ -77,4 +77,4 @@ def _some(values: Iterable[str]) -> str:
 
 
 def _command(overrides: list[str], multirun: str = "") -> str:
-    return " ".join([f"python -m sweep{multirun}", *map(quote, overrides)])
+    return " ".join([f"{spelled('run')}{multirun}", *map(quote, overrides)])

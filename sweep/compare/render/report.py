@@ -17,9 +17,10 @@ from markupsafe import Markup
 from sweep.compare.charts import Chart, charts, shared
 from sweep.compare.facts import Answer
 from sweep.compare.render import html
-from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions
+from sweep.compare.render.conclusions import GROW, MEASURE, RUN, WHICH, conclusions
 from sweep.compare.render.definitions import definitions
 from sweep.compare.render.provenance import asked, bibtex, commands
+from sweep.compare.render.ranking import ranking
 from sweep.compare.render.theme import CONFIG, variables
 from sweep.compare.tables.catalogue import tables as every
 from sweep.core.cli import spelled
@@ -68,7 +69,7 @@ def page(a: Answer) -> str:
     drawn = charts(a)
     lines = conclusions(a)
     first = [line for line in lines if line[0] in (RUN, MEASURE)][:1]
-    lead = [*lines[:1], *first]
+    lead = [*lines[:1], *first, *(line for line in lines if line[0] == WHICH)]
     sections = _sections(a, drawn)
     rows, ran = html.verdicts(a), commands(a)
     values = variables([a.runs.listed[n] for n in a.shown])
@@ -83,7 +84,7 @@ def page(a: Answer) -> str:
         lead=lead,
         copied=(RUN, MEASURE, GROW),
         words=[line for line in lines if line not in lead],
-        ranking=html.ranking(a),
+        ranking=ranking(a),
         sections=sections,
         listed=[s for s in sections[1:] if s.template or s.figures or s.tables],
         verdicts=rows,
@@ -111,7 +112,7 @@ def _sections(a: Answer, drawn: dict[str, Chart]) -> list[Section]:
         same.append(html.table(table, not same))
     figures: dict[str, list[dict[str, Any]]] = {}
     for chart in drawn.values():
-        figures.setdefault(chart.section, []).append(_figure(chart))
+        figures.setdefault(chart.section, []).append(_figure(chart, a.site))
     first = figures.pop("answer", [])
     figures["settings"] = first[1:] + figures.get("settings", [])
     sections = [Section("answer", "The answer", first)]
@@ -127,11 +128,12 @@ def _sections(a: Answer, drawn: dict[str, Chart]) -> list[Section]:
     return [*sections, Section("definitions", "Rules and definitions", template="definitions.html")]
 
 
-def _figure(chart: Chart) -> dict[str, Any]:
+def _figure(chart: Chart, site: str) -> dict[str, Any]:
     height = chart.spec.get("height", (chart.spec.get("spec") or {}).get("height", 120))
     return {
         "name": chart.name,
         "title": chart.title,
+        "site": site if chart.follows_site else "",
         "caption": chart.caption,
         "choices": html.choices(chart.selects),
         "height": height,

@@ -15,6 +15,8 @@ USUAL = {"format": "int8", "granularity": "tensor", "dtype": "float32", "data": 
 def command(cell: Cell, measure: bool = False) -> str:
     """`python -m sweep …` with the cell's overrides; measure: with evaluation added."""
     words = _asked(cell.path) or _described(cell)
+    if cell.alpha is None:  # which the method ignores
+        words = [word for word in words if not word.startswith("alpha=")]
     if measure:
         words = [word for word in words if not word.startswith("evaluate.perplexity")] + ["evaluate.perplexity=true"]
     return " ".join([spelled("run"), *map(shlex.quote, words)])

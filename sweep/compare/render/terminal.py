@@ -17,7 +17,7 @@ from sweep.compare.analysis.cost import SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group, Row
 from sweep.compare.answer import Answer
 from sweep.compare.render import sentences
-from sweep.compare.render.conclusions import GROW, MEASURE, RUN, conclusions
+from sweep.compare.render.conclusions import DISPENSABLE, GROW, MEASURE, RUN, Line, conclusions, shortened
 from sweep.compare.render.numbers import nats, share
 from sweep.compare.render.take import broken
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
@@ -25,16 +25,15 @@ from sweep.compare.tables.table import Column, Table
 from sweep.core.console import Console
 
 LINES = 40  # of the whole answer, at 80 columns
-LEAST = 6  # of the ranked table, however much there is to say besides
+LEAST, MOST = 6, 17  # of the ranked table, however much there is to say besides; of several contexts, one row of each
 NARROW = 20  # of it, where lines are shorter than 80 columns
 HEADINGS = {
     "measured": "KL, nats", "predicted": "predicted, nats", "sqnr": "SQNR dB", "lost": "against best", "verdict": "",
+    "rise": "Δ perplexity",
 }  # fmt: skip
-LEFT_OUT = ("", "clipped", "rise ±", "predicted ±", "perplexity", "measured ±", "rise", "predicted", "sqnr")
-LEFT_OUT_OF_SQNR = (
-    *("", "clipped", "rise ±", "predicted ±", "perplexity", "measured ±", "lost ±", "rise", "predicted", "measured"),
-    "lost",
-)
+# in turn, until the rest fits: columns that do not rank before the errors of those that do
+LEFT_OUT = ("", "perplexity", "second", "rise", "clipped", "sqnr", "errors")
+LEFT_OUT_OF_SQNR = ("", "perplexity", "rise", "predicted", "measured", "clipped", "errors", "lost")
 GAP = "  "
 WIDEST = 40  # characters of a column of any other table; beyond, its text wraps
 
@@ -45,8 +44,24 @@ def show(a: Answer, console: Console, explain: bool = False) -> None:
     models = sorted({c.model for c in cells})
     head = [Text(f"{counted(len(cells), 'cell')} · {', '.join(models[:6])}{' …' if len(models) > 6 else ''}", "bold")]
     head += [Text(f"! {warning}", "bold yellow") for warning in a.runs.warnings]
+    least = max(LEAST, min(MOST, 2 * len(a.ranking) + 1)) if console.width >= 80 else NARROW
+    lines = conclusions(a)
+    for excess in range(len(DISPENSABLE) + 1):
+        tail = _tail(a, shortened(lines, excess), console)
+        room = LINES - 3 - sum(len(text.wrap(console, console.width)) for text in [*head, *tail])
+        if room >= least:  # two blank lines, one names the report
+            break
+    table = ranked(a.ranking, console.width, max(least, room))
+    for text in [*head, Text(), *table, Text(), *tail]:
+        console.print(text, soft_wrap=False)
+    if explain:
+        _explained(a, console)
+
+
+def _tail(a: Answer, lines: Sequence[Line], console: Console) -> list[Text]:
+    """What stands below the ranked table."""
     tail = []
-    for label, said in conclusions(a):
+    for label, said in lines:
         command = label in (RUN, MEASURE, GROW) and len(f"{label}: {said}") > console.width  # which is to be copied
         words = f"\n{broken(said, console.width)}" if command else f" {said}"
         tail.append(Text.assemble((f"{label}:", "bold"), words))
@@ -54,14 +69,7 @@ def show(a: Answer, console: Console, explain: bool = False) -> None:
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in a.runs.problems).items())
         tail.append(Text(f"not compared: {kinds}; --table problems says why", "yellow"))
     tail += [Text(note, "dim") for note in a.notes]
-    tail.append(Text("all else: the report, --table NAME, --table all", "dim"))
-    taken = sum(len(text.wrap(console, console.width)) for text in [*head, *tail])
-    least = LEAST if console.width >= 80 else NARROW
-    table = ranked(a.ranking, console.width, max(least, LINES - 3 - taken))  # two blank lines, one names the report
-    for text in [*head, Text(), *table, Text(), *tail]:
-        console.print(text, soft_wrap=False)
-    if explain:
-        _explained(a, console)
+    return [*tail, Text("all else: the report, --table NAME, --table all", "dim")]
 
 
 def counted(number: int, noun: str) -> str:
@@ -100,7 +108,7 @@ def ranked(groups: Sequence[Group], width: int, most: int) -> list[Text]:
         if rest and not headed:
             lines.append(Text(f"… {rest:,} more: --table settings", "dim"))
     if len(shown) < len(groups):
-        lines.append(Text(f"… {counted(len(groups) - len(shown), 'more group')}: --table settings", "dim"))
+        lines.append(Text(f"… {counted(len(groups) - len(shown), 'more context')}: --table settings", "dim"))
     return lines
 
 
@@ -115,17 +123,17 @@ def _dealt(wanted: Sequence[int], room: int) -> list[int]:
 
 
 def _fitting(rows: Sequence[Row], width: int, ranked_by_cost: bool) -> list[list[str]]:
-    """Columns with their headings that fit: errors and minor columns are left out first."""
+    """Columns with their headings that fit; numbers keep their errors as long as they can."""
     costs = [key for key in ("measured", "predicted") if any(getattr(r, key) for r in rows)]
     text = [key for key in ("perplexity", "rise") if any(getattr(r, key) for r in rows)]
-    names = ["setting", *costs, *text, "sqnr", *([] if ranked_by_cost else ["lost"]), "clipped", "verdict"]
-    bare = {"perplexity"}  # without their errors; that of perplexity itself is the texts'
+    lost = [] if ranked_by_cost or not any(r.lost for r in rows) else ["lost"]
+    names = ["setting", *costs, *text, "sqnr", *lost, "clipped", "verdict"]
+    second = "predicted" if all(r.measured or r.verdict == UNRANKED for r in rows) else ""
+    errors = True
     for step in LEFT_OUT if ranked_by_cost else LEFT_OUT_OF_SQNR:
-        if step.endswith("±"):
-            bare.add(step[:-2])
-        else:
-            names = [name for name in names if name != step]
-        columns = [_column(name, rows, bare) for name in names]
+        errors = errors and step != "errors"
+        names = [name for name in names if name != (second if step == "second" else step)]
+        columns = [_column(name, rows, errors) for name in names]
         if sum(max(map(len, c)) for c in columns) + len(GAP) * (len(columns) - 1) <= width:
             return columns
     over = sum(max(map(len, c)) for c in columns) + len(GAP) * (len(columns) - 1) - width
@@ -134,7 +142,7 @@ def _fitting(rows: Sequence[Row], width: int, ranked_by_cost: bool) -> list[list
     return columns
 
 
-def _column(name: str, rows: Sequence[Row], bare: set[str]) -> list[str]:
+def _column(name: str, rows: Sequence[Row], errors: bool) -> list[str]:
     def show(row: Row) -> str:
         value = getattr(row, name)
         if name == "sqnr":
@@ -142,10 +150,12 @@ def _column(name: str, rows: Sequence[Row], bare: set[str]) -> list[str]:
         if name == "clipped":
             return share(value)
         if name == "lost":
-            return "" if value is None else sentences.plus(-value.value, math.nan if name in bare else value.se)
+            return "" if value is None else sentences.plus(-value.value, value.se if errors else math.nan)
         if name == "predicted" and value is None:
             return "no prediction"
-        return value if isinstance(value, str) else nats(value, name not in bare, name == "rise")
+        if name == "perplexity":  # its error is that of the texts, which all settings share
+            return nats(value, error=False)
+        return value if isinstance(value, str) else nats(value, errors, name == "rise")
 
     return [HEADINGS.get(name, name), *map(show, rows)]
 
@@ -173,11 +183,7 @@ def _explained(a: Answer, console: Console) -> None:
 
 
 def show_table(table: Table, console: Console) -> None:
-    """Print one table in full."""
-    _print(table, console, len(table.rows))
-
-
-def _print(table: Table, console: Console, most: int) -> None:
+    """Print one table in full, with what its caption says of it."""
     heads, rows, right = table.merged()
     sizes = [min(WIDEST, max(len(head), *(len(row[i]) for row in rows))) for i, head in enumerate(heads)]
     for number, part in enumerate(_parts(sizes, right, console.width)):
@@ -186,11 +192,11 @@ def _print(table: Table, console: Console, most: int) -> None:
             rich.title, rich.title_justify = escape(table.title), "left"
         for i in part:
             rich.add_column(escape(heads[i]), justify="right" if right[i] else "left", max_width=WIDEST)
-        for row in rows[:most]:
+        for row in rows:
             rich.add_row(*(Text(row[i]) for i in part))
         console.print(rich)
-    if len(table.rows) > most:
-        console.print(f"[dim]… {len(table.rows) - most} more[/]")
+    if table.caption:
+        console.print(Text(table.caption, "dim"))
 
 
 def _parts(sizes: Sequence[int], right: Sequence[bool], width: int) -> list[list[int]]:

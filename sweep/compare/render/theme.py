@@ -22,10 +22,12 @@ INK = {
     "accent": ("#1f5fbf", "#7db3ff"), "matters": ("#0a7a5c", "#3ecf9f"), "dead": ("#b3361b", "#ff8b6b"),
     "warn": ("#8a5a00", "#f0b44c"), "neutral": ("#eef0f3", "#2a303a"),
 }  # fmt: skip
-# Okabe & Ito (2008), darkened where white paper asks for it
+# Okabe & Ito (2008), darkened where white paper asks for it, and apart from the blues, greens and yellows of VIRIDIS
 METHODS = {
-    "minmax": ("#c04a00", "#ff9a4d"), "mse": ("#a8427f", "#eb9ccb"), "entropy": ("#7a6a00", "#e8d44a"),
+    "minmax": ("#c04a00", "#ff9a4d"), "mse": ("#a8427f", "#eb9ccb"), "entropy": ("#7a6a00", "#b48cff"),
+    "loss": ("#111111", "#ffffff"),
 }  # fmt: skip
+SPARE = (("#b00020", "#ff4d6d"), ("#6b3d1e", "#a8a8a8"))  # of what has no colour of its own: a recipe, Quamba's scales
 OTHERS = (("#0072b2", "#56b4e9"), ("#00805c", "#2fd3a2"), ("#c04a00", "#ff9a4d"), ("#a8427f", "#eb9ccb"))
 # viridis (van der Walt & Smith), thinned: light and dark keep the part that stands out of their paper
 VIRIDIS = (
@@ -88,7 +90,7 @@ def series(cells: Sequence[Cell]) -> Series:
     """Colour says how the clip is chosen (percentiles along a ramp, other methods apart); the dash says the rest."""
     ordered = sorted({(c.method, c.alpha or 0.0, c.setting) for c in cells})
     ramped = [s for s in ordered if s[0].startswith("percentile")]
-    spare = iter(OTHERS * len(ordered))
+    spare = iter((*SPARE, *OTHERS) * len(ordered))
     palette = [ramp(len(ramped), ramped.index(s)) if s in ramped else METHODS.get(s[0]) or next(spare) for s in ordered]
     settings = [name for _, _, name in ordered]
     keys = ("model", "format", "granularity", "data", "sizes", "dtype", "sweep")

@@ -7,8 +7,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterator
 from textwrap import wrap
 
 from sweep.compare.answer import Answer, headlines
@@ -70,7 +69,7 @@ def csv_(a: Answer, tables: list[Table]) -> str:
 def latex(a: Answer, tables: list[Table]) -> str:
     """booktabs tables that fit a page of LaTeX's article, each with a caption and a label; needs \\usepackage{booktabs}
     and a Unicode engine or \\usepackage{textcomp}. An error stands beside its value; columns without a value are left
-    out; a table of more than WIDEST columns, LINE characters or LONGEST rows is split, the columns that name a row
+    out; a table of more than WIDEST columns, LINE characters or LONGEST lines is split, the columns that name a row
     repeated; texts of more than BROKEN characters break into lines."""
     parts = [f"% warning: {_line(w)}" for w in a.runs.warnings]
     warned = "".join(f" \\textbf{{Warning: {_tex(w)}}}" for w in a.runs.warnings)
@@ -79,14 +78,13 @@ def latex(a: Answer, tables: list[Table]) -> str:
         heads, every, right = table.merged()
         broken = [wrap(head, BROKEN) if side else [head] for head, side in zip(heads, right, strict=True)]
         sizes = [max(len(text) for text in (*broken[i], *(row[i] for row in every))) for i in range(len(heads))]
-        pages = [every[start : start + LONGEST] for start in range(0, len(every), LONGEST)]
-        for rows, chosen in product(pages, _split(heads, right, sizes)):
+        columns = [(chosen, *_long(chosen, right, sizes)) for chosen in _split(heads, right, sizes)]
+        for chosen, long, share, rows in ((*c, page) for c in columns for page in _pages(every, c[1], c[2])):
             seen[table.name] += 1
             label = table.name if seen[table.name] == 1 else f"{table.name}-{seen[table.name]}"
-            long = [i for i in chosen if not right[i] and sizes[i] > BROKEN]
-            room = LINE - sum(sizes[i] + 2 for i in chosen if i not in long)
-            share = max(BROKEN, room // max(1, len(long)) - 4) / 2  # a character is about half an em wide
-            sides = [f"p{{{share:g}em}}" if i in long else "r" if right[i] else "l" for i in chosen]
+            sides = [f"p{{{share / 2:g}em}}" if i in long else "r" if right[i] else "l" for i in chosen]
+            if len(parts) % FLOATS == FLOATS - 1:
+                parts.append(r"\clearpage")
             parts.append("\n".join([
                 r"\begin{table}[htbp]", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
                 f"\\caption{{{_tex(table.title)}. {_tex(table.caption)}{warned}}}",
@@ -121,6 +119,26 @@ def _split(heads: list[str], right: list[bool], sizes: list[int]) -> list[list[i
     return parts
 
 
+def _long(chosen: list[int], right: list[bool], sizes: list[int]) -> tuple[list[int], int]:
+    """Columns whose texts break into lines, and the characters of such a line; one is about half an em wide."""
+    long = [i for i in chosen if not right[i] and sizes[i] > BROKEN]
+    room = LINE - sum(sizes[i] + 2 for i in chosen if i not in long)
+    return long, max(BROKEN, room // max(1, len(long)) - 5)
+
+
+def _pages(rows: list[list[str]], long: list[int], share: int) -> Iterator[list[list[str]]]:
+    """The rows in pages of at most LONGEST lines, or of one row."""
+    page: list[list[str]] = []
+    taken = 0
+    for row in rows:
+        lines = max((len(wrap(row[i], share)) for i in long), default=1)
+        if page and taken + lines > LONGEST:
+            yield page
+            page, taken = [], 0
+        page, taken = [*page, row], taken + lines
+    yield page
+
+
 def json_(a: Answer, tables: list[Table]) -> str:
     """{warnings, problems, headlines, verdicts, questions, tables: {name: [{column: raw value}]}}; NaN is null."""
     grouped: dict[str, list[object]] = {}
@@ -150,7 +168,8 @@ def json_(a: Answer, tables: list[Table]) -> str:
     ) + "\n"  # fmt: skip
 
 
-WIDEST, LINE, LONGEST = 8, 84, 25  # columns, characters and rows of a table that fits a page
+WIDEST, LINE, LONGEST = 8, 83, 25  # columns, characters and lines of a table that fits a page
+FLOATS = 12  # tables after which LaTeX is asked to set them, lest there be too many that wait for a page
 BROKEN = 24  # characters of a text from which it breaks into lines
 FORMATS: dict[str, Callable[[Answer, list[Table]], str]] = {
     "markdown": markdown, "csv": csv_, "latex": latex, "json": json_,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweep.compare.analysis.cost import known_sqnr
+from sweep.compare.analysis.mean_sqnr import known_sqnr
 from sweep.compare.answer import Answer
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.tables.pivots import (
@@ -13,6 +13,7 @@ from sweep.compare.tables.pivots import (
     ratio_table,
     structure_table,
 )
+from sweep.compare.tables.sensitivity import sensitivity_table
 from sweep.compare.tables.settings import format_tables, settings_table
 from sweep.compare.tables.table import Table, Value
 from sweep.compare.tables.verdicts import verdict_table
@@ -27,7 +28,7 @@ def tables(a: Answer) -> list[Table]:
     with_x = [n for n in one_per_model(runs) if runs.listed[n].granularity == "tensor"]
     listed += [ratio_table(runs, with_x)] if with_x else []
     grouped = any(cell.granularity != "tensor" for cell in runs.listed)
-    listed += [silu_table(a), *([structure_table(runs)] if grouped else []), convergence_table(a)]
+    listed += [silu_table(a), *([structure_table(runs)] if grouped else []), convergence_table(a), sensitivity_table(a)]
     listed += [layer_table(runs, a.metric, site, a.shown), cell_table(a), problem_table(a)]
     listed += [table for reply in a.seed for table in reply.tables]
     return [table for table in listed if table.rows]
@@ -38,7 +39,8 @@ def choice_table(a: Answer) -> Table:
     return Table.of(
         "choices",
         "Best setting of every layer, by SQNR",
-        "Loss: what the best global setting loses in this layer against the layer's own best.",
+        "Loss: what the best global setting loses in this layer against the layer's own best. SQNR is a proxy, which "
+        "mse wins by construction.",
         "context | layer:count | best setting | SQNR dB:db | loss dB:gain",
         rows,
     )
@@ -118,6 +120,7 @@ def cell_table(a: Answer) -> Table:
                 e.get("perplexity"),
                 e.get("perplexity_se"),
                 e.get("kl"),
+                e.get("kl_se"),
                 str(c.path),
             )
         )
@@ -126,7 +129,8 @@ def cell_table(a: Answer) -> Table:
         "Cells",
         "Calibration: cells of one letter observed the same model on the same tokens.",
         "label | name | model | weights | method | alpha:plain | format | granularity | calibration | data | "
-        "samples x tokens | dtype | mean SQNR dB:db | perplexity:number | ±:number | KL:scale | path",
+        "samples x tokens | dtype | mean SQNR dB:db | perplexity:number | ± perplexity:number | KL nats:nats | "
+        "± KL:nats | path",
         rows,
     )
 

@@ -17,6 +17,7 @@ METRICS = {
     "clip_fraction": "share", "code_entropy_bits": "number", "absmax": "scale", "min": "scale", "max": "scale",
     "ratio": "number", "silu_gain": "number", "weight_scale": "scale",
 }  # fmt: skip
+ERROR = "sqrt(avg(scale_se ** 2))"  # of a layer's scale; of its groups the usual one
 AXES = (
     "ssd_group: heads that share B and C; head_group: heads with similar channel profiles; dim_group: positions "
     "inside a head. One scale per (ssd_group, head_group, dim_group): per group, not per channel."
@@ -29,13 +30,15 @@ def main_site(runs: Comparison) -> str:
 
 
 def alpha_table(runs: Comparison, contrast: Contrast, site: str) -> Table:
-    """Scale by layer and value of the knob, and its relative difference to the baseline's."""
+    """Scale by layer and value of the knob with its error, and its relative difference to the baseline's."""
     base = contrast.cells[contrast.baseline]
     others = [c for c in contrast.cells if c != base]
     at = {(c, layer): s for c, layer, s in runs.sql("SELECT cell, layer, scale FROM points WHERE site = ?", [site])}
+    query = f"SELECT cell, layer, {ERROR} FROM {runs.source(SCALES, contrast.cells)} WHERE site = ? GROUP BY ALL"
+    errors = {(c, layer): se for c, layer, se in runs.sql(query, [site])}
     rows: list[tuple[Value, ...]] = []
     for layer in sorted({layer for c, layer in at if c in contrast.cells}):
-        scales = [at.get((c, layer)) for c in contrast.cells]
+        scales = [value for c in contrast.cells for value in (at.get((c, layer)), errors.get((c, layer)))]
         reference = at.get((base, layer))
         changes = [
             None if not reference or (here := at.get((c, layer))) is None else here / reference - 1 for c in others
@@ -48,7 +51,7 @@ def alpha_table(runs: Comparison, contrast: Contrast, site: str) -> Table:
         "Whether a difference is more than noise, and whether it matters, is in the verdicts.",
         (
             Column("layer", "count"),
-            *(Column(v, "scale") for v in contrast.values),
+            *(Column(name, "scale") for v in contrast.values for name in (v, f"± {v}")),
             *(Column(f"Δ {contrast.value(c)}", "change") for c in others),
         ),
         tuple(rows),
@@ -84,16 +87,16 @@ def ratio_table(runs: Comparison, cells: Sequence[int]) -> Table:
 
 def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> Table:
     """By layer: scale, SQNR and clipping of MinMax against a percentile."""
-    query = "SELECT cell, layer, avg(scale), avg(sqnr_db), avg(clip_fraction) FROM {} WHERE site = ? GROUP BY ALL"
+    query = "SELECT cell, layer, avg(scale), {}, avg(sqnr_db), avg(clip_fraction) FROM {} WHERE site = ? GROUP BY ALL"
     source = runs.source(SCALES, [minmax, percentile])
-    at = {(cell, layer): rest for cell, layer, *rest in runs.sql(query.format(source), [site])}
+    at = {(cell, layer): rest for cell, layer, *rest in runs.sql(query.format(ERROR, source), [site])}
     cell = runs.listed[percentile]
     name, context = cell.setting, f"{cell.model} · {cell.format} · {cell.granularity}"
     rows = []
     for layer in sorted({layer for cell, layer in at if cell == minmax and (percentile, layer) in at}):
-        (s0, q0, _), (s1, q1, clipped) = at[minmax, layer], at[percentile, layer]
+        (s0, e0, q0, _), (s1, e1, q1, clipped) = at[minmax, layer], at[percentile, layer]
         rows.append(
-            (layer, s0, s1, s0 / s1 - 1 if s1 else None, q0, q1, None if None in (q0, q1) else q1 - q0, clipped)
+            (layer, s0, e0, s1, e1, s0 / s1 - 1 if s1 else None, q0, q1, None if None in (q0, q1) else q1 - q0, clipped)
         )
     return Table(
         "minmax",
@@ -101,7 +104,8 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
         f"Larger: by how much MinMax's scale exceeds {name}'s. Gain: SQNR of {name} less that of MinMax. "
         "MinMax never clips; what it loses is resolution for everything that is not extreme.",
         columns(
-            f"layer:count | MinMax scale:scale | {name} scale:scale | larger:change | MinMax dB:db | "
+            f"layer:count | MinMax scale:scale | ± MinMax:scale | {name} scale:scale | "
+            f"± {name}:scale | larger:change | MinMax dB:db | "
             f"{name} dB:db | gain dB:gain | clipped:share"
         ),
         tuple(rows),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, mean_sqnr
+from collections import Counter
+
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR
+from sweep.compare.analysis.mean_sqnr import mean_sqnr
 from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.answer import FEW as MOST
 from sweep.compare.answer import Answer
@@ -33,10 +36,10 @@ def settings_table(a: Answer) -> Table:
     return Table.of(
         "settings",
         "Settings, best first",
-        "Ranked by the measure that all settings of a context share: KL measured on held-out text, else predicted "
-        "loss, both in nats per token, else mean SQNR over layers and quantized sites, which says nothing certain of "
-        f"the model. Tied: within error, or within {NEGLIGIBLE_NATS} nats or {NEGLIGIBLE_DB} dB. More: than the "
-        "best one.",
+        "Ranked by the measure that all settings of a context share, or at least half of them: KL measured on held-out "
+        "text, else predicted loss, both in nats per token; else mean SQNR over layers and quantized sites, which says "
+        f"nothing certain of the model. Tied: within error, or within {NEGLIGIBLE_NATS} nats or {NEGLIGIBLE_DB} dB. "
+        "More: than the best one.",
         "context | rank:count | setting | verdict | ranked by | KL nats:nats | ± KL:nats | predicted nats:nats | "
         "± predicted:nats | more nats:nats | ± more:nats | mean SQNR dB:db | against best dB:gain | ± dB:db | "
         "clipped:share | perplexity:number | ± perplexity:number",
@@ -45,20 +48,25 @@ def settings_table(a: Answer) -> Table:
 
 
 def format_tables(a: Answer) -> list[Table]:
-    """Settings x formats, one table per model and granularity with several formats: the cost if it is known of all
-    of them, else the mean SQNR; each with its error, the best of a format marked."""
-    grids: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
+    """Settings x formats, one table per model, calibration and granularity with several formats: the cost if it ranks
+    them, see `Costs.ranked`, else the mean SQNR; each with its error, the best of a format marked."""
+    grids: dict[tuple[str, ...], dict[tuple[str, str], int]] = {}
     for group in a.ranking:
         for row in group.rows:
             cell = a.runs.listed[row.cell]
-            grids.setdefault((cell.model, cell.granularity), {})[cell.setting, cell.format] = row.cell
+            key = (cell.model, cell.granularity, *cell.calibration)
+            grids.setdefault(key, {})[cell.setting, cell.format] = row.cell
     made = []
-    for (model, granularity), at in grids.items():
+    several = {model for model, n in Counter(key[0] for key in {(k[0], *k[2:]) for k in grids}).items() if n > 1}
+    for (model, granularity, *_), at in grids.items():
         formats = sorted({format for _, format in at})
         if len(formats) < 2 or len(at) > MOST:
             continue
-        kind = a.costs.kind(at.values())
-        values = a.costs.values(kind) if kind != SQNR else mean_sqnr(a.runs, list(at.values()))
+        kind, ranked = a.costs.ranked(list(at.values()))
+        known_costs = a.costs.values(kind) if kind != SQNR else mean_sqnr(a.runs, ranked)
+        values = {n: known_costs[n] for n in ranked if n in known_costs}
+        one = a.runs.listed[ranked[0]]
+        data = f", {one.data} {one.sizes} {one.tokens[:6]}" if model in several else ""
         sign = -1.0 if kind == SQNR else 1.0
         best = {}
         for format in formats:
@@ -80,7 +88,7 @@ def format_tables(a: Answer) -> list[Table]:
         made.append(
             Table.of(
                 "formats",
-                f"Settings and formats: {model}, {granularity}",
+                f"Settings and formats: {model}{data}, {granularity}",
                 f"{what}; ± is one standard error.",
                 " | ".join(["setting", *(f"{f}:{unit} | ± {f}:{unit}" for f in formats), "best in"]),
                 rows,

@@ -78,7 +78,7 @@ class Table:
             if kept and column.name.startswith("±"):
                 name, before, right = kept[-1]
                 pairs = [(row[i - 1], row[i]) for row in self.rows]
-                kept[-1] = name, [_with(v, *pair) for v, pair in zip(before, pairs, strict=True)], right
+                kept[-1] = name, [beside(v, *pair) for v, pair in zip(before, pairs, strict=True)], right
             else:
                 kept.append((column.name, values, column.right))
         kept = [column for column in kept if any(text not in ("", "–") for text in column[1])] or kept
@@ -89,7 +89,7 @@ class Table:
         return [[c.show(v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
 
 
-def _with(shown: str, value: Value, error: Value) -> str:
+def beside(shown: str, value: Value, error: Value) -> str:
     """A value with its error, both to the first digit of the error; the value alone if the error is unknown."""
     if not isinstance(value, float) or not isinstance(error, float) or not math.isfinite(value) or not error > 0:
         return shown

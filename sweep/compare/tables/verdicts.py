@@ -40,7 +40,6 @@ def verdict_table(a: Answer) -> Table:
                 v.tests,
                 "paired" if v.paired else "independent" if v.evidence else None,
                 v.folds or None,
-                v.rule,
             )
         )
     return Table.of(
@@ -53,8 +52,7 @@ def verdict_table(a: Answer) -> Table:
         "knob | context | verdict | baseline | best | best nats:nats | ± best nats:nats | best dB:gain | "
         "± best dB:db | worst | worst nats:nats | ± worst nats:nats | worst dB:gain | ± worst dB:db | "
         "largest dB:gain | ± largest:db | where | with | p:p | places that matter:count | places:count | "
-        "tests:count | errors | "
-        "folds:count | rule",
+        "tests:count | errors | folds:count",
         rows,
     )
 

@@ -4,6 +4,7 @@ A workspace and a report are built of the same ones. Only what a cell logged is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +87,11 @@ class Section:
 
 def cost(views: list[View]) -> str:
     """The key of the summary that runs are ranked by: the measured KL if every run has it, else the predicted loss if
-    every run has that, else the SQNR, which knows nothing of the network."""
-    return next((key for key in (KL, PREDICTED) if all(key in v.summary for v in views)), sqnr(views))
+    every run has that; else of the two what most runs have, at least half and more than one; else the SQNR, which
+    knows nothing of the network. As `sweep.compare` ranks them."""
+    known = {key: sum(key in v.summary for v in views) for key in (KL, PREDICTED)}
+    most = max(known, key=lambda key: known[key])
+    return most if known[most] == len(views) or (known[most] > 1 and 2 * known[most] >= len(views)) else sqnr(views)
 
 
 def sqnr(views: list[View]) -> str:
@@ -173,8 +177,11 @@ def ranking(views: list[View], names: list[str]) -> str:
 def _with_error(summary: dict[str, Any], key: str) -> str:
     if key not in summary:
         return "–"
-    error = summary.get(f"{key}_se")
-    return f"{summary[key]:.4g}" + (f" ± {error:.1g}" if error is not None else "")
+    value, error = summary[key], summary.get(f"{key}_se")
+    if not error:
+        return f"{value:.4g}"
+    decimals = max(0, -math.floor(math.log10(error)))  # to the first digit of the error
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def _title(key: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as reports
 import wandb_workspaces.workspaces as workspaces
 
+from sweep.core.cli import spelled
 from sweep.runs.tracking import wandb_panels as panels
 from sweep.runs.tracking.view import View
 
@@ -147,4 +148,4 @@ def _asked(views: list[View]) -> str:
 
 
 def _commands(group: str) -> str:
-    return f"python -m sweep.compare runs/{group}\npython -m sweep.reproduce runs/{group}/0"
+    return f"{spelled('compare')} runs/{group}\n{spelled('reproduce')} runs/{group}/0"

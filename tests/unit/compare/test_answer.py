@@ -17,6 +17,7 @@ from synthetic import mamba, write
 
 from sweep.compare import load
 from sweep.compare.answer import Answer, answer, headlines
+from sweep.compare.charts import charts
 from sweep.compare.render import sentences
 from sweep.compare.render.numbers import nats
 from sweep.compare.render.writers import FORMATS, LINE, LONGEST, WIDEST
@@ -85,13 +86,14 @@ def test_of_more_cells_than_are_looked_into_every_best_has_its_clip_rate(
 def test_one_cell_gives_its_own_result(tmp_path: Path) -> None:
     path = evaluated(tmp_path / "a", 0.0123, 7.0)
     run = json.loads((path / "run.json").read_text())
-    layers = [{"layer": n, "only": {"kl": kl, "perplexity": 7 + kl}} for n, kl in enumerate((0.001, 0.004, 0.002))]
+    alone = [{"kl": kl, "kl_se": 0.0004, "perplexity": 7 + kl} for kl in (0.001, 0.004, 0.002)]
+    layers = [{"layer": n, "only": only} for n, only in enumerate(alone)]
     run["evaluation"]["layers"] = layers
     (path / "run.json").write_text(json.dumps(run))
     lines = headlines(answer(load(tmp_path)))
     assert lines[0].startswith("Result: percentile 0.9995, tiny: 0.012")
     assert "nats/token (measured KL), perplexity 7" in lines[0]
-    assert "Sensitive: layers 1 (0.004 nats), 2 (0.002 nats), 0" in lines[1]
+    assert "Sensitive: layers 1 (0.0040 ± 0.0004 nats), 2 (0.0020 ± 0.0004 nats), 0" in lines[1]
     assert "rank correlation" in lines[1]
     assert not any("SiLU" in line for line in lines)
     text = "\n".join(shown(tmp_path, 80))
@@ -227,7 +229,8 @@ def test_latex_tables_are_whole_and_fit(found: Answer) -> None:
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert 1 < len(rows) <= 1 + LONGEST
         rows = [re.sub(r"\\shortstack\[r\]\{(.*?)\\\\.*?\}", r"\1", row) for row in rows]
-        cells = [[len(re.sub(r"\\[a-z]+(?:\{\})?|[$\\]", "", cell).strip()) for cell in row.split("&")] for row in rows]
+        signs = [re.sub(r"\\[A-Za-z]+(?:\{\})?", "x", row.replace(r"\allowbreak{}", "")) for row in rows]  # one each
+        cells = [[len(re.sub(r"[$\\]", "", cell).strip()) for cell in row.split("&")] for row in signs]
         widest = [max(column) for column in zip(*cells, strict=True)]
         assert sum(12 if side == "p" else size for side, size in zip(sides, widest, strict=True)) <= LINE
         for row in rows:
@@ -235,6 +238,22 @@ def test_latex_tables_are_whole_and_fit(found: Answer) -> None:
     outside = re.sub(r"\\[%&#_${}]", "", re.sub(r"^%.*$", "", text, flags=re.MULTILINE))
     assert not re.search(r"[#%_]", re.sub(r"\\(?:label|begin|end)\{.*?\}", "", outside))
     assert text.isascii() or not set(text) & set("→≤×…±−Δ∞²·")
+
+
+def test_latex_tables_of_long_texts_are_no_longer_than_a_page(tmp_path: Path) -> None:
+    for i in range(30):
+        write(tmp_path / str(i), WORLD, alpha=0.9 + i / 1000, name=f"cell {i} " + "knob=value " * 20)
+    a = answer(load(tmp_path))
+    text = FORMATS["latex"](a, tables(a))
+    for sides, body in re.findall(r"\\begin\{tabular\}\{([^\n]*em\}[^\n]*)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+        widths = [float(w[:-2]) * 2 if w else None for w in re.findall(r"[lr]|p\{([\d.]+em)\}", sides)]
+        rows = [line.split(" & ") for line in body.splitlines() if line.endswith(r"\\")][1:]
+        lines = [max(-(-len(c) // w) if w else 1 for c, w in zip(row, widths, strict=True)) for row in rows]
+        assert sum(lines) <= LONGEST + max(lines), body
+    settings = [t for t in tables(a) if t.name == "settings"]
+    assert "clearpage" not in FORMATS["latex"](a, settings)
+    longest_queue = max(part.count("begin{table}") for part in text.split(r"\clearpage"))
+    assert longest_queue <= 12 < text.count("begin{table}")
 
 
 def test_the_table_of_formats_marks_the_best_and_has_errors(found: Answer) -> None:
@@ -249,6 +268,101 @@ def test_a_section_without_content_does_not_appear(found: Answer) -> None:
     choices = next(t for t in tables(found) if t.name == "choices")
     assert "Loss:" in choices.caption
     assert "loss dB" in [c.name for c in choices.columns]
+
+
+def test_one_cell_that_was_not_evaluated_hides_no_cost(tmp_path: Path) -> None:
+    """Settings of known cost are ranked by it, whoever was not evaluated beside them; never by SQNR instead."""
+    for alpha, kl in ((0.9995, 0.02), (0.99, 0.01), (0.95, 0.03)):
+        evaluated(tmp_path / str(alpha), kl, 7.0, alpha=alpha)
+    write(tmp_path / "m", WORLD, method="minmax")
+    a = answer(load(tmp_path))
+    (group,) = a.ranking
+    assert group.kind == "measured KL"
+    assert [row.setting for row in group.rows] == [f"percentile {x}" for x in (0.99, 0.9995, 0.95)] + ["minmax"]
+    assert (group.rows[0].verdict, group.rows[-1].verdict) == ("best", "not ranked")
+    assert group.rows[-1].sqnr is not None
+    lines = headlines(a)
+    assert lines[0].startswith("Take: percentile 0.99 (0.01")
+    assert "of 1 of 4 settings the cost is unknown" in lines[0]
+    assert not any("effect on the model unknown" in line for line in lines)
+    drawn = charts(a)["cost"]
+    assert "measured KL" in drawn.title
+    assert "not evaluated" in drawn.caption
+    for i in range(4):  # now most are unknown: what two of seven cost is no ranking
+        write(tmp_path / f"more{i}", WORLD, alpha=0.9 + i / 100)
+    assert {g.kind for g in answer(load(tmp_path)).ranking} == {"SQNR"}
+
+
+def test_sweeps_of_several_calibrations_stay_apart(tmp_path: Path) -> None:
+    """Tables of formats and the chart that answers mix no calibrations, and rank as the answer does."""
+    for format in ("int8", "int4"):
+        for alpha, kl in ((0.9995, 0.02), (0.99, 0.01)):
+            evaluated(tmp_path / "a" / f"{format}{alpha}", kl, 7.0, alpha=alpha, format=format)
+            write(
+                tmp_path / "b" / f"{format}{alpha}",
+                mamba(layers=2, size=90, tokens="b" * 64),
+                alpha=alpha,
+                format=format,
+            )
+    a = answer(load(tmp_path))
+    made = [t for t in tables(a) if t.name == "formats"]
+    assert len({t.title for t in made}) == 2
+    measured = next(t for t in made if t.caption.startswith("Measured KL"))
+    best = measured.frame().set_index("setting")["best in"]
+    assert best["percentile 0.99"].split(", ") == ["int4", "int8"]
+    assert next(t for t in made if t is not measured).caption.startswith("Mean SQNR")
+    drawn = charts(a)["cost"]
+    assert drawn.title.startswith("What each setting costs: measured KL")
+    assert "another measure ranks (2)" in drawn.caption
+    assert headlines(a)[0].startswith("Take: percentile 0.99")
+
+
+def test_the_command_says_which_context_it_is_for(tmp_path: Path) -> None:
+    for format in ("int8", "int4"):
+        evaluated(tmp_path / f"{format}p", 0.02, 7.0, format=format)
+        evaluated(tmp_path / f"{format}m", 0.01 if format == "int4" else 0.04, 7.0, method="minmax", format=format)
+    lines = headlines(answer(load(tmp_path)))
+    assert lines[0].startswith("Take: percentile 0.9995 (int8), minmax (int4)")
+    assert "method=percentile alpha=0.9995" in lines[1]
+    assert lines[2] == "That is for: int8; for int4 put method=minmax format=int4."
+
+
+def test_a_command_has_no_alpha_that_its_method_ignores(tmp_path: Path) -> None:
+    for name, kl in (("minmax", 0.01), ("percentile", 0.02)):
+        path = evaluated(tmp_path / name, kl, 7.0, method=name)
+        (path / ".hydra").mkdir()
+        (path / ".hydra" / "overrides.yaml").write_text(f"- method={name}\n- alpha=0.9995\n")
+    run = next(line for line in headlines(answer(load(tmp_path))) if line.startswith("Run"))
+    assert run == "Run: python -m sweep method=minmax"
+
+
+def test_costs_keep_their_errors_and_the_share_clipped_at_80_columns(tmp_path: Path) -> None:
+    for alpha, kl in ((0.9995, 0.02), (0.99999, 0.01)):
+        evaluated(tmp_path / str(alpha), kl, 7.0, alpha=alpha)
+    lines = shown(tmp_path, 80)
+    assert lines[2].split("  ")[-1].strip() == "clipped"
+    assert all(line.count("±") >= 2 for line in lines[3:5])  # of KL and of what perplexity rises by
+    assert not any("against best" in line for line in lines)
+
+
+def test_what_an_effect_is_against(tmp_path: Path) -> None:
+    for alpha in (0.9, 0.9995):
+        write(tmp_path / str(alpha), mamba(layers=2, size=2000), alpha=alpha)
+    (line,) = [line for line in headlines(answer(load(tmp_path))) if line.startswith("Matters")]
+    assert re.search(r"0\.9995 against 0\.9: |0\.9 against 0\.9995: ", line)
+
+
+def test_many_contexts_all_have_their_best_row(tmp_path: Path) -> None:
+    """Long names of contexts and cells of several sweeps leave the table its room at 80 columns, in 40 lines."""
+    for tokens in "abcd":
+        world = mamba(layers=2, size=60, tokens=tokens * 64)
+        for format in ("int8", "int4"):
+            for alpha in (0.9, 0.9995):
+                write(tmp_path / f"{tokens}{format}{alpha}", world, alpha=alpha, format=format)
+    lines = shown(tmp_path, 80)
+    assert len(lines) <= 40
+    assert sum(line.endswith("  best") for line in lines) == 8
+    assert any(line.startswith("best by SQNR: percentile 0.9995") for line in lines)
 
 
 def test_other_sweeps_are_not_asked_the_studys_questions(tmp_path: Path, compare: Run) -> None:
@@ -267,6 +381,9 @@ def test_a_wide_table_is_not_crushed(forty: Path) -> None:
     assert max(map(len, lines)) <= 80
     words = {word for line in lines for word in line.split()}
     assert {"percentile", "samples", "calibration"} <= words
+    assert any(
+        line.startswith("Calibration: cells of one letter") for line in lines[-3:]
+    )  # what a table's words mean is said with it
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--nonsense"], ["nowhere"], ["{forty}", "--metric", "beauty"]])
@@ -284,7 +401,9 @@ def test_python(forty: Path) -> None:
     assert runs.conclusions() == headlines(runs.answer)
     assert "<table" in runs._repr_html_()
     name = runs.charts()[0]
-    assert runs.chart(name)._repr_svg_().startswith("<svg")
+    drawing = runs.chart(name)
+    assert drawing._repr_svg_().startswith("<svg")
+    assert drawing.caption.startswith(drawing.title)
     for call in (runs.table, runs.chart):
         with pytest.raises(UsageError, match="is unknown; allowed: "):
             call("chairs")

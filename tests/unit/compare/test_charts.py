@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import vl_convert
 from synthetic import mamba, write
 
 import sweep.compare.charts as package
@@ -18,6 +22,7 @@ from sweep.compare.facts import Answer
 from sweep.compare.render.pictures import COLUMNS, ONE, save, standalone
 from sweep.compare.render.report import page
 from sweep.compare.render.theme import by_method, series
+from sweep.compare.tables.catalogue import tables
 
 ADDED = """
 from sweep.compare.charts.base import Chart, rows
@@ -79,6 +84,31 @@ def test_a_setting_has_one_colour_in_all_charts(swept: Answer) -> None:
     assert series(alone).palette[-1] == by_method()["percentile"]
 
 
+def oklab(colour: str) -> np.ndarray[Any, Any]:
+    """Björn Ottosson's perceptual coordinates of `#rrggbb`; two colours 0.1 apart are told apart in thin lines."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_cones = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
+    to_lab = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+    turned: np.ndarray[Any, Any] = np.array(to_lab) @ np.cbrt(np.array(to_cones) @ linear)
+    return turned
+
+
+def test_colours_are_told_apart_in_light_and_dark(swept: Answer) -> None:
+    cell = swept.runs.listed[0]
+    methods = [replace(cell, method=m, alpha=None) for m in ("minmax", "mse", "entropy", "loss", "recipe", "quamba")]
+    for count in (1, 2, 3, 5):
+        alphas = [replace(cell, method="percentile", alpha=1 - 10.0 ** -(i + 1)) for i in range(count)]
+        for mode in (0, 1):
+            colours = [oklab(pair[mode]) for pair in series([*methods, *alphas]).palette]
+            assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > 0.1, (count, mode)
+
+
+def test_titles_name_the_model_in_one_way(swept: Answer, grouped: Answer) -> None:
+    for chart in [*charts(swept).values(), *charts(grouped).values()]:
+        assert chart.title.endswith(", tiny"), chart.title
+
+
 @pytest.fixture(scope="module")
 def grouped(tmp_path_factory: pytest.TempPathFactory) -> Answer:
     root = tmp_path_factory.mktemp("grouped")
@@ -125,7 +155,7 @@ def test_differences_name_baseline_and_model(swept: Answer, tmp_path: Path) -> N
     for alpha in (0.99, 0.9995):
         write(tmp_path / "s" / str(alpha), mamba(layers=2, size=60), alpha=alpha)
     one = charts(answer(load(tmp_path / "s")))["difference-sqnr"]
-    assert one.title == "SQNR of each cell less percentile 0.9995; tiny"
+    assert one.title == "SQNR of each cell less percentile 0.9995, tiny"
 
 
 def test_sensitivity_is_by_kl_first_with_bands(swept: Answer) -> None:
@@ -134,6 +164,13 @@ def test_sensitivity_is_by_kl_first_with_bands(swept: Answer) -> None:
     assert {unit[:2] for unit in chart.selects["measure"][1]} == {"KL", "pe"}
     row = next(r for r in rows_of(chart.spec) if r["unit"].startswith("KL"))
     assert (row["low"], row["high"]) == pytest.approx((0.008, 0.012))
+
+
+def test_what_the_sensitivity_chart_draws_is_a_table_too(swept: Answer) -> None:
+    (table,) = (t.frame() for t in tables(swept) if t.name == "sensitivity")
+    assert len(table) == 6 * 3
+    first = table.iloc[0]
+    assert first[["rank", "alone KL nats", "± alone KL", "all but Δ perplexity"]].tolist() == [1, 0.01, 0.001, 0.2]
 
 
 def test_a_maximum_has_no_forecast(swept: Answer) -> None:
@@ -291,3 +328,17 @@ def test_measured_against_predicted(tmp_path: Path) -> None:
     }
     assert "Rank correlation 1.00 over 3 cells" in chart.caption
     assert "2.0 times" in chart.caption
+
+
+def test_every_axis_of_a_figure_says_what_it_shows(swept: Answer, grouped: Answer) -> None:
+    """In a file nothing can be chosen, so the picture itself names measure and unit."""
+    drawn = charts(swept)["sensitivity"]
+    assert "KL to the unquantized model, nats per token, only this layer" in vl_convert.vegalite_to_svg(
+        standalone(drawn, swept)
+    )
+    for a in (swept, grouped):
+        for name, chart in charts(a).items():
+            if name in ("methods-formats", "cost-map", "best-alpha"):
+                continue  # of rows and columns with names
+            axes = encodings(chart.spec, "x")
+            assert any(axis.get("title") or axis.get("axis", {}).get("title") for axis in axes), (name, axes)

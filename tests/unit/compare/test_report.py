@@ -82,6 +82,25 @@ def test_raw_values_stand_behind_the_shown_ones(html: str) -> None:
     assert any(len(str(v)) > 8 for v in raw)
 
 
+def test_errors_stand_beside_their_values_and_no_column_is_empty(html: str) -> None:
+    for table in re.findall(r'<details class="table.*?</table>', html, re.S):
+        heads = texts(table, "th")
+        assert not [head for head in heads if head.startswith("±")]
+        rows = [texts(row, "td") for row in re.findall(r"<tr>.*?</tr>", table.split("<tbody>")[1], re.S)]
+        empty = [head for head, *column in zip(heads, *rows, strict=True) if not {*column} - {"", "–"}]
+        assert not [head for head in empty if head != "verdict"], heads
+    settings = re.search(r'data-name="settings".*?</table>', html, re.S)[0]  # type: ignore[index]
+    assert 'data-e="± dB"' in settings
+    assert re.search(r'data-v="[\d.e-]+" data-e="[\d.e-]+">[+−][\d.]+ ± [\d.]+<', settings)
+
+
+def test_charts_of_a_site_say_which(html: str) -> None:
+    for chart in ("scales", "difference-scale", "difference-sqnr", "samples", "best-alpha"):
+        figure = re.search(rf'id="figure-{chart}".*?</figcaption>', html, re.S)[0]  # type: ignore[index]
+        assert "<span data-site>x_conv_out</span></h3>" in figure
+    assert "data-site" not in re.search(r'id="figure-cost".*?</figcaption>', html, re.S)[0]  # type: ignore[index]
+
+
 def test_how_to_cite_and_reproduce(html: str) -> None:
     last = unescape(re.search(r'<section id="reproduce".*?</section>', html, re.S)[0])  # type: ignore[index]
     for text in ("@software{", "version = {", "reproduce DIR", "method=percentile,minmax"):

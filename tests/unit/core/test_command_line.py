@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -64,6 +66,7 @@ def test_what_is_proposed_can_be_read() -> None:
 
 def test_options_may_stand_between_overrides_and_names_in_any_case() -> None:
     assert arranged(["alpha=1", "-m", "model=TINY,2.7B"]) == ["-m", "alpha=1", "model=tiny,2.7b"]
+    assert arranged(["-m", "hydra/launcher=Joblib"]) == ["-m", "hydra/launcher=joblib"]
 
 
 def test_enumerations_in_any_case() -> None:
@@ -139,6 +142,64 @@ def test_the_console_script(
     for given, said in ((["comprae"], "did you mean compare?"), (["alpha=0.9"], "mamba-sweep run alpha=0.9")):
         with pytest.raises(UsageError, match=said.replace("?", r"\?")):
             cli.dispatch(given)
+
+
+@pytest.mark.parametrize("name", [*(n for n in cli.COMMANDS), ""])
+def test_help_and_errors_are_spelled_as_the_command_was(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"/bin/{cli.SCRIPT}"])
+    with suppress(SystemExit):
+        cli.dispatch([*([name] if name else []), "--help"])
+    shown = capsys.readouterr().out
+    assert cli.SCRIPT in shown
+    assert not re.search(r"python -m sweep(?!` is `mamba-sweep run`)", shown)
+
+
+def test_an_unknown_knob_points_to_the_help_of_the_command_that_was_typed(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name(cli.SCRIPT)
+    for typed, words in (
+        ([str(script), "run"], "mamba-sweep run"),
+        ([sys.executable, "-m", "sweep"], "python -m sweep"),
+    ):
+        done = subprocess.run(
+            [*typed, "nosuch=3"], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (2, f"error: unknown key 'nosuch': see {words} --help\n")
+
+
+def test_a_value_that_is_none_of_several_is_said_as_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, given, said in (
+        ("store", ["nope"], "allowed: list, verify, prune"),
+        (
+            "compare",
+            ["--format", "latx"],
+            "error: format=latx is unknown; allowed: terminal, markdown, csv, latex, json",
+        ),
+        ("track", ["replya", "x"], "did you mean replay?"),
+    ):
+        main = import_module(f"sweep.{name}.__main__" if name == "compare" else f"sweep.{name}").main
+        assert main(given) == cli.USAGE
+        assert said in capsys.readouterr().err
+
+
+def test_a_shell_completes_commands_and_the_knobs_of_run(tmp_path: Path) -> None:
+    """As bash does it, with what `mamba-sweep run -sc install=bash` prints."""
+    environment = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    for line, expected in (
+        ("mamba-sweep re", {"reproduce", "recipe"}),
+        ("mamba-sweep run meth", {"method="}),
+        ("mamba-sweep run alpha=0.9 model=mamba1-1", {"model=mamba1-1.4b", "model=mamba1-130m"}),
+    ):
+        words = line.split()
+        program = (
+            f'eval "$({cli.SCRIPT} run -sc install=bash)"; COMP_LINE="{line}" COMP_POINT={len(line)}'
+            f" COMP_CWORD={len(words) - 1}; export COMP_LINE COMP_POINT; hydra_bash_completion;"
+            ' printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(["bash", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert set(done.stdout.split()) == expected, done.stderr
 
 
 ENDS = """

@@ -98,6 +98,13 @@ def test_runs_are_ranked_by_the_best_measure_that_all_of_them_share() -> None:
     one["b"][measured] = 0.4
     assert panels.cost(viewed(one)) == measured
     assert panels.cost(viewed({"a": {sqnr: 1.0}, "b": {sqnr: 2.0, predicted: 0.1}})) == sqnr
+    most = {name: {sqnr: 20.0, measured: i / 10} for i, name in enumerate("abc", 1)}
+    assert panels.cost(viewed({**most, "d": {sqnr: 30.0}})) == measured  # whoever was not evaluated beside them
+    assert panels.cost(viewed({**most, **{name: {sqnr: 30.0} for name in "defg"}})) == sqnr
+    rows = panels.ranking(viewed({**most, "d": {sqnr: 30.0}}), list("abcd")).splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| a", "| b", "| c", "| d"]
+    most["a"][f"{measured}_se"] = 0.0123
+    assert "| 0.10 ± 0.01 |" in panels.ranking(viewed(most), list("abc"))
     assert panels.cost(viewed({"a": {panels.WORST_SQNR: 1.0}, "b": {sqnr: 2.0}})) == panels.WORST_SQNR
     assert not any(map(panels.ascending, (sqnr, panels.WORST_SQNR)))
     shown = panels.columns(viewed(one))

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from cells import RECORD, finished
@@ -46,8 +47,6 @@ def test_one_scale_a_layer_is_shown_as_before(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_agreement_is_called_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import numpy as np
-
     ones = np.full(8, 100)
     s = Scores(ones, ones, 200.0 + np.arange(8), 199.0 + np.arange(8), np.ones(8), ones)
     text = {"samples": 8, "seqlen": 100, "data": "stdlib"}
@@ -55,3 +54,35 @@ def test_agreement_is_called_by_its_name(tmp_path: Path, capsys: pytest.CaptureF
     shown = said(finished(tmp_path / "t"), capsys, evaluation=evaluation)
     assert "top-1 agreement" in shown
     assert "first choice" not in shown
+
+
+def test_what_is_unknown_has_no_worst_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = finished(tmp_path / "g", layers=3, groups=4)
+    table = pq.read_table(directory / "scales.parquet").to_pandas()
+    table.loc[table.site == "x_conv_out", "sqnr_db"] = None
+    table.to_parquet(directory / "scales.parquet")
+    text = said(directory, capsys)
+    (row,) = [line.split("│") for line in text.splitlines() if line.startswith("│ x_conv_out")]
+    assert [part.strip() for part in row[5:8]] == ["–"] * 3
+    assert "SiLU gain" not in text  # of groups no gain and no ratio are shown
+
+
+def test_a_setting_has_one_row_and_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = [{"method": "minmax", "alpha": None, "loss": 0.002, "loss_se": 0.001},
+             {"method": "percentile", "alpha": 0.9995, "loss": 0.003, "loss_se": 0.001}]  # fmt: skip
+    loss = {"loss": 0.003, "loss_se": 0.002, "bits": 8.0, "layers": [], "standard": usual,
+            "sites": {"x_conv_out": {"loss": 0.003, "loss_se": 0.002}}}  # fmt: skip
+    text = said(finished(tmp_path / "t"), capsys, loss=loss)
+    assert "this cell" in text
+    assert "minmax" in text
+    assert "percentile 0.9995 │" not in text
+
+
+def test_sensitive_layers_have_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = [{"layer": 0, "only": {"kl": 0.01, "kl_se": 0.002}}, {"layer": 1, "only": {"kl": 0.03, "kl_se": 0.004}}]
+    ones = np.full(8, 100)
+    s = Scores(ones, ones, 200.0 + np.arange(8), 199.0 + np.arange(8), np.ones(8), ones)
+    text = {"samples": 8, "seqlen": 100, "data": "stdlib"}
+    evaluation = {**s.summary(), "baseline": s.baseline(), "tokens": text, "layers": layers}
+    shown = said(finished(tmp_path / "t"), capsys, evaluation=evaluation)
+    assert "1 (3.00e-02 ± 4e-03), 0 (1.00e-02 ± 2e-03)" in shown
