@@ -36,7 +36,8 @@ def histogram(a: Answer) -> Chart | None:
     clips = [
         (*names[c], layer, clip, share)
         for c, layer, clip, share in a.runs.sql(
-            f"SELECT cell, layer, clip, clip_fraction FROM {a.runs.source(SCALES, same)} WHERE site = 'x_conv_out'"
+            f"SELECT cell, layer, clip, clip_fraction FROM {a.runs.source(SCALES, same)} WHERE site = 'x_conv_out' "
+            "ORDER BY ALL"
         )
         if layer in layers
     ]

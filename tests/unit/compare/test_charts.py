@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sweep.compare import load
 from sweep.compare.answer import answer
 from sweep.compare.charts import charts
 from sweep.compare.facts import Answer
+from sweep.compare.query.comparison import Comparison
 from sweep.compare.render.pictures import COLUMNS, ONE, save, standalone
 from sweep.compare.render.report import page
 from sweep.compare.render.theme import by_method, series
@@ -115,6 +117,27 @@ def grouped(tmp_path_factory: pytest.TempPathFactory) -> Answer:
     for method in ("minmax", "percentile"):
         write(root / "s" / method, mamba(layers=2, size=300), method=method, grid=(2, 2))
     return answer(load(root / "s"))
+
+
+def test_nothing_shown_depends_on_the_order_in_which_rows_come(
+    swept: Answer, grouped: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database returns rows of a query without ORDER BY as its threads come; backwards is one such order."""
+    plain = Comparison.sql
+
+    def backwards(self: Comparison, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        rows = plain(self, query, parameters)
+        return rows if re.search(r"ORDER BY[^)]*$", query) else rows[::-1]
+
+    def shown(a: Answer) -> tuple[str, str]:
+        specs = json.dumps({name: chart.spec for name, chart in charts(a).items()})
+        return specs, json.dumps([table.__dict__ for table in tables(a)], default=str)
+
+    for a in (swept, grouped):
+        before = shown(a)
+        with monkeypatch.context() as patch:
+            patch.setattr(Comparison, "sql", backwards)
+            assert shown(a) == before
 
 
 def test_a_chart_is_one_file(swept: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
