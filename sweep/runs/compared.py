@@ -18,7 +18,7 @@ from sweep.runs.status import RunStatus
 
 @dataclass(frozen=True)
 class Problem:
-    """A directory that looks like a cell and cannot be compared. kind: `unfinished` or `damaged`."""
+    """A directory that looks like a cell and cannot be compared. kind: `failed`, `unfinished` or `damaged`."""
 
     path: Path
     kind: str
@@ -106,7 +106,7 @@ def _read(path: Path) -> Cell | Problem:
     except OSError as error:
         return Problem(path, "damaged", f"{runs.FILE} cannot be read: {error}")
     if record.failure:
-        return Problem(path, "unfinished", f"{RunStatus.FAILED}: {record.failure}")
+        return Problem(path, "failed", str(record.failure))
     if record.status is not RunStatus.FINISHED:
         return Problem(path, "unfinished", f"{record.status} since {record.started}")
     if not os.path.exists(f"{path}/{SCALES}"):

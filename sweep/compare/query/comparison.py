@@ -6,7 +6,7 @@
     runs.cells()        # one row per cell: path, model, method, alpha, …, label, calibration
     runs.scales()       # the rows of scales.parquet, with the cell's number
     runs.frame("SELECT cell, avg(sqnr_db) FROM rows GROUP BY cell")
-    runs.problems       # unfinished and damaged cells, with the reason
+    runs.problems       # failed, unfinished and damaged cells, with the reason
     runs.warnings       # why some of the cells are not comparable
 
 The parquet files are read where they lie: there is no index that could go stale. Neither torch nor wandb is

@@ -24,7 +24,7 @@ def test_finds_every_finished_cell_and_lists_the_rest(runs: Comparison) -> None:
     assert set(kinds) == {"running", "failed", "damaged", "torn"}
     assert kinds["running"][0] == "unfinished"
     assert kinds["running"][1].startswith("running since 2026-")
-    assert kinds["failed"] == ("unfinished", "failed: CUDA out of memory")
+    assert kinds["failed"] == ("failed", "CUDA out of memory")
     assert kinds["damaged"][0] == "damaged"
     assert kinds["torn"] == ("unfinished", "run.json is missing")
 

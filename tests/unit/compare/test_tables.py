@@ -128,8 +128,17 @@ def test_warnings_are_in_every_format(tmp_path: Path) -> None:
 def test_command_line(compare: Run, demo: Path, tmp_path: Path) -> None:
     done = compare(str(demo), "--html", str(tmp_path / "a.html"))
     assert done.code == 0, done.err
-    for words in ("7 cells", "not one bit", "matters:", "3 unfinished, 1 damaged", "not measured: KL and perplexity"):
+    for words in (
+        "7 cells",
+        "not one bit",
+        "matters:",
+        "1 failed",
+        "2 unfinished",
+        "1 damaged",
+        "not measured: KL and perplexity",
+    ):
         assert words in done.out
+    assert "1 damaged" in done.out
     assert "SiLU" not in done.out  # nobody asked
     assert "SiLU never expands" in compare(str(demo), "--no-html", "--explain").out
     assert "CUDA out of memory" in compare(str(demo), "--table", "problems").out
