@@ -77,7 +77,7 @@ def logged(history: list[dict[str, object]]) -> list[tuple[object, dict[str, obj
     return [
         (row["_step"], plain)
         for row, plain in zip(history, rows, strict=True)
-        if any(key.startswith(("sure/", "until/")) for key in plain)
+        if any(key.startswith(("tolerance/", "until/")) for key in plain)
     ]
 
 
@@ -97,7 +97,7 @@ def test_they_are_logged_as_they_happen_and_once(tmp_path: Path) -> None:
     assert logged(log.history) == list(enumerate(ROWS))
     assert [row["_step"] for row in log.history] == list(range(len(ROWS) + 3 + 1))  # layers, and the table
     assert [row["layer"] for row in log.history[len(ROWS) : -1]] == [0, 1, 2]
-    assert log.metrics["sure/*"]["step_metric"] == "samples"
+    assert log.metrics["tolerance/*"]["step_metric"] == "samples"
     assert log.metrics["until/*"]["step_metric"] == "layer"
     assert log.summary["until/settled/256"] == 1.0
 

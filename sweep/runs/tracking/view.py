@@ -98,7 +98,7 @@ def of_look(look: Look) -> list[dict[str, float]]:
     over the layers, of the median error of each."""
     curve = f"until/error after {look.samples} samples"
     return [
-        {"samples": look.samples, **{f"sure/{name}": value for name, value in _told(look).items()}},
+        {"samples": look.samples, **{f"tolerance/{name}": value for name, value in _told(look).items()}},
         *(
             {"layer": layer, curve: error}
             for layer, error in zip(look.layers, look.layer_errors, strict=True)

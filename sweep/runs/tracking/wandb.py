@@ -164,7 +164,7 @@ def open_run(server: str, settings: Wandb, directory: Path, identity: Identity, 
 
 def _log_looks(run: Any, rows: list[dict[str, float]], first: int) -> int:
     """Log rows of looks as the steps from `first` on; returns the step after them."""
-    for key, family in (("samples", "sure"), ("layer", "until")):
+    for key, family in (("samples", "tolerance"), ("layer", "until")):
         run.define_metric(key, hidden=True)
         run.define_metric(f"{family}/*", step_metric=key, summary="none")
     for step, row in enumerate(rows, start=first):

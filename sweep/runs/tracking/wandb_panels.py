@@ -30,6 +30,13 @@ LINES = (  # column, heading, whether its axis is logarithmic, whether only quan
 )
 
 
+LOOKS = (  # of cells whose calibration stopped by a tolerance: key over the number of samples, heading
+    ("tolerance/settled", "Share of scales that are known well enough"),
+    ("tolerance/error", "Relative error of a scale that decides"),
+    ("tolerance/loss_error", "Relative error of the predicted loss"),
+)
+
+
 @dataclass(frozen=True)
 class Panel:
     """The base of all panels: a heading; log: whether the value axis is logarithmic."""
@@ -40,9 +47,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line(Panel):
-    """A column of the history over the layers, a line per run."""
+    """A column of the history over another one, a line per run."""
 
     metric: str = ""
+    over: str = "layer"
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ def sections(views: list[View]) -> list[Section]:
     """The sections of a workspace, the first screen first."""
     first = Section("Cost", first_screen(views), True)
     lines = [Section(heading, panels, heading is LINES[0][1]) for heading, panels in by_layer(views)]
-    return [section for section in (first, *lines) if section.panels]
+    return [section for section in (first, *lines, Section("Calibration", by_samples(views), False)) if section.panels]
 
 
 def first_screen(views: list[View]) -> tuple[Panel, ...]:
@@ -158,6 +166,12 @@ def by_layer(views: list[View]) -> list[tuple[str, tuple[Panel, ...]]]:
         if lines:
             headed.append((heading, lines))
     return headed
+
+
+def by_samples(views: list[View]) -> tuple[Panel, ...]:
+    """Errors over the number of samples, of cells whose calibration stopped by a tolerance."""
+    logged = {key for v in views for row in v.looks for key in row}
+    return tuple(Line(title, metric=key, over="samples") for key, title in LOOKS if key in logged)
 
 
 def ranking(views: list[View], names: list[str]) -> str:

@@ -109,7 +109,7 @@ def _drawn(panel: panels.Panel) -> Any:
         case panels.Line():
             return reports.LinePlot(
                 title=panel.title,
-                x=reports.Metric("layer"),
+                x=reports.Metric(panel.over),
                 y=[panel.metric],
                 log_y=panel.log,
                 smoothing_factor=0,

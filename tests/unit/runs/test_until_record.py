@@ -54,8 +54,8 @@ def test_a_tracker_sees_a_curve_for_each_number_of_samples(tmp_path: Path) -> No
     assert (2, "until/error after 64 samples") not in curves  # infinite
     samples = [row for row in shown.looks if "samples" in row]
     assert [row["samples"] for row in samples] == [64, 128]
-    assert [row["sure/settled"] for row in samples] == [0.0, 1.0]
-    assert "sure/worst" not in samples[0]
+    assert [row["tolerance/settled"] for row in samples] == [0.0, 1.0]
+    assert "tolerance/worst" not in samples[0]
     assert shown.summary["until/settled/128"] == 1.0
     assert shown.summary["until/loss_error/64"] == 0.5
     assert "until/worst/64" not in shown.summary
