@@ -136,9 +136,8 @@ def test_predicted_loss_has_panels_where_it_was_logged() -> None:
 def test_errors_over_samples_have_panels_where_a_tolerance_stopped_a_calibration() -> None:
     views = viewed({"a": {panels.PREDICTED: 0.2}, "b": {panels.PREDICTED: 0.1}})
     assert "Calibration" not in [s.heading for s in panels.sections(views)]
-    views[1].looks.extend(
-        [{"samples": 64, "tolerance/settled": 0.5}, {"layer": 0, "until/error after 64 samples": 0.1}]
-    )
+    looks = [{"samples": 64, "tolerance/settled": 0.5}, {"layer": 0, "until/error after 64 samples": 0.1}]
+    views[1].looks.extend(looks)
     (line,) = panels.sections(views)[-1].panels
     assert isinstance(line, panels.Line)
     assert (line.metric, line.over) == ("tolerance/settled", "samples")
