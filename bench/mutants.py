@@ -32,17 +32,20 @@ TESTS = {
     "quantization.granularity": [f"{Q}parts.py"],
     "quantization.bins": [f"{Q}bins.py"],
     "quantization.fisher": [f"{Q}fisher_histogram.py", f"{Q}predicted_loss.py"],
-    "quantization.prefix_sums": [f"{Q}scales.py", f"{Q}ties.py"],
-    "quantization.window": [f"{Q}window.py"],
-    "quantization.site_scales": [f"{Q}predicted_loss.py", f"{Q}subsets.py"],
-    "quantization.fold_sums": [f"{Q}fold_sums.py", f"{P}histogram.py", f"{Q}metrics.py"],
-    "quantization.methods.minmax": [f"{Q}scales.py"],
-    "quantization.methods.percentile": [f"{Q}scales.py"],
-    "quantization.methods.mse": [f"{Q}scales.py", f"{Q}ties.py"],
+    "quantization.lookup": [f"{Q}lookup.py"],
+    "quantization.histogram": [f"{Q}histogram.py"],
+    "quantization.prefix_sums": [f"{Q}prefix_sums.py"],
+    "quantization.window": [f"{Q}window_by_hand.py"],
+    "quantization.site_scales": [f"{Q}site_scales.py"],
+    "quantization.fold_sums": [f"{Q}fold_sums.py"],
+    "quantization.methods.minmax": [f"{Q}percentile.py"],
+    "quantization.methods.percentile": [f"{Q}percentile.py"],
+    "quantization.methods.mse": [f"{Q}mse.py", f"{Q}ties.py"],
     "quantization.methods.loss": [f"{Q}loss_method.py"],
     "quantization.methods.entropy": [f"{Q}scales.py", f"{Q}ties.py"],
     "quantization.methods.percentile_ema": [f"{Q}percentile_ema.py"],
-    "quantization.methods.registry": [f"{Q}scales.py"],
+    "quantization.methods.method": [f"{Q}percentile.py"],
+    "quantization.methods.registry": [f"{Q}percentile.py"],
     "compare.analysis.significance": [f"{A}student.py"],
     "compare.analysis.agreement": [f"{A}agreement.py"],
     "compare.analysis.forecast": [f"{A}forecast.py"],
@@ -55,60 +58,8 @@ TESTS = {
     "compare.analysis.perplexity": [f"{A}perplexity.py"],
     "compare.analysis.silu_gain": [f"{A}truth.py"],
 }
-# survivors that no one can notice, by the line that they leave, and why
-ORDER = "of equal p either order gives the same"
-PLACE = "an array of its own for the same numbers"
-BELOW = "any number below all sizes does"
-NOT_READ = "this method reads no histogram"
-FAR = "a threshold far from all cases"
-WHOLE = "everything that is given is float64 already"
-EQUIVALENT: dict[str, dict[str, str]] = {
-    "quantization.metrics": {
-        "power, *lost = histogram.weigh(np.square(weights, out=None))": PLACE,
-        "power, *lost = histogram.weigh(np.square(weights, ))": PLACE,
-        "bits = -(p * np.log2(np.where(p > 0, p, 2))).sum(1)": "p is 0 there, and so is the product",
-    },
-    "quantization.replicates": {
-        "values = np.where(one_sign, np.log(np.where(folds == 0, 2.0, np.abs(folds))), folds)": "zeros add",
-        "shares = np.zeros((folds, int(samples.max()) + 2))": "no sample has that number",
-        "np.add.at(shares, (np.arange(len(samples)) % folds, samples), 2.0)": "only their ratios count",
-        'return float(np.sqrt(true / told)) if told >= 1e-12 * true else float("inf")': FAR,
-        'return float(np.sqrt(true / told)) if told > 1e-12 / true else float("inf")': FAR,
-    },
-    "quantization.bins": {
-        'together = f", {self.width} in one" if self.width > 2 else ""': "no layout has two codes in a bin",
-    },
-    "quantization.methods.percentile_ema": {
-        "assert site is not None, ": "no user sees it",
-        "whole = clip(Observed(None, everything, site), alpha, format)": NOT_READ,
-        "whole = clip(Observed(FoldSums(None, everything), everything, site), alpha, format)": NOT_READ,
-        "whole = clip(Observed(FoldSums(site.histogram, None), everything, site), alpha, format)": NOT_READ,
-    },
-    "compare.analysis.forecast": {
-        "samples = max(math.ceil(wanted / unit), there // unit - 1) * unit": "a second guard, against rounding",
-        'given = [o for o in overrides if o.lstrip("+").rpartition(': "a number of samples holds no =",
-        'given = [o for o in overrides if o.lstrip("XX+XX")': "no knob begins with X",
-    },
-    "compare.analysis.effects": {
-        "best = (False, -2.0)": BELOW,
-        "size = np.where(known, np.abs(d.sqnr), -2.0)": BELOW,
-        "k = int(np.where(counts, size, -3.0).argmax())": BELOW,
-        "with np.errstate(invalid=None)": "numpy compares with NaN without a warning by now",
-    },
-    "compare.analysis.agreement": {
-        "return bool(p[0] < FAMILY)": "no p equals the level",
-        "crossing = [(m, n) for m in numbers for n in numbers if first[n] < first[m] and other[n] >= ": "pairs without "
-        "a difference come last and are never beyond an error",
-    },
-    "quantization.fisher": {
-        "return cls(layout, codes, dense[bins][None], np.array([tokens], ": "int64 is what numpy takes for int",
-    },
-    "compare.analysis.significance": {
-        "return np.asarray(2 * stdtr(df, -np.abs(np.asarray(t, None))))": WHOLE,
-        "return np.asarray(2 * stdtr(df, -np.abs(np.asarray(t, ))))": WHOLE,
-        "order = known[np.argsort(p[known], ": ORDER,
-    },
-}
+# survivors that no one can notice: module → the line that they leave, or how it begins → why
+EQUIVALENT: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("mutants_equivalent.json").read_text())
 KILLED, SURVIVED = (1, 3), (0, 5, 33)  # codes of mutmut; 5 and 33: no test comes by
 COPIED = ("sweep", "hydra_plugins", "conf", "docs", "bench", "tools", "tests")
 FILES = ("README.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "pyproject.toml")
