@@ -12,7 +12,7 @@ from sweep.quantization.methods import minmax, percentile, registry
 from sweep.quantization.methods.method import Method, Observed, Reads, argmin, bound
 from sweep.quantization.methods.registry import METHODS, Clips
 from tests.distributions import histogram
-from tests.observed_sites import SITE, statistics
+from tests.plain_sites import plain_site
 
 INT8, ASYMMETRIC = formats.named("int8"), formats.named("int8_asym")
 VALUES = Observed(
@@ -50,14 +50,14 @@ def test_of_everything_percentile_is_minmax(format: formats.Format) -> None:
 
 def test_a_quantile_scatters_less_the_more_values_lie_beyond_it() -> None:
     """Four folds of 30 values: beyond the 0.9-quantile lie 12 of all, 6 of two folds."""
-    site = statistics(torch.randn(4, 3, 5, 2), [0, 1, 2, 3]).sites[SITE]
+    site = plain_site(torch.randn(4, 3, 5, 2))
     for members, beyond in (([True] * 4, 12), ([True, False, True, False], 6)):
         rate = percentile.rate(site, np.array(members), 0.9)
         assert rate == pytest.approx(replicates.rate_of_quantile(beyond, sum(members)))
 
 
 def test_a_minimum_of_a_rough_loss_converges_with_the_cube_root() -> None:
-    site = statistics(torch.randn(8, 1, 5, 2), list(range(8))).sites[SITE]
+    site = plain_site(torch.randn(8, 1, 5, 2))
     assert argmin(site, np.ones(8, bool), None) == pytest.approx(1 / 4)
     assert argmin(site, np.arange(8) == 2, None) == 1
     assert bound(site, np.ones(8, bool), None) == 1

@@ -71,11 +71,19 @@ def test_a_step_of_lloyd_fits_the_scale_to_the_codes_that_it_gives(codes: Floats
 
 
 def test_a_scale_that_gives_zeros_alone_stays_and_so_does_one_whose_codes_point_away() -> None:
-    sums = Sums(np.array([-0.1, 0.2]), np.array([[1.0, 1.0], [1.0, 0.0]]))
+    sums = Sums(np.array([-0.1, 0.1, 0.2]), np.array([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]))
     codes = np.array([0.0, 1.0])
-    assert sums.fit(np.array([[1.0, 1.0]]), codes).tolist() == [[1.0, 1.0]]  # all become 0
-    # at -0.3 the border lies at -0.15: both values become 1, and the best scale of that is 0.05; -0.1 alone: -0.1
-    assert sums.fit(np.array([[-0.3, -0.3]]), codes)[0] == pytest.approx([0.05, -0.3])
+    assert sums.fit(np.ones((1, 3)), codes).tolist() == [[1.0, 1.0, 1.0]]  # all become 0
+    # at -0.3 the border lies at -0.15: all values become 1. The best scale of -0.1 and 0.2 is 0.05; of others none is
+    # above zero, and theirs stays
+    assert sums.fit(np.full((1, 3), -0.3), codes)[0] == pytest.approx([0.05, -0.3, -0.3])
+
+
+def test_a_step_of_lloyd_divides_by_no_zero_and_by_numbers_below_one() -> None:
+    rounded = Sums(np.array([13 / 64]), np.array([[4.0]]))  # all become 0, and their sum 4e-16 by rounding
+    assert rounded.fit(np.array([[1.0]]), np.array([0, 1.1, 4.8])).tolist() == [[1.0]]
+    few = Sums(np.array([0.25, 0.6]), np.array([[1e-6, 1e-6]]))  # as squared gradients weigh
+    assert few.fit(np.array([[1.0]]), np.array([0.0, 0.5, 1.0]))[0] == pytest.approx([0.6 / 0.5])
 
 
 @pytest.mark.parametrize("name", ["student", "silu"])

@@ -18,7 +18,7 @@ from sweep.quantization.site_scales import WHOLE, of_histograms, of_maxima
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.types import Floats
 from tests.gradients import differentiated
-from tests.observed_sites import SITE, statistics
+from tests.plain_sites import plain_site
 
 K, N, CHANNELS = 4, 30, 3
 TOKENS = [7, 9, 10, 4]
@@ -30,7 +30,7 @@ def observed(seed: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Floats, Fl
     random = np.random.default_rng(seed)
     x = torch.tensor(random.standard_normal((K, 1, N, CHANNELS)) * 3 + 0.5).to(dtype)
     g = random.standard_normal(x.shape)
-    site = differentiated(statistics(x, list(range(K))).sites[SITE], x, g, TOKENS)
+    site = differentiated(plain_site(x), x, g, TOKENS)
     return x.double().numpy().reshape(K, -1), g.reshape(K, -1), site
 
 
@@ -115,7 +115,7 @@ def test_what_float32_cannot_tell_is_refused() -> None:
     """A clip of less than a bin."""
     x = torch.full((K, 1, N, CHANNELS), 0.3)
     x[0, 0, 0, 0] = 1.0
-    site = statistics(x, list(range(K))).sites[SITE]
+    site = plain_site(x)
     assert of_histograms([(WHOLE, site)], Method("one", "", one), None, named("int4")).clip.tolist() == [1]
     with pytest.raises(UsageError, match="with a clip at 1e-08 span more"):
         of_histograms([(WHOLE, site)], Method("small", "", small), None, named("int4"))

@@ -14,7 +14,7 @@ from sweep.quantization.bins import BFLOAT16, FLOAT32, SIGN, Layout
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics
-from tests.observed_sites import SITE, statistics
+from tests.plain_sites import plain_site
 
 ONE, EVEN, TOP = 15 << 10, 1023, 0x7C00  # the codes of 1, of the last evenly spaced bin, of infinity
 UNIT = 2.0**-24
@@ -28,7 +28,7 @@ def total(counts: dict[int, int], layout: Layout = FLOAT32, size: float = 1.0) -
 
 def site(layout: Layout = FLOAT32, size: float = 1.0) -> SiteStatistics:
     """A site of one value in all, in this layout."""
-    plain = statistics(torch.full((1, 1, 1, 1), size), [0]).sites[SITE]
+    plain = plain_site(torch.full((1, 1, 1, 1), size))
     assert plain.pooled
     return replace(
         plain, histogram=replace(plain.histogram, layout=layout), pooled=replace(plain.pooled, layout=layout)
