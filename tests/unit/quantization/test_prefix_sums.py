@@ -82,7 +82,7 @@ def test_a_scale_that_gives_zeros_alone_stays_and_so_does_one_whose_codes_point_
 def test_a_step_of_lloyd_divides_by_no_zero_and_by_numbers_below_one() -> None:
     rounded = Sums(np.array([13 / 64]), np.array([[4.0]]))  # all become 0, and their sum 4e-16 by rounding
     assert rounded.fit(np.array([[1.0]]), np.array([0, 1.1, 4.8])).tolist() == [[1.0]]
-    few = Sums(np.array([0.25, 0.6]), np.array([[1e-6, 1e-6]]))  # as squared gradients weigh
+    few = Sums(np.array([0.2, 0.6]), np.array([[1e-6, 1e-6]]))  # as squared gradients weigh
     assert few.fit(np.array([[1.0]]), np.array([0.0, 0.5, 1.0]))[0] == pytest.approx([0.6 / 0.5])
 
 
