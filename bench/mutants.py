@@ -41,7 +41,7 @@ TESTS = {
     "quantization.methods.minmax": [f"{Q}percentile.py"],
     "quantization.methods.percentile": [f"{Q}percentile.py"],
     "quantization.methods.mse": [f"{Q}mse.py", f"{Q}ties.py"],
-    "quantization.methods.loss": [f"{Q}loss_method.py"],
+    "quantization.methods.loss": [f"{Q}loss.py"],
     "quantization.methods.entropy": [f"{Q}scales.py", f"{Q}ties.py"],
     "quantization.methods.percentile_ema": [f"{Q}percentile_ema.py"],
     "quantization.methods.method": [f"{Q}percentile.py"],

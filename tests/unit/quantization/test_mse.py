@@ -20,8 +20,8 @@ FORMATS = [
 ]
 
 
-def optimum(x: Floats, codes: Floats, limit: float) -> tuple[float, float]:
-    """The least sum of (x - s q)^2 over scales s up to a limit, and the s that has it.
+def optimum(x: Floats, codes: Floats, limit: float, weights: Floats | float = 1.0) -> tuple[float, float]:
+    """The least sum of w (x - s q)^2 over scales s up to a limit, and the s that has it.
 
     Codes q change at scales that put some x half-way between two; between two such scales they are fixed, and the sum
     is a parabola in s."""
@@ -31,18 +31,19 @@ def optimum(x: Floats, codes: Floats, limit: float) -> tuple[float, float]:
     ends = np.unique(np.concatenate([[0.0, limit], change[(change > 0) & (change < limit)]]))
     between = (ends[1:] + ends[:-1]) / 2
     q = codes[(x[:, None] > between[:, None, None] * middles).sum(-1)]
-    square = np.square(q).sum(1)
-    fit = np.divide((x * q).sum(1), square, out=ends[1:].copy(), where=square > 0)
+    square = (weights * np.square(q)).sum(1)
+    fit = np.divide((weights * x * q).sum(1), square, out=ends[1:].copy(), where=square > 0)
     scale = np.clip(fit, ends[:-1], ends[1:])
-    cost = np.square(x - scale[:, None] * q).sum(1)
+    cost = (weights * np.square(x - scale[:, None] * q)).sum(1)
     return float(cost.min()), float(scale[cost.argmin()])
 
 
-def best(x: Floats, format: Format) -> tuple[float, float]:
+def best(x: Floats, format: Format, weights: Floats | float = 1.0) -> tuple[float, float]:
+    """Of a format, at any zero point if it has one, where a clip goes no further than the values do."""
     if format.symmetric:
-        return optimum(x, format.codes, np.abs(x).max() / format.largest)
+        return optimum(x, format.codes, np.abs(x).max() / format.largest, weights)
     limit = (max(x.max(), 0.0) - min(x.min(), 0.0)) / format.largest
-    return min(optimum(x, format.codes - zero, limit) for zero in format.codes)
+    return min(optimum(x, format.codes - zero, limit, weights) for zero in format.codes)
 
 
 def draw(seed: int, number: int = 60) -> torch.Tensor:
