@@ -61,7 +61,7 @@ def costs_as_little(x: torch.Tensor, format: Format, low: float, high: float) ->
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_it_is_the_least_of_all_parabolas(format: Format) -> None:
-    for seed in range(12):
+    for seed in range(6):
         low, high = mse.clip(histogram(draw(seed)), format)
         costs_as_little(draw(seed), format, low[0], high[0])
     for seed in range(12):
@@ -82,8 +82,8 @@ def test_members_of_all_magnitudes_have_each_its_own(format: Format) -> None:
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_one_outlier_may_take_most_of_the_range_away(format: Format) -> None:
-    """Two hundred small values beside one of 10: the best clip may lie far below it."""
+    """Eighty small values beside one of 10: the best clip may lie far below it."""
     for power in (0, 2, 4):
-        x = torch.cat([draw(0, 200) * 2.0**-power, torch.tensor([10.0])]).bfloat16()
+        x = torch.cat([draw(0, 80) * 2.0**-power, torch.tensor([10.0])]).bfloat16()
         low, high = mse.clip(histogram(x), format)
         costs_as_little(x, format, low[0], high[0])

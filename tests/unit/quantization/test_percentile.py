@@ -48,6 +48,22 @@ def test_of_everything_percentile_is_minmax(format: formats.Format) -> None:
     assert ends(percentile.clip(VALUES, 1, format)) == ends(minmax.clip(VALUES, None, format))
 
 
+def test_of_everything_in_float32_percentile_is_minmax_of_every_set_of_folds() -> None:
+    """Where the bins of single folds are wide ones, of which their extremes know more."""
+    site = plain_site(torch.randn(4, 1, 300, 1, generator=torch.Generator().manual_seed(0)))
+    for sets in (site.replicates, site.sections):
+        of_sets = Observed(sets.observed, sets.members, site)
+        for got, expected in zip(
+            percentile.clip(of_sets, 1.0, ASYMMETRIC), minmax.clip(of_sets, None, ASYMMETRIC), strict=True
+        ):
+            assert got.tolist() == expected.tolist()
+
+
+def test_one_value_is_both_extremes() -> None:
+    one = Observed(histogram(torch.tensor([-3.0]).bfloat16()))
+    assert [end.tolist() for end in minmax.clip(one, None, ASYMMETRIC)] == [[-3], [-3]]
+
+
 def test_a_quantile_scatters_less_the_more_values_lie_beyond_it() -> None:
     """Four folds of 30 values: beyond the 0.9-quantile lie 12 of all, 6 of two folds."""
     site = plain_site(torch.randn(4, 3, 5, 2))
