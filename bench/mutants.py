@@ -48,7 +48,7 @@ TESTS = {
     "quantization.methods.percentile": [f"{Q}percentile.py"],
     "quantization.methods.mse": [f"{Q}mse.py", f"{Q}ties.py"],
     "quantization.methods.loss": [f"{Q}loss.py"],
-    "quantization.methods.entropy": [f"{Q}scales.py", f"{Q}ties.py"],
+    "quantization.methods.entropy": [f"{Q}entropy.py", f"{Q}ties.py"],
     "quantization.methods.percentile_ema": [f"{Q}percentile_ema.py"],
     "quantization.methods.method": [f"{Q}percentile.py"],
     "quantization.methods.registry": [f"{Q}percentile.py"],

@@ -105,6 +105,6 @@ def test_the_jackknife_error_by_hand() -> None:
     error = registry.jackknife_error(np.array([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]]))
     assert error == pytest.approx([np.sqrt(28 / 3), 0])
     assert registry.jackknife_error(np.array([1.0, 3.0])) == pytest.approx(1)
-    alone = registry.jackknife_error(np.zeros((2, 1)))
-    assert alone.shape == (2,)
+    alone = registry.jackknife_error(np.zeros((2, 3, 1)))
+    assert alone.shape == (2, 3)
     assert np.isnan(alone).all()
