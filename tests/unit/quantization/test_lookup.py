@@ -17,7 +17,7 @@ VALUES = {
     "more octaves than are told apart": np.sort(np.exp(RNG.uniform(-85, 85, 3000))),
     "subnormal numbers": np.arange(1, 200) * 2.0**-1074,
     "beyond single precision": np.array([0.0, 1.0, 1e39, 1e300]),
-    "many in the second key": np.append(1.0, 1.125 + np.arange(9) * 2.0**-20),
+    "many in the second key": np.append(1.0, 1 + 2.0**-10 + np.arange(9) * 2.0**-20),
     "equal ones": np.repeat([0.0, 1.0, 2.5], 7),
     "both signs": np.sort(RNG.standard_normal(999)),
 }
