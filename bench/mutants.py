@@ -8,6 +8,7 @@ suffice; a fault that they miss may be noticed by others, so the score is a lowe
 
 from __future__ import annotations
 
+import ast
 import datetime
 import hashlib
 import json
@@ -23,7 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
-Q, A, P = "tests/unit/quantization/test_", "tests/unit/compare/test_", "tests/property/test_"
+Q, A = "tests/unit/quantization/test_", "tests/unit/compare/test_"
 TESTS = {
     "quantization.replicates": [f"{Q}replicates.py"],
     "quantization.metrics": [f"{Q}metrics.py"],
@@ -69,8 +70,7 @@ EQUIVALENT: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("mut
 KILLED, SURVIVED = (1, 3), (0, 5, 33)  # codes of mutmut; 5 and 33: no test comes by
 COPIED = ("sweep", "hydra_plugins", "conf", "docs", "bench", "tools", "tests")
 FILES = ("README.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "pyproject.toml")
-
-
+WRAPPERS = ("property", "cached_property", "cache", "lru_cache")
 MUTMUT = [sys.executable, "-m", "mutmut"]
 
 
@@ -87,6 +87,7 @@ def tried(module: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in FILES:
             shutil.copy(ROOT / name, copy / name)
+        (copy / file).write_text(_undecorated((ROOT / file).read_text()))
         settings = (copy / "pyproject.toml").read_text()
         for key, value in (("only_mutate", [file]), ("pytest_add_cli_args_test_selection", TESTS[module])):
             settings = re.sub(rf"^{key} = .*$", f"{key} = {json.dumps(value)}", settings, flags=re.MULTILINE)
@@ -109,6 +110,20 @@ def tried(module: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
         "timeouts": len(codes_here) - killed - len(left) + (before["timeouts"] if before else 0),
         "survivors": survivors,
     }
+
+
+def _undecorated(source: str) -> str:
+    """The same with properties and caches put around functions afterwards, as mutmut leaves what is decorated alone."""
+    lines = source.splitlines(keepends=True)
+    functions = (
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.decorator_list
+    )
+    for node in sorted(functions, key=lambda node: -node.lineno):
+        first, around = node.decorator_list[0].lineno, ast.unparse(node.decorator_list[0])
+        if len(node.decorator_list) == 1 and around.partition("(")[0] in WRAPPERS and node.end_lineno:
+            lines.insert(node.end_lineno, f"{' ' * node.col_offset}{node.name} = {around}({node.name})\n")
+            del lines[first - 1 : node.lineno - 1]
+    return "".join(lines)
 
 
 def _change(copy: Path, name: str) -> list[str]:

@@ -107,7 +107,7 @@ class Histogram:
         assert layout.width > self.layout.width > 0
         starts = self.bins // layout.width * layout.width
         first = np.flatnonzero(np.diff(starts, prepend=-1))
-        counts = np.add.reduceat(self.counts, first, axis=-1, dtype=np.int64) if len(first) else self.counts
+        counts = np.add.reduceat(self.counts, first, axis=-1, dtype=np.int64)
         return Histogram(layout, starts[first], short(counts), self.min, self.max)
 
     def finer(self, pooled: Histogram) -> Histogram:

@@ -52,12 +52,31 @@ def test_a_stack_has_the_bins_of_all_its_members() -> None:
     assert STACK.cumulative.dtype == np.int64
 
 
+def test_counts_beyond_32_bits_stay_whole_numbers() -> None:
+    wide, most = single({ONE: 2**31}, 1.0, 1.0), 2**31 - 1
+    for both in (Histogram.stack([wide, A]), wide + A, Histogram.stack([wide]).beside(Histogram.stack([A]))):
+        assert both.counts.dtype == np.int64
+    assert Histogram.stack([wide]).beside(Histogram.stack([A])).counts.tolist() == [[0, 2**31], [1, 2]]
+    full = single({ONE: most, ONE + 1: most}, 1.0, 1.01, FLOAT32)
+    assert full.counts.dtype == np.int32
+    assert parts(full.coarser(FLOAT32_FOLDS)) == ([ONE], [2 * most], 1, 1.01)
+    halves = Histogram.stack([single({ONE: most - 1}, 1.0, 1.0, FLOAT32_FOLDS)]).finer(Histogram.stack([full]))
+    assert halves.counts.tolist() == [[2**30 - 1, 2**30 - 1]]
+
+
+def test_extremes_are_floats_whatever_they_came_as() -> None:
+    dense = np.zeros(65_536, np.int64)
+    stacked = Histogram.stack([Histogram.from_dense(FLOAT16, dense, 0, 1)])
+    assert (stacked.min.dtype, stacked.max.dtype) == (np.float64, np.float64)
+
+
 def test_members_stand_beside_each_other_or_among_others() -> None:
     two = Histogram.stack([A]).beside(Histogram.stack([B, EMPTY]))
     assert parts(two) == parts(STACK)
     wide = Histogram.stack([single({3: 2**31}, 0.0, 0.0)])
     assert Histogram.stack([A]).beside(wide).counts.tolist() == [[1, 2], [2**31, 0]]
     assert two.counts.dtype == np.int32
+    assert {h.layout for h in (two, STACK.total(), A + B, Histogram.stack([A]).among(np.array([0]), 1))} == {FLOAT16}
     among = Histogram.stack([A, B]).among(np.array([2, 0]), 4)
     assert parts(among) == (
         [3, ONE, SIGN | 2],
@@ -74,11 +93,14 @@ def test_adding_adds_counts_and_keeps_the_farther_extremes() -> None:
     assert parts(both) == ([3, ONE, SIGN | 2], [[1, 6, 5], [0, 4, 5]], [-0.5, -0.5], [1.5, 1.5])
     with pytest.raises(ValueError, match=r"cannot merge stacks of \(2,\) and \(3,\)"):
         Histogram.stack([A, B]) + STACK
-    other = single({3: 1}, 0.0, 0.0, BFLOAT16)
+    for one, other, shapes in ((A, STACK, r"\(\) and \(3,\)"), (STACK, A, r"\(3,\) and \(\)")):
+        with pytest.raises(ValueError, match=f"^cannot merge stacks of {shapes}$"):
+            one + other
+    coarse = single({3: 1}, 0.0, 0.0, BFLOAT16)
     for merge in (
-        lambda: A + other,
-        lambda: Histogram.stack([A, other]),
-        lambda: STACK.beside(Histogram.stack([other])),
+        lambda: A + coarse,
+        lambda: Histogram.stack([A, coarse]),
+        lambda: STACK.beside(Histogram.stack([coarse])),
     ):
         with pytest.raises(ValueError, match=r"^cannot merge histograms of different layouts: bfloat16, float16$"):
             merge()
@@ -98,6 +120,8 @@ def test_wide_bins_hold_the_counts_of_the_narrow_ones() -> None:
     assert wide.coarser(FLOAT32_FOLDS) is wide
     nothing = single({}, np.inf, -np.inf, FLOAT32).coarser(FLOAT32_FOLDS)
     assert (nothing.layout, len(nothing.bins), nothing.counts.shape) == (FLOAT32_FOLDS, 0, (0,))
+    two = Histogram.stack([single({}, np.inf, -np.inf, FLOAT32)] * 2).coarser(FLOAT32_FOLDS)
+    assert (two.counts.shape, two.counts.dtype) == ((2, 0), np.int32)
 
 
 def test_what_lies_in_a_wide_bin_is_shared_out_as_all_of_it_is() -> None:
