@@ -38,7 +38,7 @@ TESTS = {
     "quantization.prefix_sums": [f"{Q}prefix_sums.py"],
     "quantization.window": [f"{Q}window_by_hand.py"],
     "quantization.site_scales": [f"{Q}site_scales.py"],
-    "quantization.fold_sums": [f"{Q}fold_sums.py"],
+    "quantization.fold_sums": [f"{Q}fold_sums_by_hand.py", f"{Q}fold_sums.py"],
     "quantization.statistics": [f"{Q}site_statistics.py"],
     "quantization.site_statistics": [f"{Q}site_statistics.py"],
     "quantization.statistics_io": [f"{Q}site_statistics.py"],

@@ -1,0 +1,148 @@
+"""Sums of two folds of a few bins of float32, whose edges lie half-way between float16 values, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sweep.quantization.bins import FLOAT16, FLOAT32, SIGN, Layout
+from sweep.quantization.fold_sums import SILU_MINIMUM, FoldSums, _piles_up, each
+from sweep.quantization.histogram import Histogram
+
+ONE, STEP = 15 << 10, 2.0**-10  # the code of 1, and how far apart values lie above it
+
+
+def near_one(steps: float) -> float:
+    return 1 + steps * STEP
+
+
+def single(counts: dict[int, int], low: float, high: float, layout: Layout = FLOAT32) -> Histogram:
+    dense = np.zeros(65_536, np.int64)
+    dense[list(counts)] = list(counts.values())
+    return Histogram.from_dense(layout, dense, low, high)
+
+
+# 3 in -1 -1.5 … -0.5 steps, 4 and 1 in 1 + 0.5 … 1.5 steps, 2 in 1 + 1.5 … 2.5 steps
+FOLDS = Histogram.stack(
+    [
+        single({ONE + 1: 4, ONE + 2: 2}, near_one(0.5), near_one(2.5)),
+        single({ONE + 1: 1, SIGN | (ONE + 1): 3}, -near_one(1.5), near_one(1.5)),
+        single({}, np.inf, -np.inf),
+    ]
+)
+SETS = FoldSums(FOLDS, np.array([[True, False, False], [False, True, True], [True, True, False], [False, False, True]]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_sums_of_folds_by_hand() -> None:
+    assert SETS.counts.tolist() == [[4, 2, 0], [1, 0, 3], [5, 2, 3], [0, 0, 0]]
+    assert (SETS.counts.dtype, SETS.layout) == (np.int64, FLOAT32)
+    assert SETS.bins.tolist() == [ONE + 1, ONE + 2, SIGN | (ONE + 1)]
+    assert SETS.n.tolist() == [6, 4, 10, 0]
+    assert SETS.min.tolist() == [near_one(0.5), -near_one(1.5), -near_one(1.5), np.inf]
+    assert SETS.max.tolist() == [near_one(2.5), near_one(1.5), near_one(2.5), -np.inf]
+    assert SETS.absmax[:3].tolist() == [near_one(2.5), near_one(1.5), near_one(2.5)]
+    assert np.isnan(SETS.absmax[3])
+    assert SETS.values.tolist() == [near_one(1), near_one(2), -near_one(1)]
+    assert SETS.ascending.tolist() == [2, 0, 1]
+    assert SETS.magnitudes.counts.tolist() == [[4, 2], [4, 0], [8, 2], [0, 0]]
+    assert SETS.weigh(np.array([[10.0, 1.0, 0.5], [-1.0, 1.0, 2.0]])).tolist() == [[5, 31, 36, 0], [8, -2, 6, 0]]
+    assert SETS.between(np.array([0, 1, 3])).tolist() == [[0, 6], [3, 1], [3, 7], [0, 0]]
+    rows = SETS.between(np.array([[0, 1, 3], [1, 2, 2]]))
+    assert rows.tolist() == [[[0, 6], [3, 1], [3, 7], [0, 0]], [[4, 0], [1, 0], [5, 0], [0, 0]]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_are_spread_evenly_over_their_bin() -> None:
+    """By whole numbers, half up, of every fold: half of 3 counts as 2, half of 1 as 1, a quarter of 1 as none."""
+    ends = [5.0, -2.0, -near_one(1), 0.0, near_one(0.75), near_one(1), near_one(1.5), near_one(2.25), near_one(2.5)]
+    expected = [[6, 0, 0, 0, 1, 2, 4, 6, 6], [4, 0, 2, 3, 3, 4, 4, 4, 4]]
+    assert SETS.under(np.array(ends)).tolist() == [*expected, [a + b for a, b in zip(*expected, strict=True)], [0] * 9]
+    nothing = FoldSums(Histogram.stack([single({}, np.inf, -np.inf)]), np.ones((2, 1), bool))
+    assert nothing.under(np.zeros(3)).tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert np.isnan(nothing.quantile(0.5)).tolist() == [True, True]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bin_goes_no_further_than_values_do() -> None:
+    one = each(single({ONE: 5}, 1.0, 1.0))
+    assert one.under(np.array([1.0, np.nextafter(1.0, 2.0), 0.5, 2.0])).tolist() == [[0, 5, 0, 5]]
+    part = each(single({ONE + 1: 4, ONE + 2: 4}, near_one(1), near_one(2)))  # from 1 to 1.5 and from 1.5 to 2 steps
+    ends = np.array([near_one(e) for e in (1, 1.25, 1.5, 1.75, 2)])
+    assert part.under(ends).tolist() == [[0, 2, 4, 6, 8]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_order_statistics_lie_in_the_middle_of_their_shares_of_a_bin() -> None:
+    """Six values: the least, 1.5, 2.5 and 3.5 quarters of the first bin, half of a half of the second, the largest."""
+    steps = [0.5, 0.875, 1.125, 1.375, 1.75, 2.5]
+    for rank, expected in enumerate(steps):
+        assert SETS.quantile(rank / 5)[0] == pytest.approx(near_one(expected), rel=1e-12)
+    assert SETS.quantile(0.5)[0] == pytest.approx(near_one((1.125 + 1.375) / 2), rel=1e-12)
+    assert SETS.quantile(0.75)[0] == pytest.approx(near_one(1.375 * 0.25 + 1.75 * 0.75), rel=1e-12)
+    assert np.isnan(SETS.quantile(0.5)[3])
+    # 1.5 thirds of the negative bin is its middle; between it and the last third
+    assert SETS.quantile(1 / 3)[1] == pytest.approx(-near_one(1), rel=1e-12)
+    assert SETS.quantile(0.5)[1] == pytest.approx(-near_one((1 + 4 / 6) / 2), rel=1e-12)
+    part = each(single({ONE + 1: 4, ONE + 2: 4}, near_one(1), near_one(2)))
+    assert part.quantile(3 / 7)[0] == pytest.approx(near_one(1 + 0.5 * 3.5 / 4), rel=1e-12)
+    assert part.quantile(4 / 7)[0] == pytest.approx(near_one(1.5 + 0.5 * 0.5 / 4), rel=1e-12)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.001, 0.1, 0.37, 0.5, 0.77, 0.999, 1.0])
+def test_a_quantile_of_more_bins_than_one_step_of_the_search(q: float) -> None:
+    """All finite float16 values, in two parts."""
+    codes = np.arange(0, 0x7C00, dtype=np.uint16)
+    sizes = codes.view(np.float16).astype(np.float64)
+    values = [np.concatenate([sizes, -sizes[1:]]), np.repeat(sizes[5000:9000], 3)]
+    parts = [
+        single(dict.fromkeys([*codes.tolist(), *(codes[1:] | SIGN).tolist()], 1), -65504.0, 65504.0, FLOAT16),
+        single(dict.fromkeys(codes[5000:9000].tolist(), 3), float(sizes[5000]), float(sizes[8999]), FLOAT16),
+    ]
+    sums = FoldSums(Histogram.stack(parts), np.array([[True, False], [False, True], [True, True]]))
+    for got, x in zip(sums.quantile(q), (*values, np.concatenate(values)), strict=True):
+        assert got == np.quantile(x, q, method="higher")
+
+
+SILU = int(np.array([SILU_MINIMUM]).astype(np.float16).view(np.uint16)[0])
+
+
+def silu(least: float) -> FoldSums:
+    """A hundred values in the bin of SiLU's minimum, and a hundred far above."""
+    return each(single({SILU: 100, ONE: 100}, least, 1.0))
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_pile_up_at_the_minimum_of_silu() -> None:
+    """The share of the values of a bin below a point grows as the root of its distance: a quarter of the way holds half
+    of them. Only where values reach the minimum, to 1e-5."""
+    for least, piled in ((SILU_MINIMUM, True), (SILU_MINIMUM + 5e-6, True), (SILU_MINIMUM + 2e-5, False)):
+        sums = silu(least)
+        top = float(sums.stack.ends_of_bins[1][0])
+        for quarters, root, plain in ((1, 50, 25), (4, 100, 100)):
+            end = np.array([least + (top - least) * quarters / 4])
+            assert sums.under(end)[0, 0] == (root if piled else plain)
+        share = 50.5 / 100
+        expected = least + (top - least) * (share**2 if piled else share)
+        assert sums.quantile(50 / 199)[0] == pytest.approx(expected, rel=1e-12)
+        assert sums.under(np.array([near_one(-0.1)]))[0, 0] < 200
+
+
+def test_a_pile_holds_the_minimum_and_nothing_less() -> None:
+    m = SILU_MINIMUM
+    low, high = np.array([m - 1, m, m, m - 1, m - 1]), np.array([m + 1, m + 1, m, m, m + 1])
+    least = np.array([m, m, m, m, m - 2e-5])
+    assert _piles_up(low, high, least).tolist() == [True, True, False, False, False]
+
+
+def test_a_quantile_is_looked_up_once() -> None:
+    assert SETS.quantile(0.25) is SETS.quantile(0.25)
+    for outside in (-0.01, 1.01):
+        with pytest.raises(ValueError, match=rf"^a quantile lies in \[0, 1\], not {outside}$"):
+            SETS.quantile(outside)
+
+
+def test_each_member_or_a_single_histogram() -> None:
+    assert each(FOLDS).stack is FOLDS
+    assert each(FOLDS).n.tolist() == [6, 4, 0]
+    assert each(single({ONE: 5}, 1.0, 1.0)).n.tolist() == [5]
