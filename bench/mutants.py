@@ -28,7 +28,7 @@ Q, A = "tests/unit/quantization/test_", "tests/unit/compare/test_"
 TESTS = {
     "quantization.replicates": [f"{Q}replicates.py"],
     "quantization.metrics": [f"{Q}metrics.py"],
-    "quantization.predicted_loss": [f"{Q}predicted_loss.py"],
+    "quantization.predicted_loss": [f"{Q}predicted_loss_by_hand.py"],
     "quantization.formats": [f"{Q}formats.py"],
     "quantization.granularity": [f"{Q}parts.py"],
     "quantization.bins": [f"{Q}bins.py"],
