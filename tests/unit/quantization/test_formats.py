@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
-from sweep.quantization.formats import Quantizer
+from sweep.quantization.formats import Format, Quantizer
 
 FLOAT8 = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 
@@ -158,3 +158,20 @@ def test_a_quantizer_by_hand() -> None:
     assert of(both.place(2.0, 5.1)) == (5.1 / 255, 0, 0, 5.1)
     assert of(both.place(-5.1, -2.0)) == (5.1 / 255, 255, -5.1, 0)
     assert of(both.place(0.0, 0.0)) == (0, 0, 0, 0)
+
+
+def test_what_follows_from_the_codes() -> None:
+    lopsided = Format("own", np.array([-3.0, -1.5, 0.0, 1.0, 2.5]))
+    assert lopsided.middles.tolist() == [-2.25, -0.75, 0.5, 1.75]
+    assert lopsided.magnitudes.tolist() == [0, 1, 2.5]
+    assert (lopsided.largest, lopsided.bits, lopsided.mirrored) == (2.5, 3, False)
+    assert Format("both", np.array([-0.5, 0.0, 0.5])).mirrored
+    assert not Format("with a zero point", np.array([-0.5, 0.0, 0.5]), symmetric=False).mirrored
+    assert Format("halves", np.array([-0.5, 0.0, 0.5])).magnitudes.tolist() == [0, 0.5]
+
+
+def test_small_floats_are_made_once_by_their_name() -> None:
+    formats._small_float.cache_clear()
+    made = formats.named("E2M3")
+    assert (str(made), made.largest, len(made.magnitudes)) == ("e2m3", 7.5, 32)
+    assert made is formats.named("e2m3")
