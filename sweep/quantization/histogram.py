@@ -144,7 +144,6 @@ class Histogram:
         index = self.bins & (SIGN - 1)
         low, high = self.layout.edges[index], self.layout.edges[index + self.layout.width]
         if not self.layout.exact:
-            low = np.where(index == 0, 0.0, low)
             high = np.where(index == 0, 0.0, high)
             top = index == self.layout.top
             high = np.where(top, np.maximum(low, np.maximum(-self.min, self.max).max()), high)

@@ -23,41 +23,53 @@ def single(counts: dict[int, int], low: float, high: float, layout: Layout = FLO
 
 
 # 3 in -1 -1.5 … -0.5 steps, 4 and 1 in 1 + 0.5 … 1.5 steps, 2 in 1 + 1.5 … 2.5 steps
-FOLDS = Histogram.stack(
-    [
-        single({ONE + 1: 4, ONE + 2: 2}, near_one(0.5), near_one(2.5)),
-        single({ONE + 1: 1, SIGN | (ONE + 1): 3}, -near_one(1.5), near_one(1.5)),
-        single({}, np.inf, -np.inf),
-    ]
-)
-SETS = FoldSums(FOLDS, np.array([[True, False, False], [False, True, True], [True, True, False], [False, False, True]]))
+def folds() -> Histogram:
+    return Histogram.stack(
+        [
+            single({ONE + 1: 4, ONE + 2: 2}, near_one(0.5), near_one(2.5)),
+            single({ONE + 1: 1, SIGN | (ONE + 1): 3}, -near_one(1.5), near_one(1.5)),
+            single({}, np.inf, -np.inf),
+        ]
+    )
+
+
+def sets() -> FoldSums:
+    return FoldSums(
+        folds(), np.array([[True, False, False], [False, True, True], [True, True, False], [False, False, True]])
+    )
 
 
 @pytest.mark.filterwarnings("error")
 def test_sums_of_folds_by_hand() -> None:
-    assert SETS.counts.tolist() == [[4, 2, 0], [1, 0, 3], [5, 2, 3], [0, 0, 0]]
-    assert (SETS.counts.dtype, SETS.layout) == (np.int64, FLOAT32)
-    assert SETS.bins.tolist() == [ONE + 1, ONE + 2, SIGN | (ONE + 1)]
-    assert SETS.n.tolist() == [6, 4, 10, 0]
-    assert SETS.min.tolist() == [near_one(0.5), -near_one(1.5), -near_one(1.5), np.inf]
-    assert SETS.max.tolist() == [near_one(2.5), near_one(1.5), near_one(2.5), -np.inf]
-    assert SETS.absmax[:3].tolist() == [near_one(2.5), near_one(1.5), near_one(2.5)]
-    assert np.isnan(SETS.absmax[3])
-    assert SETS.values.tolist() == [near_one(1), near_one(2), -near_one(1)]
-    assert SETS.ascending.tolist() == [2, 0, 1]
-    assert SETS.magnitudes.counts.tolist() == [[4, 2], [4, 0], [8, 2], [0, 0]]
-    assert SETS.weigh(np.array([[10.0, 1.0, 0.5], [-1.0, 1.0, 2.0]])).tolist() == [[5, 31, 36, 0], [8, -2, 6, 0]]
-    assert SETS.between(np.array([0, 1, 3])).tolist() == [[0, 6], [3, 1], [3, 7], [0, 0]]
-    rows = SETS.between(np.array([[0, 1, 3], [1, 2, 2]]))
+    of_sets = sets()
+    assert of_sets.counts.tolist() == [[4, 2, 0], [1, 0, 3], [5, 2, 3], [0, 0, 0]]
+    assert (of_sets.counts.dtype, of_sets.layout) == (np.int64, FLOAT32)
+    assert of_sets.bins.tolist() == [ONE + 1, ONE + 2, SIGN | (ONE + 1)]
+    assert of_sets.n.tolist() == [6, 4, 10, 0]
+    assert of_sets.min.tolist() == [near_one(0.5), -near_one(1.5), -near_one(1.5), np.inf]
+    assert of_sets.max.tolist() == [near_one(2.5), near_one(1.5), near_one(2.5), -np.inf]
+    assert of_sets.absmax[:3].tolist() == [near_one(2.5), near_one(1.5), near_one(2.5)]
+    assert np.isnan(of_sets.absmax[3])
+    assert of_sets.values.tolist() == [near_one(1), near_one(2), -near_one(1)]
+    assert of_sets.ascending.tolist() == [2, 0, 1]
+    assert of_sets.magnitudes.counts.tolist() == [[4, 2], [4, 0], [8, 2], [0, 0]]
+    assert of_sets.weigh(np.array([[10.0, 1.0, 0.5], [-1.0, 1.0, 2.0]])).tolist() == [[5, 31, 36, 0], [8, -2, 6, 0]]
+    assert of_sets.between(np.array([0, 1, 3])).tolist() == [[0, 6], [3, 1], [3, 7], [0, 0]]
+    rows = of_sets.between(np.array([[0, 1, 3], [1, 2, 2]]))
     assert rows.tolist() == [[[0, 6], [3, 1], [3, 7], [0, 0]], [[4, 0], [1, 0], [5, 0], [0, 0]]]
 
 
 @pytest.mark.filterwarnings("error")
 def test_values_are_spread_evenly_over_their_bin() -> None:
     """By whole numbers, half up, of every fold: half of 3 counts as 2, half of 1 as 1, a quarter of 1 as none."""
+    of_sets = sets()
     ends = [5.0, -2.0, -near_one(1), 0.0, near_one(0.75), near_one(1), near_one(1.5), near_one(2.25), near_one(2.5)]
     expected = [[6, 0, 0, 0, 1, 2, 4, 6, 6], [4, 0, 2, 3, 3, 4, 4, 4, 4]]
-    assert SETS.under(np.array(ends)).tolist() == [*expected, [a + b for a, b in zip(*expected, strict=True)], [0] * 9]
+    assert of_sets.under(np.array(ends)).tolist() == [
+        *expected,
+        [a + b for a, b in zip(*expected, strict=True)],
+        [0] * 9,
+    ]
     nothing = FoldSums(Histogram.stack([single({}, np.inf, -np.inf)]), np.ones((2, 1), bool))
     assert nothing.under(np.zeros(3)).tolist() == [[0, 0, 0], [0, 0, 0]]
     assert np.isnan(nothing.quantile(0.5)).tolist() == [True, True]
@@ -75,15 +87,16 @@ def test_a_bin_goes_no_further_than_values_do() -> None:
 @pytest.mark.filterwarnings("error")
 def test_order_statistics_lie_in_the_middle_of_their_shares_of_a_bin() -> None:
     """Six values: the least, 1.5, 2.5 and 3.5 quarters of the first bin, half of a half of the second, the largest."""
+    of_sets = sets()
     steps = [0.5, 0.875, 1.125, 1.375, 1.75, 2.5]
     for rank, expected in enumerate(steps):
-        assert SETS.quantile(rank / 5)[0] == pytest.approx(near_one(expected), rel=1e-12)
-    assert SETS.quantile(0.5)[0] == pytest.approx(near_one((1.125 + 1.375) / 2), rel=1e-12)
-    assert SETS.quantile(0.75)[0] == pytest.approx(near_one(1.375 * 0.25 + 1.75 * 0.75), rel=1e-12)
-    assert np.isnan(SETS.quantile(0.5)[3])
+        assert of_sets.quantile(rank / 5)[0] == pytest.approx(near_one(expected), rel=1e-12)
+    assert of_sets.quantile(0.5)[0] == pytest.approx(near_one((1.125 + 1.375) / 2), rel=1e-12)
+    assert of_sets.quantile(0.75)[0] == pytest.approx(near_one(1.375 * 0.25 + 1.75 * 0.75), rel=1e-12)
+    assert np.isnan(of_sets.quantile(0.5)[3])
     # 1.5 thirds of the negative bin is its middle; between it and the last third
-    assert SETS.quantile(1 / 3)[1] == pytest.approx(-near_one(1), rel=1e-12)
-    assert SETS.quantile(0.5)[1] == pytest.approx(-near_one((1 + 4 / 6) / 2), rel=1e-12)
+    assert of_sets.quantile(1 / 3)[1] == pytest.approx(-near_one(1), rel=1e-12)
+    assert of_sets.quantile(0.5)[1] == pytest.approx(-near_one((1 + 4 / 6) / 2), rel=1e-12)
     part = each(single({ONE + 1: 4, ONE + 2: 4}, near_one(1), near_one(2)))
     assert part.quantile(3 / 7)[0] == pytest.approx(near_one(1 + 0.5 * 3.5 / 4), rel=1e-12)
     assert part.quantile(4 / 7)[0] == pytest.approx(near_one(1.5 + 0.5 * 0.5 / 4), rel=1e-12)
@@ -136,13 +149,15 @@ def test_a_pile_holds_the_minimum_and_nothing_less() -> None:
 
 
 def test_a_quantile_is_looked_up_once() -> None:
-    assert SETS.quantile(0.25) is SETS.quantile(0.25)
+    of_sets = sets()
+    assert of_sets.quantile(0.25) is of_sets.quantile(0.25)
     for outside in (-0.01, 1.01):
         with pytest.raises(ValueError, match=rf"^a quantile lies in \[0, 1\], not {outside}$"):
-            SETS.quantile(outside)
+            of_sets.quantile(outside)
 
 
 def test_each_member_or_a_single_histogram() -> None:
-    assert each(FOLDS).stack is FOLDS
-    assert each(FOLDS).n.tolist() == [6, 4, 0]
+    both = folds()
+    assert each(both).stack is both
+    assert each(folds()).n.tolist() == [6, 4, 0]
     assert each(single({ONE: 5}, 1.0, 1.0)).n.tolist() == [5]
