@@ -80,7 +80,8 @@ def test_how_many_values_lie_in_the_bins_at_the_ends() -> None:
     assert [n.tolist() for n in window.outside(total(counts))] == [3, 96]
     both = Histogram.stack([total(counts), total({ONE: 1}), total({SIGN: 5})])
     assert [n.tolist() for n in window.outside(both)] == [[3, 0, 5], [96, 0, 0]]
-    exact = [n for n in window.outside(replace(both, layout=BFLOAT16))]
+    assert [n.tolist() for n in window.outside(total(counts, BFLOAT16))] == [0, 0]
+    exact = window.outside(replace(both, layout=BFLOAT16))
     assert [n.tolist() for n in exact] == [[0, 0, 0], [0, 0, 0]]
     assert exact[0].dtype == np.int64
 
