@@ -161,3 +161,37 @@ def test_each_member_or_a_single_histogram() -> None:
     assert each(both).stack is both
     assert each(folds()).n.tolist() == [6, 4, 0]
     assert each(single({ONE: 5}, 1.0, 1.0)).n.tolist() == [5]
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_value_and_none() -> None:
+    """In both kinds of layout: every quantile of one value is that value, and none has no quantile."""
+    for layout in (FLOAT16, FLOAT32):
+        stack = Histogram.stack([single({ONE: 1}, 1.0, 1.0, layout), single({}, np.inf, -np.inf, layout)])
+        for q in (0.0, 0.25, 1.0):
+            got = each(stack).quantile(q)
+            assert got[0] == 1
+            assert np.isnan(got[1])
+        assert each(stack).absmax[0] == 1
+        assert np.isnan(each(stack).absmax[1])
+
+
+def test_what_is_counted_is_whole() -> None:
+    assert sets().under(np.zeros(2)).dtype == np.int64
+    assert (
+        FoldSums(Histogram.stack([single({}, np.inf, -np.inf)]), np.ones((2, 1), bool)).under(np.zeros(3)).dtype
+        == np.int64
+    )
+    assert each(folds()).members.dtype == bool
+
+
+def test_weights_of_negative_values_are_in_ascending_order() -> None:
+    x = each(single({SIGN | (ONE + 2): 2, SIGN | (ONE + 1): 3, SIGN | ONE: 5, ONE: 7}, -1.1, 1.1))
+    assert x.weigh(np.array([[1.0, 10.0, 100.0, 1000.0]])).tolist() == [[2 + 30 + 500 + 7000]]
+
+
+def test_every_order_statistic_of_many_bins() -> None:
+    """Also those of the bins at which one step of the search ends and the next begins."""
+    sizes = np.arange(9000, dtype=np.uint16).view(np.float16).astype(np.float64)
+    sums = each(single(dict.fromkeys(range(9000), 1), 0.0, float(sizes[-1]), FLOAT16))
+    assert np.array_equal(sums._order_statistics(np.arange(9000)[:, None])[:, 0], sizes)
