@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sweep.core.errors import UsageError
-from sweep.quantization import replicates, site_scales
+from sweep.quantization import replicates, site_scales, window
 from sweep.quantization.formats import Format, named
 from sweep.quantization.histogram import Histogram
 from sweep.quantization.methods.method import Method, Observed
@@ -87,6 +87,9 @@ def test_a_reading_is_what_the_values_say(method: Method, alpha: float | None, f
         assert read.sections[i].high.tolist() == [high, *alone[:, 1]]
         assert read.sections[i].format is to
     assert read.n.dtype == np.int64
+    if factor == 1.0:
+        plain = of_histograms([(p, site) for p, (*_, site) in zip(places, known, strict=True)], method, alpha, to)
+        np.testing.assert_array_equal(plain.scale, read.scale)
     np.testing.assert_array_equal(read.scale_se, jackknife_error(read.scale[:, 1:]))
     np.testing.assert_array_equal(read.loss_se, jackknife_error(read.loss[:, 1:]))
     assert (read.scale_se > 0).all()
@@ -109,6 +112,28 @@ def test_a_site_of_nothing_has_no_numbers() -> None:
     assert read.n.tolist() == [0]
     for name in ("min", "max", "absmax", "clip", "mse"):
         assert np.isnan(getattr(read, name)).tolist() == [True]
+
+
+def test_one_fold_with_values_is_enough_for_an_answer() -> None:
+    x, _, site = observed(0)
+    first = np.arange(K) == 0
+    counts = np.where(first[:, None], site.histogram.counts, 0)
+    low, high = (np.where(first, e, f) for e, f in ((site.histogram.min, np.inf), (site.histogram.max, -np.inf)))
+    only = replace(site, histogram=replace(site.histogram, counts=counts, min=low, max=high))
+    read = of_histograms([(WHOLE, only)], MINMAX, None, named("int4"))
+    assert (read.n[0], read.min[0], read.max[0]) == (x[0].size, x[0].min(), x[0].max())
+    assert read.mse[0] > 0
+    assert np.isnan(read.scale[0, 1:]).all()
+
+
+def test_what_is_checked_is_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Histogram, float, float]] = []
+    monkeypatch.setattr(window, "check", lambda *given: asked.append(given))
+    _, _, site = observed(0, torch.float32)
+    read = of_histograms([(WHOLE, site)], PERCENTILE, 0.9, named("int8_asym"))
+    ((total, clip, mse),) = asked
+    assert total.counts.tolist() == site.total.counts.tolist()
+    assert (clip, mse) == (max(read.clip[0], -read.clip_low[0]), read.mse[0])
 
 
 def test_what_float32_cannot_tell_is_refused() -> None:
@@ -174,8 +199,10 @@ def test_clips_of_sets_of_folds() -> None:
         return one(observed, alpha, format)
 
     site_scales.clips_of(site, site.growing, Method("look", "", look), None, named("int4"))
+    site_scales.sections(site, Method("look", "", look), None, named("int4"))
     assert seen[0].members is site.growing.members
-    assert seen[0].site is site
+    assert seen[1].members is site.sections.members
+    assert seen[0].site is seen[1].site is site
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
@@ -191,6 +218,7 @@ def test_channel_maxima_tell_the_largest_magnitude_of_sets_of_channels(factor: f
         np.testing.assert_allclose(read.scale[i], np.array([folds.max(), *moved]) / 7, rtol=1e-12)
         assert read.n[i] == K * N * len(channels)
         assert read.absmax[i] == read.clip[i] == -read.clip_low[i] == folds.max()
+    assert read.n.dtype == np.int64
     assert read.clip_fraction.tolist() == [0, 0]
     for name in ("min", "max", "zero_point", "mse", "code_entropy_bits"):
         assert np.isnan(getattr(read, name)).tolist() == [True, True]
