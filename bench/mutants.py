@@ -47,7 +47,7 @@ TESTS = {
     "quantization.published_clusters": [f"{Q}published.py"],
     "quantization.methods.minmax": [f"{Q}percentile.py"],
     "quantization.methods.percentile": [f"{Q}percentile.py"],
-    "quantization.methods.mse": [f"{Q}mse.py", f"{Q}ties.py"],
+    "quantization.methods.mse": [f"{Q}mse_steps.py", f"{Q}mse.py", f"{Q}ties.py"],
     "quantization.methods.loss": [f"{Q}loss.py"],
     "quantization.methods.entropy": [f"{Q}entropy.py", f"{Q}ties.py"],
     "quantization.methods.percentile_ema": [f"{Q}percentile_ema.py"],
