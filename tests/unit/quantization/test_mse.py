@@ -10,7 +10,7 @@ from sweep.quantization import formats
 from sweep.quantization.formats import Format
 from sweep.quantization.methods import mse
 from sweep.quantization.types import Floats
-from tests.distributions import histogram
+from tests.distributions import histogram, tensor
 
 FORMATS = [
     formats.named("int4"),
@@ -87,3 +87,13 @@ def test_one_outlier_may_take_most_of_the_range_away(format: Format) -> None:
         x = torch.cat([draw(0, 80) * 2.0**-power, torch.tensor([10.0])]).bfloat16()
         low, high = mse.clip(histogram(x), format)
         costs_as_little(x, format, low[0], high[0])
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_a_member_that_loses_nothing_does_not_bound_the_clips_of_another(format: Format) -> None:
+    """One whose values are 4096 times codes beside one whose best clip lies far below its largest value, as it does
+    without the other."""
+    exact, other = torch.from_numpy(format.codes * 4096).bfloat16(), tensor("student", torch.bfloat16)[:4000]
+    low, high = mse.clip(histogram(exact, other), format)
+    alone = mse.clip(histogram(other), format)
+    assert (low[1], high[1]) == pytest.approx((alone[0][0], alone[1][0]), rel=1e-9)
