@@ -104,6 +104,7 @@ def test_errors_that_are_unknown_leave_the_answer() -> None:
         assert getattr(unknown, name).shape == (1, 1 + K)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_a_site_of_nothing_has_no_numbers() -> None:
     _, _, site = observed(0)
     none, whole = np.full(K, np.inf), site.histogram

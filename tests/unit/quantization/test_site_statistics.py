@@ -255,13 +255,15 @@ def test_a_million_counts_at_a_time_are_written() -> None:
 
     million = 1 << 20
     sites = {
+        (-2, "less"): sized(million - 1),
+        (-1, "with it"): sized(1),
         (0, "one"): sized(million),
         (1, "all"): sized(million - 2, 1, 1),
         (2, "less"): sized(million - 3, 1, 1),
         (3, "with it"): sized(1),
         (4, "less"): sized(million - 1),
     }
-    assert [[layer for layer, _ in keys] for keys in statistics_io._batches(sites)] == [[0], [1], [2, 3], [4]]
+    assert [[layer for layer, _ in keys] for keys in statistics_io._batches(sites)] == [[-2, -1], [0], [1], [2, 3], [4]]
     assert list(statistics_io._batches({})) == []
     assert [len(keys) for keys in statistics_io._batches({(0, "one"): sized(million)})] == [1]
 
