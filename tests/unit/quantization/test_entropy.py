@@ -111,6 +111,12 @@ def test_values_of_float32_are_spread_over_their_bins(format: Format) -> None:
             assert (low[k], high[k]) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_one_value_is_clipped_at_itself(format: Format) -> None:
+    low, high = entropy.clip(histogram(torch.tensor([3.0]).bfloat16()), format)
+    assert (low, high) == ((-3, 3) if format.symmetric else (3, 3))
+
+
 def test_how_many_bins_are_kept() -> None:
     """From half as many as there are codes, rounded up to the stride, to all."""
     for format, fewest in ((FORMATS[0], 8), (FORMATS[2], 32), (FORMATS[3], 4), (FORMATS[4], 8)):
@@ -129,6 +135,9 @@ def test_the_divergence_by_hand() -> None:
     assert entropy.divergence(bins, np.array([[1, 2]])) == np.inf  # nothing is kept
     # the second to the third bin: one value lies below, three above, all are added to the one bin that is occupied
     assert entropy.divergence(bins, np.array([[1, 3]])) == pytest.approx(np.zeros((1, 1)))
+    assert entropy.divergence(bins, np.array([[0, 1]])) == pytest.approx(np.zeros((1, 1)))  # one value is kept
+    ends = entropy.Binned.of(np.array([[2.0], [0.0], [3.0]]))
+    assert entropy.divergence(ends, np.array([[1, 3]])) == pytest.approx(np.zeros((1, 1)))  # all are added to the last
     many = np.repeat(np.array([[0, 2, 3], [0, 1, 3]]), 20, 0)  # more than are looked at at once
     assert entropy.divergence(bins, many).ravel() == pytest.approx(
         np.full(40, 1 / 6 * np.log(1 / 2) + 5 / 6 * np.log(5 / 4))
