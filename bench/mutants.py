@@ -8,6 +8,7 @@ suffice; a fault that they miss may be noticed by others, so the score is a lowe
 
 from __future__ import annotations
 
+import ast
 import datetime
 import hashlib
 import json
@@ -23,26 +24,35 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
-Q, A, P = "tests/unit/quantization/test_", "tests/unit/compare/test_", "tests/property/test_"
+Q, A = "tests/unit/quantization/test_", "tests/unit/compare/test_"
 TESTS = {
     "quantization.replicates": [f"{Q}replicates.py"],
     "quantization.metrics": [f"{Q}metrics.py"],
-    "quantization.predicted_loss": [f"{Q}predicted_loss.py"],
+    "quantization.predicted_loss": [f"{Q}predicted_loss_by_hand.py"],
     "quantization.formats": [f"{Q}formats.py"],
     "quantization.granularity": [f"{Q}parts.py"],
     "quantization.bins": [f"{Q}bins.py"],
     "quantization.fisher": [f"{Q}fisher_histogram.py", f"{Q}predicted_loss.py"],
-    "quantization.prefix_sums": [f"{Q}scales.py", f"{Q}ties.py"],
-    "quantization.window": [f"{Q}window.py"],
-    "quantization.site_scales": [f"{Q}predicted_loss.py", f"{Q}subsets.py"],
-    "quantization.fold_sums": [f"{Q}fold_sums.py", f"{P}histogram.py", f"{Q}metrics.py"],
-    "quantization.methods.minmax": [f"{Q}scales.py"],
-    "quantization.methods.percentile": [f"{Q}scales.py"],
-    "quantization.methods.mse": [f"{Q}scales.py", f"{Q}ties.py"],
-    "quantization.methods.loss": [f"{Q}loss_method.py"],
-    "quantization.methods.entropy": [f"{Q}scales.py", f"{Q}ties.py"],
+    "quantization.lookup": [f"{Q}lookup.py"],
+    "quantization.histogram": [f"{Q}histogram.py"],
+    "quantization.prefix_sums": [f"{Q}prefix_sums.py"],
+    "quantization.window": [f"{Q}window_by_hand.py"],
+    "quantization.site_scales": [f"{Q}site_scales.py"],
+    "quantization.fold_sums": [f"{Q}fold_sums_by_hand.py", f"{Q}fold_sums.py"],
+    "quantization.statistics": [f"{Q}site_statistics.py"],
+    "quantization.site_statistics": [f"{Q}site_statistics.py"],
+    "quantization.statistics_io": [f"{Q}site_statistics.py"],
+    "quantization.sites": [f"{Q}sites.py"],
+    "quantization.sort_and_cluster": [f"{Q}grouping.py"],
+    "quantization.published_clusters": [f"{Q}published.py"],
+    "quantization.methods.minmax": [f"{Q}percentile.py"],
+    "quantization.methods.percentile": [f"{Q}percentile.py"],
+    "quantization.methods.mse": [f"{Q}mse_steps.py", f"{Q}mse.py", f"{Q}ties.py"],
+    "quantization.methods.loss": [f"{Q}loss.py"],
+    "quantization.methods.entropy": [f"{Q}entropy.py", f"{Q}ties.py"],
     "quantization.methods.percentile_ema": [f"{Q}percentile_ema.py"],
-    "quantization.methods.registry": [f"{Q}scales.py"],
+    "quantization.methods.method": [f"{Q}percentile.py"],
+    "quantization.methods.registry": [f"{Q}percentile.py"],
     "compare.analysis.significance": [f"{A}student.py"],
     "compare.analysis.agreement": [f"{A}agreement.py"],
     "compare.analysis.forecast": [f"{A}forecast.py"],
@@ -55,65 +65,12 @@ TESTS = {
     "compare.analysis.perplexity": [f"{A}perplexity.py"],
     "compare.analysis.silu_gain": [f"{A}truth.py"],
 }
-# survivors that no one can notice, by the line that they leave, and why
-ORDER = "of equal p either order gives the same"
-PLACE = "an array of its own for the same numbers"
-BELOW = "any number below all sizes does"
-NOT_READ = "this method reads no histogram"
-FAR = "a threshold far from all cases"
-WHOLE = "everything that is given is float64 already"
-EQUIVALENT: dict[str, dict[str, str]] = {
-    "quantization.metrics": {
-        "power, *lost = histogram.weigh(np.square(weights, out=None))": PLACE,
-        "power, *lost = histogram.weigh(np.square(weights, ))": PLACE,
-        "bits = -(p * np.log2(np.where(p > 0, p, 2))).sum(1)": "p is 0 there, and so is the product",
-    },
-    "quantization.replicates": {
-        "values = np.where(one_sign, np.log(np.where(folds == 0, 2.0, np.abs(folds))), folds)": "zeros add",
-        "shares = np.zeros((folds, int(samples.max()) + 2))": "no sample has that number",
-        "np.add.at(shares, (np.arange(len(samples)) % folds, samples), 2.0)": "only their ratios count",
-        'return float(np.sqrt(true / told)) if told >= 1e-12 * true else float("inf")': FAR,
-        'return float(np.sqrt(true / told)) if told > 1e-12 / true else float("inf")': FAR,
-    },
-    "quantization.bins": {
-        'together = f", {self.width} in one" if self.width > 2 else ""': "no layout has two codes in a bin",
-    },
-    "quantization.methods.percentile_ema": {
-        "assert site is not None, ": "no user sees it",
-        "whole = clip(Observed(None, everything, site), alpha, format)": NOT_READ,
-        "whole = clip(Observed(FoldSums(None, everything), everything, site), alpha, format)": NOT_READ,
-        "whole = clip(Observed(FoldSums(site.histogram, None), everything, site), alpha, format)": NOT_READ,
-    },
-    "compare.analysis.forecast": {
-        "samples = max(math.ceil(wanted / unit), there // unit - 1) * unit": "a second guard, against rounding",
-        'given = [o for o in overrides if o.lstrip("+").rpartition(': "a number of samples holds no =",
-        'given = [o for o in overrides if o.lstrip("XX+XX")': "no knob begins with X",
-    },
-    "compare.analysis.effects": {
-        "best = (False, -2.0)": BELOW,
-        "size = np.where(known, np.abs(d.sqnr), -2.0)": BELOW,
-        "k = int(np.where(counts, size, -3.0).argmax())": BELOW,
-        "with np.errstate(invalid=None)": "numpy compares with NaN without a warning by now",
-    },
-    "compare.analysis.agreement": {
-        "return bool(p[0] < FAMILY)": "no p equals the level",
-        "crossing = [(m, n) for m in numbers for n in numbers if first[n] < first[m] and other[n] >= ": "pairs without "
-        "a difference come last and are never beyond an error",
-    },
-    "quantization.fisher": {
-        "return cls(layout, codes, dense[bins][None], np.array([tokens], ": "int64 is what numpy takes for int",
-    },
-    "compare.analysis.significance": {
-        "return np.asarray(2 * stdtr(df, -np.abs(np.asarray(t, None))))": WHOLE,
-        "return np.asarray(2 * stdtr(df, -np.abs(np.asarray(t, ))))": WHOLE,
-        "order = known[np.argsort(p[known], ": ORDER,
-    },
-}
+# survivors that no one can notice: module → the line that they leave, or how it begins → why
+EQUIVALENT: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("mutants_equivalent.json").read_text())
 KILLED, SURVIVED = (1, 3), (0, 5, 33)  # codes of mutmut; 5 and 33: no test comes by
 COPIED = ("sweep", "hydra_plugins", "conf", "docs", "bench", "tools", "tests")
 FILES = ("README.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "pyproject.toml")
-
-
+WRAPPERS = ("property", "cached_property", "cache", "lru_cache")
 MUTMUT = [sys.executable, "-m", "mutmut"]
 
 
@@ -130,6 +87,7 @@ def tried(module: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in FILES:
             shutil.copy(ROOT / name, copy / name)
+        (copy / file).write_text(_undecorated((ROOT / file).read_text()))
         settings = (copy / "pyproject.toml").read_text()
         for key, value in (("only_mutate", [file]), ("pytest_add_cli_args_test_selection", TESTS[module])):
             settings = re.sub(rf"^{key} = .*$", f"{key} = {json.dumps(value)}", settings, flags=re.MULTILINE)
@@ -152,6 +110,20 @@ def tried(module: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
         "timeouts": len(codes_here) - killed - len(left) + (before["timeouts"] if before else 0),
         "survivors": survivors,
     }
+
+
+def _undecorated(source: str) -> str:
+    """The same with properties and caches put around functions afterwards, as mutmut leaves what is decorated alone."""
+    lines = source.splitlines(keepends=True)
+    functions = (
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.decorator_list
+    )
+    for node in sorted(functions, key=lambda node: -node.lineno):
+        first, around = node.decorator_list[0].lineno, ast.unparse(node.decorator_list[0])
+        if len(node.decorator_list) == 1 and around.partition("(")[0] in WRAPPERS and node.end_lineno:
+            lines.insert(node.end_lineno, f"{' ' * node.col_offset}{node.name} = {around}({node.name})\n")
+            del lines[first - 1 : node.lineno - 1]
+    return "".join(lines)
 
 
 def _change(copy: Path, name: str) -> list[str]:

@@ -116,7 +116,7 @@ class Histogram:
         assert layout.width > self.layout.width > 0
         starts = self.bins // layout.width * layout.width
         first = np.flatnonzero(np.diff(starts, prepend=-1))
-        counts = np.add.reduceat(self.counts, first, axis=-1, dtype=np.int64) if len(first) else self.counts
+        counts = np.add.reduceat(self.counts, first, axis=-1, dtype=np.int64)
         return Histogram(layout, starts[first], short(counts), self.min, self.max)
 
     def finer(self, pooled: Histogram) -> Histogram:
@@ -153,7 +153,6 @@ class Histogram:
         index = self.bins & (SIGN - 1)
         low, high = self.layout.edges[index], self.layout.edges[index + self.layout.width]
         if not self.layout.exact:
-            low = np.where(index == 0, 0.0, low)
             high = np.where(index == 0, 0.0, high)
             top = index == self.layout.top
             high = np.where(top, np.maximum(low, np.maximum(-self.min, self.max).max()), high)

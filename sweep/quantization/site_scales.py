@@ -134,7 +134,7 @@ def of_maxima(
         absmax=high[:, 0],
         clip=high[:, 0],
         clip_low=-high[:, 0],
-        zero_point=0 * unknown,
+        zero_point=unknown,
         scale=high / format.largest,
         sqnr_db=np.full_like(high, np.nan),
         loss=np.full_like(high, np.nan),

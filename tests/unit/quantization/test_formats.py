@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sweep.core.errors import UsageError
 from sweep.quantization import formats
+from sweep.quantization.formats import Format, Quantizer
 
 FLOAT8 = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 
@@ -118,3 +119,59 @@ def test_bits() -> None:
 def test_unknown_format() -> None:
     with pytest.raises(UsageError, match=r"format=int5 is unknown; allowed: int8, .*did you mean int"):
         formats.named("int5")
+
+
+def test_every_number_of_a_sign_exponent_and_mantissa() -> None:
+    """Of subnormals and of normal numbers, one by one: m / 2^M * 2^(1 - bias), (1 + m / 2^M) * 2^(e - bias)."""
+    for exponent, mantissa, bias in ((2, 1, 1), (3, 2, 3), (2, 3, 1), (4, 3, 7)):
+        subnormal = [m / 2**mantissa * 2.0 ** (1 - bias) for m in range(2**mantissa)]
+        normal = [(1 + m / 2**mantissa) * 2.0 ** (e - bias) for e in range(1, 2**exponent) for m in range(2**mantissa)]
+        magnitudes = subnormal + normal
+        largest = magnitudes[-3]
+        for kept, format in (
+            (magnitudes, formats._floats("all", exponent, mantissa)),
+            (magnitudes[:-2], formats._floats("some", exponent, mantissa, largest, "some of them")),
+        ):
+            assert format.codes.tolist() == [-m for m in kept[:0:-1]] + kept
+            assert format.symmetric
+            assert format.mirrored
+        assert (str(format), format.meaning) == ("some", "some of them")
+        assert formats._floats("all", exponent, mantissa).meaning == ""
+
+
+def test_integers_are_as_many_on_both_sides() -> None:
+    format = formats._integers("int3", 3, "of three bits")
+    assert (str(format), format.meaning, format.codes.tolist()) == ("int3", "of three bits", [-3, -2, -1, 0, 1, 2, 3])
+    assert len(formats._integers("int6", 6).codes) == 2**6 - 1
+    assert formats._integers("int6", 6).meaning == ""
+
+
+def test_a_quantizer_by_hand() -> None:
+    """With a zero point: -1 and 4 in 5 / 255 steps, 51 of which reach down to -1."""
+    both = formats.named("int8_asym")
+
+    def of(quantizer: Quantizer) -> tuple[float, int, float, float]:
+        return quantizer.scale, quantizer.zero_point, quantizer.low, quantizer.high
+
+    assert of(formats.named("int8").place(-9.0, 254.0)) == (2, 0, -254, 254)
+    assert of(both.place(-1.0, 4.0)) == (5 / 255, 51, -1, 4)
+    assert of(both.place(2.0, 5.1)) == (5.1 / 255, 0, 0, 5.1)
+    assert of(both.place(-5.1, -2.0)) == (5.1 / 255, 255, -5.1, 0)
+    assert of(both.place(0.0, 0.0)) == (0, 0, 0, 0)
+
+
+def test_what_follows_from_the_codes() -> None:
+    lopsided = Format("own", np.array([-3.0, -1.5, 0.0, 1.0, 2.5]))
+    assert lopsided.middles.tolist() == [-2.25, -0.75, 0.5, 1.75]
+    assert lopsided.magnitudes.tolist() == [0, 1, 2.5]
+    assert (lopsided.largest, lopsided.bits, lopsided.mirrored) == (2.5, 3, False)
+    assert Format("both", np.array([-0.5, 0.0, 0.5])).mirrored
+    assert not Format("with a zero point", np.array([-0.5, 0.0, 0.5]), symmetric=False).mirrored
+    assert Format("halves", np.array([-0.5, 0.0, 0.5])).magnitudes.tolist() == [0, 0.5]
+
+
+def test_small_floats_are_made_once_by_their_name() -> None:
+    formats._small_float.cache_clear()
+    made = formats.named("E2M3")
+    assert (str(made), made.largest, len(made.magnitudes)) == ("e2m3", 7.5, 32)
+    assert made is formats.named("e2m3")
