@@ -40,7 +40,7 @@ def site(folds: Histogram) -> SiteStatistics:
 def main() -> list[str]:
     torch.set_num_threads(1)
     seconds, number, bins = 0.0, 0, []
-    for name, folds in sites():
+    for name, folds in list(sites()):
         if name not in quantized():
             continue
         of = site(folds)

@@ -196,7 +196,8 @@ class Histogram:
     @cached_property
     def cumulative(self) -> Ints:
         """Number of values below each bin, in ascending order, and in all, int64 [m + 1, K]."""
-        below = np.zeros((len(self.counts), len(self.bins) + 1), np.int64)
+        below = np.empty((len(self.counts), len(self.bins) + 1), np.int64)
+        below[:, 0] = 0
         np.cumsum(self.ordered(np.int64), axis=1, out=below[:, 1:])
         return np.ascontiguousarray(below.T)
 

@@ -36,12 +36,13 @@ class Sums:
         """x [m], ascending; counts [R, m]."""
         self.x, self._lookup = x, Lookup(x)
         self.members = len(counts)
-        self.below = np.zeros((len(x) + 1, 2, self.members))
-        self.squares = np.zeros((len(x) + 1, self.members))
-        terms = np.ascontiguousarray(counts.T)
-        for running in (self.below[:, 0], self.below[:, 1], self.squares):
-            np.cumsum(terms, axis=0, out=running[1:])
-            terms *= x[:, None]
+        # empty, not zeros: new pages of memory would cost more than the sums
+        self.below, self.squares = np.empty((len(x) + 1, 2, self.members)), np.empty((len(x) + 1, self.members))
+        self.below[0], self.squares[0] = 0, 0
+        terms, weight = np.array(counts.T, order="C"), x[:, None]
+        np.cumsum(terms, axis=0, out=self.below[1:, 0])
+        np.cumsum(np.multiply(terms, weight, out=terms), axis=0, out=self.below[1:, 1])
+        np.cumsum(np.multiply(terms, weight, out=terms), axis=0, out=self.squares[1:])
         (self.count, self.first), self.second = self.below[-1], self.squares[-1]
 
     def cost(self, scales: Floats, codes: Floats) -> Floats:
