@@ -34,7 +34,7 @@ TESTS = {
     "quantization.bins": [f"{Q}bins.py"],
     "quantization.fisher": [f"{Q}fisher_histogram.py", f"{Q}predicted_loss.py"],
     "quantization.lookup": [f"{Q}lookup.py"],
-    "quantization.histogram": [f"{Q}histogram.py"],
+    "quantization.histogram": [f"{Q}histogram_by_hand.py"],
     "quantization.prefix_sums": [f"{Q}prefix_sums.py"],
     "quantization.window": [f"{Q}window_by_hand.py"],
     "quantization.site_scales": [f"{Q}site_scales.py"],

@@ -24,7 +24,7 @@ Guarantees
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any
 
@@ -54,7 +54,7 @@ class Histogram:
     def from_dense(cls, layout: Layout, dense: Ints, low: float, high: float) -> Histogram:
         """From counts of all 65,536 codes, int64 [65536]."""
         bins = np.flatnonzero(dense != 0)  # of whole numbers by themselves it takes three times as long
-        return cls(layout, bins.astype(np.uint16), short(dense[bins]), np.array(low), np.array(high))
+        return cls(layout, bins.astype(np.uint16), short(dense[bins]), np.array(low, float), np.array(high, float))
 
     @classmethod
     def stack(cls, parts: Sequence[Histogram]) -> Histogram:
@@ -65,7 +65,7 @@ class Histogram:
     def beside(cls, parts: Sequence[Histogram]) -> Histogram:
         """The members of several stacks as one. Raises ValueError if layouts differ."""
         if len(parts) == 1:
-            return parts[0]
+            return replace(parts[0], counts=short(parts[0].counts))
         _check_layouts(parts)
         bins, places = union([p.bins for p in parts])
         ends = np.cumsum([len(p.counts) for p in parts])
@@ -78,8 +78,8 @@ class Histogram:
     @classmethod
     def sum(cls, parts: Sequence[Histogram]) -> Histogram:
         """The histogram of all values, of stacks member by member. Raises ValueError if layouts or sizes differ."""
-        if len(shapes := {p.counts.shape[:-1] for p in parts}) > 1:
-            raise ValueError(f"cannot merge stacks of {' and '.join(map(str, sorted(shapes)))}")
+        if len(shapes := dict.fromkeys(p.counts.shape[:-1] for p in parts)) > 1:
+            raise ValueError(f"cannot merge stacks of {' and '.join(map(str, shapes))}")
         _check_layouts(parts)
         bins, places = union([p.bins for p in parts])
         counts = np.zeros((*parts[0].counts.shape[:-1], len(bins)), np.int64)

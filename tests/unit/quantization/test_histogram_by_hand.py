@@ -56,9 +56,10 @@ def test_a_stack_has_the_bins_of_all_its_members() -> None:
 
 def test_counts_beyond_32_bits_stay_whole_numbers() -> None:
     wide, most = single({ONE: 2**31}, 1.0, 1.0), 2**31 - 1
-    for both in (Histogram.stack([wide, A]), wide + A, Histogram.stack([wide]).beside(Histogram.stack([A]))):
+    beside = Histogram.beside([Histogram.stack([wide]), Histogram.stack([A])])
+    for both in (Histogram.stack([wide, A]), wide + A, beside):
         assert both.counts.dtype == np.int64
-    assert Histogram.stack([wide]).beside(Histogram.stack([A])).counts.tolist() == [[0, 2**31], [1, 2]]
+    assert beside.counts.tolist() == [[0, 2**31], [1, 2]]
     full = single({ONE: most, ONE + 1: most}, 1.0, 1.01, FLOAT32)
     assert full.counts.dtype == np.int32
     assert parts(full.coarser(FLOAT32_FOLDS)) == ([ONE], [2 * most], 1, 1.01)
@@ -73,10 +74,10 @@ def test_extremes_are_floats_whatever_they_came_as() -> None:
 
 
 def test_members_stand_beside_each_other_or_among_others() -> None:
-    two = Histogram.stack([A]).beside(Histogram.stack([B, EMPTY]))
+    two = Histogram.beside([Histogram.stack([A]), Histogram.stack([B, EMPTY])])
     assert parts(two) == parts(STACK)
     wide = Histogram.stack([single({3: 2**31}, 0.0, 0.0)])
-    assert Histogram.stack([A]).beside(wide).counts.tolist() == [[1, 2], [2**31, 0]]
+    assert Histogram.beside([Histogram.stack([A]), wide]).counts.tolist() == [[1, 2], [2**31, 0]]
     assert two.counts.dtype == np.int32
     assert {h.layout for h in (two, STACK.total(), A + B, Histogram.stack([A]).among(np.array([0]), 1))} == {FLOAT16}
     among = Histogram.stack([A, B]).among(np.array([2, 0]), 4)
@@ -102,7 +103,7 @@ def test_adding_adds_counts_and_keeps_the_farther_extremes() -> None:
     for merge in (
         lambda: A + coarse,
         lambda: Histogram.stack([A, coarse]),
-        lambda: STACK.beside(Histogram.stack([coarse])),
+        lambda: Histogram.beside([STACK, Histogram.stack([coarse])]),
     ):
         with pytest.raises(ValueError, match=r"^cannot merge histograms of different layouts: bfloat16, float16$"):
             merge()
