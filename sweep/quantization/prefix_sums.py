@@ -113,8 +113,8 @@ class Sums:
 @lru_cache(maxsize=2)
 def signed(histogram: FoldSums) -> Sums:
     """Running sums over the values of a stack. Those of the last few are kept: methods and formats share them."""
-    order = histogram.ascending
-    return Sums(histogram.values[order], histogram.counts.take(order, 1).astype(np.float64))
+    counts = histogram.members @ histogram.stack.ordered(np.float64)  # whole numbers: exact below 2^53
+    return Sums(histogram.values[histogram.ascending], counts)
 
 
 @lru_cache(maxsize=2)
