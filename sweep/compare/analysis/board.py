@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,19 +12,9 @@ from numpy.typing import NDArray
 from sweep.compare.analysis.agreement import Agreement, kl_and_perplexity, with_sqnr
 from sweep.compare.analysis.contexts import Context
 from sweep.compare.analysis.cost import MEASURED, SQNR, Costs, Estimate
+from sweep.compare.analysis.per_site import Places
 from sweep.compare.analysis.significance import Floats
-from sweep.compare.query.comparison import Arrays
-
-# Only rows that are finite in every cell of a context count, lest a setting be judged by other layers.
-BY_LAYER = """
-WITH contexts(context, cell) AS (VALUES {contexts}),
-sizes AS (SELECT context, count(*) AS cells FROM contexts GROUP BY context),
-chosen AS (SELECT context, cell, layer, site, sqnr_db FROM deployed JOIN contexts USING (cell)
-           WHERE isfinite(sqnr_db)),
-shared AS (SELECT context, layer, site, max(sqnr_db) AS best FROM chosen JOIN sizes USING (context)
-           GROUP BY context, layer, site, cells HAVING count(*) = cells)
-SELECT context, cell, layer, avg(sqnr_db) AS sqnr, avg(best) AS best, count(*) AS weight
-FROM chosen JOIN shared USING (context, layer, site) GROUP BY context, cell, layer ORDER BY context, cell, layer"""
+from sweep.quantization.sites import quantized
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +29,20 @@ class Means:
     table: Floats
 
     @classmethod
-    def of(cls, rows: Arrays, context: int, cells: list[int]) -> Means:
-        mine = rows["context"] == context
-        shape = (len(cells), -1)
-        first = {name: rows[name][mine].reshape(shape)[0] for name in ("layer", "weight", "best")}
-        return cls(cells, **first, table=rows["sqnr"][mine].reshape(shape))
+    def of(cls, places: Mapping[int, Places], cells: Sequence[int], sites: Sequence[str]) -> Means:
+        """Of places that are finite in every one of the cells, lest a setting be judged by other layers. places: of
+        these cells at least; cells that have none are left out. sites: in the order of the places' codes."""
+        numbers = [n for n in cells if n in places]
+        rounded = np.isin(np.asarray(sites), quantized())
+        chosen = [places[n] for n in numbers]
+        known = [p.codes[np.isfinite(p.sqnr) & rounded[p.codes % len(sites)]] for p in chosen]
+        shared = reduce(_both, known) if known else np.zeros(0, np.int64)
+        sqnr = np.array([p.sqnr[np.searchsorted(p.codes, shared)] for p in chosen])
+        layer, start, weight = np.unique(shared // len(sites), return_index=True, return_counts=True)
+        if not len(layer):
+            return cls(numbers, layer, weight, np.zeros(0), np.zeros((len(numbers), 0)))
+        best, table = (np.add.reduceat(x, start, axis=-1) / weight for x in (sqnr.max(0), sqnr))
+        return cls(numbers, layer, weight, best, table)
 
     @property
     def means(self) -> Floats:
@@ -55,6 +56,11 @@ class Means:
     def ranked(self) -> list[int]:
         """Numbers of the cells, best first."""
         return [self.cells[i] for i in np.argsort(-self.means, kind="stable")]
+
+
+def _both(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Codes that are in both; of cells of one model they mostly are the same."""
+    return one if np.array_equal(one, other) else np.intersect1d(one, other, assume_unique=True)
 
 
 @dataclass(frozen=True, eq=False)

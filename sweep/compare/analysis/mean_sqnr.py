@@ -41,7 +41,7 @@ def _pooled(runs: Comparison, cells: list[int]) -> dict[int, Floats]:
         return {}
     rounded = np.isin(runs.sites, quantized())
     replicates = {}
-    for n, places in read(runs, cells, runs.sites).items():
+    for n, places in read(runs, cells).items():
         if places.sqnr_replicates is not None:
             counted = rounded[places.codes % len(runs.sites)] & np.isfinite(places.sqnr)
             replicates[n] = np.asarray(places.sqnr_replicates[counted].mean(0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +24,32 @@ class Places:
     sqnr_replicates: Floats | None
 
 
-def read(runs: Comparison, numbers: list[int], sites: list[str]) -> dict[int, Places]:
-    """The places of every cell of `numbers`; sites: all names of sites, in the order of the codes."""
-    chosen = f"cell IN ({', '.join(map(str, numbers))})"
-    points = runs.arrays(
-        f"SELECT cell, layer * {len(sites)} + list_position(?, site) - 1 AS code, scale, sqnr_db "
-        f"FROM points WHERE {chosen} ORDER BY cell, code",
-        [sites],
+def points(runs: Comparison, numbers: Iterable[int]) -> dict[int, Places]:
+    """The places of every cell of `numbers` that has any, without replicates; codes are those of `runs.sites`."""
+    chosen = sorted(set(numbers))
+    rows = runs.arrays(
+        f"SELECT cell, layer * {len(runs.sites)} + list_position(?, site) - 1 AS code, scale, sqnr_db "
+        f"FROM points WHERE cell IN ({', '.join(map(str, chosen))})",
+        [runs.sites],
+        chosen,
     )
-    replicates = _replicates(runs, numbers, sites)
-    cells = {}
+    code = rows["code"].astype(np.int64)
+    order = np.lexsort((code, rows["cell"]))
+    cells, starts = np.unique(rows["cell"][order], return_index=True)
+    codes, scales, sqnr = (np.split(column[order], starts[1:]) for column in (code, rows["scale"], rows["sqnr_db"]))
+    return {n: Places(codes[i], scales[i], sqnr[i], None, None) for i, n in enumerate(cells.tolist())}
+
+
+def read(runs: Comparison, numbers: list[int]) -> dict[int, Places]:
+    """The places of every cell of `numbers`, with their replicates where the cell has them for these very places: torn
+    or filtered, none rather than wrong ones."""
+    cells, replicates = points(runs, numbers), _replicates(runs, numbers, runs.sites)
+    nowhere = Places(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), None, None)
     for number in numbers:
-        mine = _span(points["cell"], number)
-        codes = points["code"][mine].astype(np.int64)
-        scale = sqnr = None
-        if number in replicates:
-            at, scale, sqnr = replicates[number]
-            if not np.array_equal(at, codes):  # torn or filtered: no replicates rather than wrong ones
-                scale = sqnr = None
-        cells[number] = Places(codes, points["scale"][mine], points["sqnr_db"][mine], scale, sqnr)
+        here = cells.setdefault(number, nowhere)
+        codes, scale, sqnr = replicates.get(number, (None, None, None))
+        if codes is not None and np.array_equal(codes, here.codes):
+            cells[number] = replace(here, scale_replicates=scale, sqnr_replicates=sqnr)
     return cells
 
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.compare.analysis.advice import Advice, LayerChoice, Runner
-from sweep.compare.analysis.board import BY_LAYER, Board, Means
+from sweep.compare.analysis.board import Board, Means
 from sweep.compare.analysis.contexts import contexts
 from sweep.compare.analysis.cost import MEASURED, NEGLIGIBLE_NATS, PREDICTED, SQNR, Costs, Estimate, Pair
 from sweep.compare.analysis.differences import evidence
+from sweep.compare.analysis.per_site import points
 from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.analysis.significance import FAMILY, freedom, holm, p_values
 from sweep.compare.query.comparison import Comparison
@@ -29,15 +30,14 @@ def recommend(runs: Comparison, prints: dict[int, int] | None = None, costs: Cos
     prints: `digests(runs)`; costs: `Costs.of(runs)`, where they are known already."""
     costs = costs or Costs.of(runs)
     chosen = [context for context in contexts(runs) if len(context.cells) > 1][:CONTEXTS]
-    unknown = dict(runs.sql(UNKNOWN)) if any(c.granularity != "tensor" for c in runs.listed) else {}
+    unknown = dict(runs.sql("SELECT cell, unknown FROM totals"))
     members_of = {context: _members(context.cells, unknown, costs) for context in chosen}
     chosen = [context for context in chosen if members_of[context]]
     if not chosen:
         return []
     ranked = [members_of[context] for context in chosen]
-    members = ", ".join(f"({c}, {n})" for c, numbers in enumerate(ranked) for n in numbers)
-    by_layer = runs.arrays(BY_LAYER.format(contexts=members))
-    means = [Means.of(by_layer, c, numbers) for c, numbers in enumerate(ranked)]
+    places = points(runs, [n for numbers in ranked for n in numbers])
+    means = [Means.of(places, numbers, runs.sites) for numbers in ranked]
     boards = [Board.of(costs, c, m) for c, m in zip(chosen, means, strict=True) if len(m.layer)]
     pairs = [(b.order[0], n) for b in boards for n in b.order[1 : 1 + RUNNERS_UP]]
     known = [pair for pair in pairs if all(n in b.sqnr for b in boards if pair[0] in b.order for n in pair)]
@@ -84,10 +84,6 @@ def _members(numbers: Sequence[int], unknown: dict[int, int], costs: Costs) -> l
     least = min(unknown.get(n, 0) for n in numbers)
     known = [n for n in numbers if unknown.get(n, 0) == least]
     return known if len(known) > 1 else [] if costs.ranked(numbers)[0] == SQNR else list(numbers)
-
-
-UNKNOWN = """
-SELECT cell, count(*) FILTER (sqnr_db IS NULL OR isnan(sqnr_db)) FROM deployed GROUP BY cell"""
 
 
 def _advise(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,8 +124,8 @@ def test_nothing_shown_depends_on_the_order_in_which_rows_come(
     """The database returns rows of a query without ORDER BY as its threads come; backwards is one such order."""
     plain = Comparison.sql
 
-    def backwards(self: Comparison, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        rows = plain(self, query, parameters)
+    def backwards(self: Comparison, query: str, *more: Any) -> list[tuple[Any, ...]]:
+        rows = plain(self, query, *more)
         return rows if re.search(r"ORDER BY[^)]*$", query) else rows[::-1]
 
     def shown(a: Answer) -> tuple[str, str]:
