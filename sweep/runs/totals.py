@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 class Totals:
     """size: of scales.parquet, bytes; where it has another one by now, the totals are of another table.
     rows: SHA-256 of scales and SQNR at every place, bit for bit, whatever the order of the rows. sites: all of the
-    table. Of the quantized ones alone: sqnr_db, mean over places where it is finite; unknown, places whose scale is
-    positive and whose SQNR is not known; clip_fraction, share of all values that are clipped. None where undefined."""
+    table. Of the quantized ones alone: places, finite, how many there are and of how many the SQNR is finite; sqnr_db,
+    its mean over these; unknown, places whose scale is positive and whose SQNR is not known; clip_fraction, share of
+    all values that are clipped. None where undefined."""
 
     size: int
     rows: str
     sites: tuple[str, ...]
+    places: int
+    finite: int
     sqnr_db: float | None
     unknown: int
     clip_fraction: float | None
@@ -52,6 +55,8 @@ class Totals:
             size,
             digest.hexdigest(),
             tuple(np.unique(names).tolist()),
+            int(rounded.sum()),
+            int(finite.sum()),
             float(sqnr[finite].mean()) if finite.any() else None,
             int((rounded & np.isnan(sqnr) & (scale > 0)).sum()),
             float(np.average(clipped[known], weights=n[known])) if n[known].any() else None,

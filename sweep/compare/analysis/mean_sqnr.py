@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sweep.compare.analysis.cost import NAN, Estimate, ask
-from sweep.compare.analysis.per_site import read
+from sweep.compare.analysis.per_site import points, read, shared_places
 from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import REPLICATES
@@ -16,6 +18,17 @@ def known_sqnr(runs: Comparison) -> dict[int, float]:
     """Mean SQNR of the deployed sites, dB, by cell; not of cells where that of a place is unknown: minmax of groups is
     read off maxima. Sites that lose nothing, or hold nothing but zeros, do not count."""
     return dict(runs.sql("SELECT cell, mean FROM totals WHERE unknown = 0 AND mean IS NOT NULL"))
+
+
+def shared_mean(runs: Comparison, cells: Sequence[int]) -> dict[int, float]:
+    """Mean SQNR of cells over the quantized places where it is finite in all of them, dB, lest a cell be judged by
+    other layers; empty where they share no such place. The totals tell, where all is finite; else the rows do."""
+    query = f"SELECT cell, mean, sites, places, finite FROM totals WHERE cell IN ({', '.join(map(str, cells))})"
+    totals = {cell: (mean, (tuple(sites), places), finite) for cell, mean, sites, places, finite in runs.sql(query)}
+    if len({of for _, of, _ in totals.values()}) == 1 and all(of[1] == finite > 0 for _, of, finite in totals.values()):
+        return {n: totals[n][0] for n in cells if n in totals}
+    numbers, _, table = shared_places(points(runs, cells), cells, runs.sites)
+    return dict(zip(numbers, table.mean(1).tolist(), strict=True)) if table.size else {}
 
 
 def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sweep.compare.analysis.significance import Floats
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import GROUPS, POOL, REPLICATES
+from sweep.quantization.sites import quantized
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,24 @@ def points(runs: Comparison, numbers: Iterable[int]) -> dict[int, Places]:
     cells, starts = np.unique(rows["cell"][order], return_index=True)
     codes, scales, sqnr = (np.split(column[order], starts[1:]) for column in (code, rows["scale"], rows["sqnr_db"]))
     return {n: Places(codes[i], scales[i], sqnr[i], None, None) for i, n in enumerate(cells.tolist())}
+
+
+def shared_places(
+    places: Mapping[int, Places], cells: Sequence[int], sites: Sequence[str]
+) -> tuple[list[int], NDArray[np.int64], Floats]:
+    """Those of the cells that have places, the codes of quantized ones whose SQNR is finite in all of them [n], and the
+    SQNR there [cells, n]. places: of these cells at least. sites: in the order of the codes."""
+    numbers = [n for n in cells if n in places]
+    rounded, chosen = np.isin(np.asarray(sites), quantized()), [places[n] for n in numbers]
+    finite = [p.codes[np.isfinite(p.sqnr) & rounded[p.codes % len(sites)]] for p in chosen]
+    shared = reduce(_both, finite) if finite else np.zeros(0, np.int64)
+    sqnr = [p.sqnr[np.searchsorted(p.codes, shared)] for p in chosen]
+    return numbers, shared, np.array(sqnr).reshape(len(numbers), len(shared))
+
+
+def _both(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Codes that are in both; of cells of one model they mostly are the same."""
+    return one if np.array_equal(one, other) else np.intersect1d(one, other, assume_unique=True)
 
 
 def read(runs: Comparison, numbers: list[int]) -> dict[int, Places]:

@@ -41,9 +41,13 @@ SELECT cell, layer, site, avg(scale), {POOL} FROM weights GROUP BY cell, layer, 
 
 # bit for bit: two cells of one print differ in no scale and no SQNR
 PRINT = f"bit_xor(hash(layer, site, {', '.join(GROUPS)}, scale, sqnr_db)) AS print"
-MEAN = "avg(sqnr_db) FILTER (isfinite(sqnr_db) AND {}) AS mean"
-SITES = "list(DISTINCT site) AS sites"
-UNKNOWN = "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)) AND {}) AS unknown"
+SITES = "list(DISTINCT site ORDER BY site) AS sites"
+# over quantized sites
+MEAN = "avg(sqnr_db) FILTER (isfinite(sqnr_db) AND {0}) AS mean"
+COUNTS = (
+    "count(*) FILTER ({0}) AS places, count(*) FILTER (isfinite(sqnr_db) AND {0}) AS finite, "
+    "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)) AND {0}) AS unknown"
+)
 
 
 def deployed() -> str:
@@ -110,17 +114,13 @@ def register(
     if not whole:
         _recorded(database, cells)
         return
-    mean, unknown = MEAN.format(deployed()), UNKNOWN.format(deployed())
+    sums = f"{MEAN}, {COUNTS}".format(deployed())
     if grouped:
-        prints, means = (
-            f"(SELECT cell, {PRINT}, {SITES} FROM rows GROUP BY cell)",
-            f"(SELECT cell, {mean}, {unknown} FROM points GROUP BY cell)",
-        )
+        prints = f"(SELECT cell, {PRINT}, {SITES} FROM rows GROUP BY cell)"
+        means = f"(SELECT cell, {sums} FROM points GROUP BY cell)"
         database.execute(f"CREATE TABLE totals AS FROM {prints} JOIN {means} USING (cell)")
     else:  # in one pass
-        database.execute(
-            f"CREATE TABLE totals AS SELECT cell, {PRINT}, {SITES}, {mean}, {unknown} FROM rows GROUP BY cell"
-        )
+        database.execute(f"CREATE TABLE totals AS SELECT cell, {PRINT}, {SITES}, {sums} FROM rows GROUP BY cell")
 
 
 def _recorded(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> None:
@@ -131,7 +131,7 @@ def _recorded(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> None:
         "print": np.array([int(t.rows[:16], 16) for t in totals], np.uint64),
         "sites": np.array([" ".join(t.sites) for t in totals], object),
         "mean": np.array([np.nan if t.sqnr_db is None else t.sqnr_db for t in totals]),
-        "unknown": np.array([t.unknown for t in totals], np.int64),
+        **{n: np.array([getattr(t, n) for t in totals], np.int64) for n in ("places", "finite", "unknown")},
     }
     database.register("recorded", columns)
     replaced = "split(sites, ' ') AS sites, nullif(mean, 'NaN'::DOUBLE) AS mean"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sweep.compare.analysis.layer_choice import choices
 from sweep.compare.analysis.mean_sqnr import known_sqnr
 from sweep.compare.answer import Answer
 from sweep.compare.query.comparison import Comparison
@@ -35,7 +36,8 @@ def tables(a: Answer) -> list[Table]:
 
 
 def choice_table(a: Answer) -> Table:
-    rows = [(one.context, c.layer, c.setting, c.sqnr_db, -c.loss_db) for one in a.advice for c in one.layers]
+    chosen = [(one.context, c) for one in a.advice for c in choices(a.runs, one).layers]
+    rows = [(context, c.layer, c.setting, c.sqnr_db, -c.loss_db) for context, c in chosen]
     return Table.of(
         "choices",
         "Best setting of every layer, by SQNR",
