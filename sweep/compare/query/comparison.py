@@ -26,6 +26,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.compare.query.damage import torn
 from sweep.compare.query.database import FEW, GROUPING, SCALES, ordered, register, scan
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import labels, warnings
@@ -51,7 +52,7 @@ class Comparison:
     sites; of the deployed ones places, finite: those of finite SQNR, mean: of these in dB, unknown: of no SQNR).
 
     unopened: numbers of cells whose rows are not in memory yet. `totals` has them all the same, and a query finds every
-    row that it asks for: see `sql`.
+    row that it asks for: see `sql`. damaged: those among them whose rows could not be read.
     """
 
     listed: list[Cell]
@@ -62,6 +63,7 @@ class Comparison:
     filters: Filters
     database: duckdb.DuckDBPyConnection
     unopened: set[int] = field(default_factory=set)
+    damaged: dict[int, Problem] = field(default_factory=dict)
 
     def sql(
         self, query: str, parameters: Sequence[object] = (), cells: Iterable[int] | None = None
@@ -91,13 +93,17 @@ class Comparison:
         return self.frame("SELECT label, s.* FROM scales() s JOIN cells USING (cell) ORDER BY ALL")
 
     def _open(self, query: str, cells: Iterable[int] | None) -> None:
-        """Read the rows of cells, if a query names a table of them; of a damaged cell there are none, and it is a
-        problem from then on."""
-        asked = self.unopened.intersection(self.unopened if cells is None else cells)
-        if asked and OF_ROWS.search(query):
-            numbers = sorted(asked)
-            self.problems.extend(more_cells(self.database, [self.listed[n] for n in numbers], numbers))
-            self.unopened.difference_update(asked)
+        """Read the rows of cells, if a query names a table of them."""
+        if self.unopened and OF_ROWS.search(query):
+            self._read(self.unopened if cells is None else cells)
+
+    def _read(self, cells: Iterable[int]) -> None:
+        """Read the rows of cells; of a damaged cell there are none, and it is a problem from then on."""
+        if numbers := sorted(self.unopened.intersection(cells)):
+            damaged = more_cells(self.database, [self.listed[n] for n in numbers], numbers)
+            self.unopened.difference_update(numbers)
+            self.damaged.update(damaged)
+            self.problems.extend(damaged.values())
 
     def source(self, name: str, cells: Sequence[int] | None = None) -> str | None:
         """SQL for the rows of a file of `cells` (default all) with the cell's number; None if no cell has it.
@@ -106,7 +112,9 @@ class Comparison:
         x_conv_out and has no column for the site.
         """
         numbers = range(len(self.listed)) if cells is None else sorted(set(cells))
-        have = [i for i in numbers if (self.listed[i].path / name).exists()]
+        if name == SCALES:
+            self._read(numbers)
+        have = [i for i in numbers if i not in self.damaged and (self.listed[i].path / name).exists()]
         if not have:
             return None
         table = scan([self.listed[i] for i in have], name, have, whole=True)
@@ -132,12 +140,12 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
     with suppress(Exception):  # in Jupyter, DuckDB asks for ipywidgets before it will do without its bar
         database.execute("SET enable_progress_bar = false")
     listed = ordered(listed)
-    if whole := len(listed) <= FEW or bool(chosen.site or chosen.layer) or any(c.totals is None for c in listed):
-        listed, damaged = open_cells(database, listed, chosen)
-        problems += damaged
+    whole = len(listed) <= FEW or bool(chosen.site or chosen.layer) or any(cell.totals is None for cell in listed)
+    if whole or not no_cells(database, listed):
+        bad = torn(listed) if len(listed) <= FEW else []
+        listed, damaged = open_cells(database, _without(listed, bad), chosen)
+        problems, whole = problems + bad + damaged, True
         chosen.check(database, scan(listed, SCALES))
-    else:
-        no_cells(database, listed)
     names = labels(listed)
     register(database, listed, names, chosen, whole)
     sites = [
@@ -146,6 +154,14 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
     ]
     unopened = set() if whole else set(range(len(listed)))
     return Comparison(listed, problems, warnings(listed), names, sites, chosen, database, unopened)
+
+
+def _without(cells: list[Cell], problems: Sequence[Problem]) -> list[Cell]:
+    """The others. Raises UsageError if there are none."""
+    bad = {problem.path for problem in problems}
+    if not (left := [cell for cell in cells if cell.path not in bad]):
+        raise UsageError(f"no cell can be read; the first: {problems[0]}")
+    return left
 
 
 def _plain(column: NDArray[Any]) -> NDArray[Any]:

@@ -22,7 +22,7 @@ def open_cells(
     while True:
         try:
             _store(database, cells, filters)
-            _on_demand(database, cells, filters)
+            _on_demand(database, cells, filters, len(cells) <= FEW)
             return cells, problems
         except duckdb.Error:
             bad = dict(_damaged(database, cells))
@@ -34,34 +34,40 @@ def open_cells(
                 raise UsageError(f"no cell can be read; the first: {problems[0]}") from None
 
 
-def no_cells(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> None:
-    """Create `scales()`, and `rows` without any; for cells of one scale a site, all of whose rows are asked for."""
+def no_cells(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> bool:
+    """Create `scales()`, and `rows` without any; for cells of one scale a site, all of whose rows are asked for. False
+    if the first one's table, which has the columns, cannot be read."""
+    try:
+        _on_demand(database, cells, Filters(), False)
+    except duckdb.Error:
+        return False
     database.execute("CREATE TABLE stored (cell INT, layer INT, site VARCHAR, scale DOUBLE, sqnr_db DOUBLE)")
     database.execute(f"CREATE VIEW rows AS SELECT cell, layer, site, {NONE}, scale, sqnr_db FROM stored")
-    _on_demand(database, cells, Filters())
+    return True
 
 
-def more_cells(database: duckdb.DuckDBPyConnection, cells: list[Cell], numbers: list[int]) -> list[Problem]:
-    """Add the rows of cells to those of `no_cells`; the cells that cannot be read come back as problems."""
-    bad: dict[int, str] = {}
-    while left := [i for i in range(len(cells)) if i not in bad]:
-        chosen = [cells[i] for i in left]
-        table = scan(chosen, SCALES, [numbers[i] for i in left], files=_files(database, "more", chosen))
+def more_cells(database: duckdb.DuckDBPyConnection, cells: list[Cell], numbers: list[int]) -> dict[int, Problem]:
+    """Add the rows of cells to those of `no_cells`; the cells that cannot be read come back as problems, by number."""
+    left, problems = dict(zip(numbers, cells, strict=True)), dict[int, Problem]()
+    while left:
+        chosen = list(left.values())
+        table = scan(chosen, SCALES, list(left), files=_files(database, "more", chosen))
         try:
             database.execute(f"INSERT INTO stored SELECT cell, layer, site, scale, sqnr_db FROM {table}")
             break
         except duckdb.Error:
-            places = {id(cell): i for i, cell in zip(left, chosen, strict=True)}
-            now = {places[id(cell)]: why for cell, why in _damaged(database, chosen)}
-            if not now:
+            why = {cell.path: reason for cell, reason in _damaged(database, chosen)}
+            if not why:
                 raise
-            bad |= now
-    return [Problem(cells[i].path, "damaged", why) for i, why in bad.items()]
+            problems |= {n: Problem(c.path, "damaged", why[c.path]) for n, c in left.items() if c.path in why}
+            left = {n: cell for n, cell in left.items() if n not in problems}
+    return problems
 
 
-def _on_demand(database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters) -> None:
-    """Create `scales()`, a macro, which looks into no file before it is asked."""
-    every = scan(cells, SCALES, whole=len(cells) <= FEW, files=_files(database, "every", cells))
+def _on_demand(database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters, whole: bool) -> None:
+    """Create `scales()`, a macro, whose rows are read when it is asked. whole: see `scan`; else only the first file is
+    looked into before."""
+    every = scan(cells, SCALES, whole=whole, files=_files(database, "every", cells))
     database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE SELECT * FROM {every} WHERE {filters.rows}")
 
 
