@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,7 +133,10 @@ def test_the_word_where_the_cost_is_known(judged: Any, costs: list[Nats], moved:
         assert (v.verdict, v.kind, v.nats) == (word, MEASURED, tuple(costs))
 
 
-@pytest.mark.parametrize(("row", "mean"), [(SURE, NOTHING), (NOTHING, SURE), (SURE, SURE)])
+DECIBELS = (0, "x_conv_in", 0.1, 1.0, 1.0, 0.01, 1e-9)
+
+
+@pytest.mark.parametrize(("row", "mean"), [(DECIBELS, NOTHING), (NOTHING, DECIBELS), (DECIBELS, DECIBELS)])
 def test_decibels_that_differ_make_a_cost_real(judged: Any, row: Row, mean: Row) -> None:
     assert judged(part([row], [mean]), nats=(nats(0.9e-3, 1.0),)).verdict == NEGLIGIBLE
 
@@ -160,6 +164,7 @@ def test_numbers_beside_the_word(judged: Any) -> None:
     two = judged(part([NOTHING], [(-1, "all", 0.1, 1.0, 0.2, 0.1, 1.0)], folds=2))
     assert two.bound == pytest.approx(0.2 + 0.1 * stats.t.ppf(0.975, 2 / (1.2 / 2 + 2)))
     assert np.isnan(judged(part([NOTHING], [NOTHING], folds=1)).bound)
+    assert np.isnan(judged(first, part([NOTHING], [NOTHING], other=5, folds=1)).bound)
 
 
 def test_where_nothing_moves_no_site_is_called_silent(judged: Any) -> None:
@@ -262,15 +267,16 @@ def test_of_too_many_pairs_the_largest_differences_are_examined(six: Path, monke
 
 
 def test_what_an_unknown_mean_counts_for(six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown is 0 dB: 20 from cell 0 and from the other side alike, which is less than the 20.75 of cell 4."""
-    one, two = Contrast("alpha", "", ("a", "b"), (0, 5), 1), Contrast("alpha", "", ("a", "b"), (4, 5), 0)
-    for n in (0, 4):
-        assert module.contrasts(load(six).listed)[0].cells[n] == n
-    monkeypatch.setattr(module, "contrasts", lambda listed, baseline: [one, two])
+    """Unknown is 0 dB, on either side of a pair: 20 from cell 0, 20.75 from cell 4, which is more."""
     monkeypatch.setattr(module, "PAIRS", 1)
     monkeypatch.setattr(module, "TOP", 1)
     monkeypatch.setattr(module, "evidence", lambda r, pairs, *rest: [part([NOTHING], [NOTHING])] * len(pairs))
-    assert [v.verdict for v in verdicts(load(six), None, {n: n for n in range(6)})] == [UNEXAMINED, NOISE]
+    for first, second in ((0, 4), (4, 0)):
+        before, after = (Contrast("alpha", "", ("a", "b"), (n, 5), 0) for n in (first, second))
+        questions = [replace(before, baseline=1), after]
+        monkeypatch.setattr(module, "contrasts", lambda listed, baseline, questions=questions: questions)
+        words = [v.verdict for v in verdicts(load(six), None, {n: n for n in range(6)})]
+        assert words == [NOISE if first == 4 else UNEXAMINED, NOISE if first == 0 else UNEXAMINED]
 
 
 def test_from_cells_to_verdicts(tmp_path: Path) -> None:
