@@ -1,4 +1,4 @@
-"""Cells whose every number is given: of each place its SQNR, its scale, its predicted loss, and theirs without a fold."""
+"""Cells whose every number is given: SQNR, scale and predicted loss of each place, and the same without each fold."""
 
 from __future__ import annotations
 

@@ -156,15 +156,15 @@ def test_a_baseline_that_no_cell_is() -> None:
         UsageError, match=r"^baseline=alpha=0.5: no cell is that; for example baseline=alpha=0.9995 or "
     ):
         contrasts(cells, "alpha=0.5")
-    with pytest.raises(UsageError, match="^baseline=nowhere: no cell is that"):
+    with pytest.raises(UsageError, match=r"^baseline=nowhere: no cell is that"):
         contrasts(cells, "nowhere")
-    with pytest.raises(UsageError, match="^baseline=alpha=0.9,method=minmax: no cell"):
+    with pytest.raises(UsageError, match=r"^baseline=alpha=0.9,method=minmax: no cell"):
         contrasts(cells, "alpha=0.9,method=minmax")
     with pytest.raises(
-        UsageError, match="^baseline: colour, size is no knob; allowed: alpha, method, format, granularity, data$"
+        UsageError, match=r"^baseline: colour, size is no knob; allowed: alpha, method, format, granularity, data$"
     ):
         contrasts(cells, "size=big,alpha=0.9,colour=red")
-    with pytest.raises(UsageError, match="^baseline: alpha=many is no number; for example alpha=0.9995$"):
+    with pytest.raises(UsageError, match=r"^baseline: alpha=many is no number; for example alpha=0.9995$"):
         contrasts(cells, "alpha=many")
     assert contrasts([p(0.9), p(0.9, model="a=b"), p(0.8, model="a=b")], "model=a=b,alpha=0.9")[0].baseline == 1
     for text in ("model=TINY", "format=int8", "granularity=Tensor", "data=pile", "alpha=0.99"):

@@ -42,7 +42,7 @@ def names(one: Advice) -> list[str]:
 
 def test_by_sqnr(tmp_path: Path) -> None:
     """The best one's error is 0.02 dB, others' 0.02, 0.52 and 1.02; they are paired, so errors of what is lost are
-    0, 0.5 and 1 dB. Three tests: 0.05 dB are certain and negligible, 3 dB are 6 errors of 0.5, 3.5 dB 3.5 errors of 1."""
+    0, 0.5 and 1 dB. Three tests: 0.05 dB are certain and negligible, 3 dB six errors, 3.5 dB three and a half."""
     runs = several(tmp_path, 26.5, 29.95, 30.0, 27.0, wobbles=(1.02, 0.02, 0.02, 0.52))
     (one,) = recommend(runs)
     assert (one.context, one.kind, names(one)) == ("tiny · int8 · tensor", SQNR, ["0.999", "0.99", "0.9995", "0.9"])

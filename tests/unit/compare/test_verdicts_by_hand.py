@@ -54,7 +54,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
     """(evidence of one question, its nats, whether its cells have one fingerprint) → the verdict."""
 
     def judge(*evidence: Evidence, nats: tuple[Nats, ...] = (), same: bool = False) -> Verdict:
-        cells = (3, *(e.other for e in evidence)) or (3, 4)
+        cells = (3, *(e.other for e in evidence))
         question = Contrast("alpha", "here", tuple(map(str, cells)), cells, 0)
         monkeypatch.setattr(module, "contrasts", lambda listed, baseline: [question])
         monkeypatch.setattr(module, "evidence", lambda *asked: list(evidence))
