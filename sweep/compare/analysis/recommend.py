@@ -50,7 +50,7 @@ def recommend(runs: Comparison, prints: dict[int, int] | None = None, costs: Cos
         ).items()
     }
     tested = _corrected(runs, boards, errors, more)
-    return [_advise(runs, b, errors, more, tested) for b in boards]
+    return [_advise(b, errors, more, tested) for b in boards]
 
 
 def _corrected(
@@ -90,13 +90,7 @@ UNKNOWN = """
 SELECT cell, count(*) FILTER (sqnr_db IS NULL OR isnan(sqnr_db)) FROM deployed GROUP BY cell"""
 
 
-def _advise(
-    runs: Comparison,
-    b: Board,
-    errors: dict[Pair, float],
-    more: dict[Pair, Estimate],
-    tested: dict[Pair, float],
-) -> Advice:
+def _advise(b: Board, errors: dict[Pair, float], more: dict[Pair, Estimate], tested: dict[Pair, float]) -> Advice:
     m, names = b.means, b.names
     first = b.order[0] if b.order[0] in m.cells else m.ranked[0]
     best = m.cells.index(first)

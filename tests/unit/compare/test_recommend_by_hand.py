@@ -15,6 +15,7 @@ from sweep.compare import Comparison, load
 from sweep.compare.analysis import recommend as module
 from sweep.compare.analysis.advice import Advice, LayerChoice
 from sweep.compare.analysis.agreement import AGREE, DISAGREE, TIED
+from sweep.compare.analysis.board import Means
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Costs, Estimate
 from sweep.compare.analysis.recommend import recommend
 
@@ -71,9 +72,9 @@ def test_losses_are_corrected_for_all_contexts(tmp_path: Path, factor: float, ti
     assert not alone.runners[1].tied
 
 
-@pytest.mark.parametrize(("lost", "tied"), [(0.0625, True), (0.125, False)])
+@pytest.mark.parametrize(("lost", "tied"), [(0.0625, True), (0.1, False)])
 def test_a_tenth_of_a_decibel(tmp_path: Path, lost: float, tied: bool) -> None:
-    (one,) = recommend(several(tmp_path, 30.0 - lost, 30.0))
+    (one,) = recommend(several(tmp_path, 0.0, lost))
     assert (one.runners[1].loss_db, one.runners[1].loss_se, one.runners[1].tied) == (lost, 0.0, tied)
 
 
@@ -134,10 +135,10 @@ def test_only_so_many_contexts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_by_measured_cost(tmp_path: Path) -> None:
     """The first costs 0.1. Errors are independent: sqrt(0.003^2 + 0.004^2) = 0.005, and 0.02 more are four of them;
-    0.0005 more are certain and negligible; 0.001 more are not below 0.001."""
+    0.0005 more are certain and negligible; 0.001 more are not below 0.001. What is predicted does not count."""
     runs = several(tmp_path, 20.0, 30.0, 25.0, 10.0)
     measured = [Estimate(0.1, 0.003, 29), Estimate(0.12, 0.004, 19), Estimate(0.1005, 0.0, 29), Estimate(0.101, 0.0, 9)]
-    (one,) = recommend(runs, None, costs(runs, measured))
+    (one,) = recommend(runs, None, costs(runs, measured, [Estimate(n / 10, 0.0, 5) for n in range(4)]))
     assert (one.kind, names(one)) == (MEASURED, ["0.9", "0.999", "0.9995", "0.99"])
     assert [r.cost for r in one.runners] == [measured[n] for n in (0, 2, 3, 1)]
     assert one.runners[0].more is None
@@ -157,10 +158,10 @@ def test_by_measured_cost(tmp_path: Path) -> None:
     assert recommend(runs)[0].kind == SQNR
 
 
-@pytest.mark.parametrize(("more", "tied"), [(0.0009765625, True), (0.001, False)])
-def test_a_thousandth_of_a_nat(tmp_path: Path, more: float, tied: bool) -> None:
+@pytest.mark.parametrize(("best", "more", "tied"), [(0.5, 0.0009765625, True), (0.0, 0.001, False)])
+def test_a_thousandth_of_a_nat(tmp_path: Path, best: float, more: float, tied: bool) -> None:
     runs = several(tmp_path, 20.0, 30.0)
-    known = costs(runs, predicted=[Estimate(0.0, 0.0, 4.0), Estimate(more, 0.0, 4.0)])
+    known = costs(runs, predicted=[Estimate(best, 0.0, 4.0), Estimate(best + more, 0.0, 4.0)])
     (one,) = recommend(runs, None, known)
     assert (one.kind, one.runners[1].more, one.runners[1].tied) == (PREDICTED, Estimate(more, 0.0, 4.0), tied)
 
@@ -174,9 +175,18 @@ def test_perplexity_beside_measured_cost(tmp_path: Path) -> None:
     assert (one.perplexity.other, one.perplexity.verdict, one.perplexity.best) == ("perplexity", TIED, 1)
     assert one.agreement is not None
     assert one.agreement.verdict == AGREE
+    cell(tmp_path / "2", {(0, IN): 20.0}, alpha=0.999)  # not measured: the predicted cost of all three ranks
     runs = load(tmp_path)
-    (one,) = recommend(runs, None, costs(runs, (), [Estimate(0.1), Estimate(0.2)]))
+    both = [Estimate(0.1), Estimate(0.2), Estimate(0.3)]
+    (one,) = recommend(runs, None, costs(runs, both[:2], both))
     assert (one.kind, one.perplexity) == (PREDICTED, None)
+
+
+def test_of_equals_the_first_is_best() -> None:
+    layer = np.zeros(1, np.int64)
+    equal = Means(list(range(64)), layer, layer + 1, np.ones(1), np.ones((64, 1)))
+    assert equal.ranked == list(range(64))
+    assert equal.of_cell == dict.fromkeys(range(64), 1.0)
 
 
 def test_settings_of_unknown_cost_are_not_ranked(tmp_path: Path) -> None:
@@ -221,7 +231,7 @@ def test_cells_without_a_common_place_are_not_compared(tmp_path: Path) -> None:
     assert recommend(load(tmp_path)) == []
 
 
-@pytest.mark.parametrize("known", [2, 1])
+@pytest.mark.parametrize("known", [2, 1, 0])
 def test_where_some_sqnr_are_unknown_those_with_the_fewest_are_compared(tmp_path: Path, known: int) -> None:
     """Minmax of groups has no SQNR where groups are; alone with all of them known, a cell is compared to none, unless
     the cost ranks all."""
@@ -235,6 +245,18 @@ def test_where_some_sqnr_are_unknown_those_with_the_fewest_are_compared(tmp_path
         (one,) = recommend(runs)
         assert (names(one), one.unranked) == (["0.9", "0.99"], ("percentile 0.999",))
         assert [r.sqnr_db for r in one.runners] == [25.0, 24.5]
+        # the third costs least: it is to be taken, and what it would lose in dB is not known
+        (one,) = recommend(runs, None, costs(runs, (Estimate(0.3, 0, 9), Estimate(0.4, 0, 9), Estimate(0.1, 0, 9))))
+        assert (names(one), one.unranked) == (["0.999", "0.9", "0.99"], ())
+        assert np.isnan(one.best.sqnr_db)
+        assert np.isnan([r.loss_db for r in one.runners[1:]]).all()
+        assert one.layers == (LayerChoice(0, "percentile 0.9", 25.0, 0.0),)
+        (one,) = recommend(runs, None, costs(runs, (Estimate(0.1, 0, 9), Estimate(0.4, 0, 9), Estimate(0.3, 0, 9))))
+        assert names(one) == ["0.9", "0.999", "0.99"]
+        assert np.isnan([one.runners[1].sqnr_db, one.runners[1].loss_db]).all()
+    elif known == 0:
+        (one,) = recommend(runs)
+        assert [r.sqnr_db for r in one.runners] == [30.0, 29.0, 28.0]  # of x_conv_in, all that is known of any
     else:
         assert recommend(runs) == []
         (one,) = recommend(runs, None, costs(runs, (Estimate(0.3, 0, 9), Estimate(0.2, 0, 9), Estimate(0.1, 0, 9))))
