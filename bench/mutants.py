@@ -193,7 +193,7 @@ def table(known: dict[str, dict[str, Any]]) -> str:
         str(path.relative_to(ROOT / "sweep").with_suffix("")).replace("/", ".")
         for room in ("quantization", "quantization/methods", "compare/analysis")
         for path in sorted((ROOT / "sweep" / room).glob("*.py"))
-        if path.stem not in ("__init__", "types")
+        if path.stem not in ("__init__", "types", "rules")  # which hold no function
     ]
     return "\n".join(lines) + f"\n\nNot run: {', '.join(m for m in every if m not in known) or 'none'}."
 

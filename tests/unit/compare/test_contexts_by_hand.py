@@ -60,5 +60,6 @@ def test_what_all_share_is_not_said_again() -> None:
     assert short(["a · int8 · x", "a · int4 · x", "a · int4 · y"]) == ["int8 · x", "int4 · x", "int4 · y"]
     assert short(["a · int8 · x", "a · int4 · x"]) == ["int8", "int4"]
     assert short(["a · b"]) == ["a · b"]
+    assert short(["a · pile 512 x 128", "a · pile 16 x 128"]) == ["pile 512 x 128", "pile 16 x 128"]
     assert short([]) == []
     assert short(["a · b", "a"]) == ["a · b", "a"]

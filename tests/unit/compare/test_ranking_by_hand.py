@@ -129,6 +129,8 @@ def test_one_alone_is_no_best(tmp_path: Path) -> None:
     assert (words(group), group.rows[0].sqnr) == ([("0.9", "")], 28.0)
     (group,) = groups(several(tmp_path / "b", None, 28.0), advised=False)
     assert words(group) == [("0.99", ""), ("0.9", UNRANKED)]
+    (group,) = groups(several(tmp_path / "c", 28.0, 29.0), advised=False)
+    assert words(group) == [("0.99", BEST), ("0.9", "")]
 
 
 def test_contexts_with_advice_come_first(tmp_path: Path) -> None:
