@@ -40,8 +40,8 @@ def test_differences_of_one_calibration(tmp_path: Path) -> None:
     their differences. Scales are 1 + 0.25 a and 1 + 0.75 a times as large."""
     db = {(0, IN): 20.0, (0, OUT): 30.0, (0, PRE): 40.0, (2, IN): 25.0}
     more = {(0, IN): 23.0, (0, OUT): 29.0, (0, PRE): 60.0, (2, IN): 25.0}
-    cell(tmp_path / "a", db, wobble(0.25), alpha=0.9)
-    cell(tmp_path / "b", more, wobble(0.75), alpha=0.99, scale={(0, IN): 2.0, (0, OUT): 0.5, (0, PRE): 4.0})
+    cell(tmp_path / "a", db, wobble(0.25), alpha=0.9, scale={(0, IN): 4.0, (0, OUT): 4.0})
+    cell(tmp_path / "b", more, wobble(0.75), alpha=0.99, scale={(0, IN): 8.0, (0, OUT): 2.0, (0, PRE): 4.0})
     e = one(tmp_path)
     assert (e.baseline, e.other, e.paired, e.folds, e.exact) == (0, 1, True, 8, False)
     assert e.rows.layer.tolist() == [0, 0, 0, 2]
@@ -99,7 +99,7 @@ def test_differences_of_two_calibrations(tmp_path: Path) -> None:
     at = {listed.path.name: n for n, listed in enumerate(runs.listed)}
     for pair in (("a", "c"), ("c", "a")):
         e = one(tmp_path, pair=(at[pair[0]], at[pair[1]]))
-        assert (e.rows.sqnr_se.tolist(), e.rows.p.tolist(), e.rows.scale_p.tolist()) == ([0.0], [1.0], [1.0])
+        assert (e.rows.sqnr_se.tolist(), e.rows.sqnr_p.tolist(), e.rows.scale_p.tolist()) == ([0.0], [1.0], [1.0])
     for pair in (("a", "d"), ("d", "a")):
         e = one(tmp_path, pair=(at[pair[0]], at[pair[1]]))
         assert (e.folds, e.rows.sqnr_p[0]) == (4, pytest.approx(p(8, 2 / (1.2 / 4 + 2 / 3))))
@@ -127,6 +127,17 @@ def test_places_that_lose_nothing_or_hold_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(e.rows.sqnr_se, [0.0, 0.0, np.nan, 0.0, 0.0])
     assert e.rows.scale_se.tolist() == [0.0] * 5
     assert e.overall == (0.25, 0.0)  # 1 dB at one of four places
+
+
+def test_folds_that_lose_nothing_in_either_do_not_differ(tmp_path: Path) -> None:
+    """Without fold 0 both lose nothing; without the others one has 2 dB more, as in all: 0 once and 2 seven times."""
+    for name, alpha, db in (("a", 0.9, 20.0), ("b", 0.99, 22.0)):
+        cell(tmp_path / name, {(0, IN): db}, [np.inf] + [0.0] * 7, alpha=alpha)
+        file = tmp_path / name / "replicates.parquet"
+        table = pd.read_parquet(file)
+        table["scale"] = 1.0
+        table.to_parquet(file)
+    assert one(tmp_path).rows.sqnr_se[0] == pytest.approx(np.sqrt(7 * 4 * 1 / 8 * 7 / 8))  # of a share of 1/8
 
 
 def test_an_unknown_sqnr_where_scales_differ_is_blindness(tmp_path: Path) -> None:
