@@ -235,10 +235,10 @@ def test_pairs_and_fingerprints(tmp_path: Path) -> None:
     assert evidence(runs, [], []) == []
 
 
-def grouped(path: Path, alpha: float, shift: float) -> Path:
+def grouped(path: Path, alpha: float, shift: float, *more: str) -> Path:
     """x_conv_out in two groups of 10 and 30 values, mean squared errors 2 and 1, 10 and 20 dB: signals of energy
     200 and 3000; x_conv_in in one."""
-    values = {(0, "x_conv_out"): [np.linspace(1, 2, 8)] * 8, (0, IN): [np.linspace(1, 2, 8)] * 8}
+    values = {(0, site): [np.linspace(1, 2, 8)] * 8 for site in ("x_conv_out", IN, *more)}
     write(path, World(values), alpha=alpha, grid=(2, 1))
     out = {0: (10, 2.0, 10.0, 0.5), 1: (30, 1.0, 20.0, 1.5)}
     for name in ("scales", "replicates"):
@@ -286,6 +286,13 @@ def test_groups_are_pooled_by_their_signal(tmp_path: Path) -> None:
     assert mixed.rows.sqnr.tolist() == [pytest.approx(10.0), pytest.approx(pooled - 20)]
     assert mixed.paired
     np.testing.assert_allclose(mixed.rows.sqnr_se, [0.25, 0.75])
+
+
+def test_what_is_before_silu_does_not_count_in_the_mean_of_groups(tmp_path: Path) -> None:
+    grouped(tmp_path / "a", 0.9, 0.0, PRE)
+    runs = load(tmp_path)
+    assert PRE in runs.sites
+    assert mean_sqnr(runs, [0])[0] == Estimate(pytest.approx((40 + 10 * np.log10(64)) / 2), pytest.approx(0.5), DF)
 
 
 def test_mean_sqnr_by_hand(tmp_path: Path) -> None:
