@@ -66,6 +66,7 @@ def ends(values: list[float], clusters: int) -> list[int]:
 
 def test_positions_of_one_head() -> None:
     assert ends([1, 5, 5, 5, 9, 9, 9], 3) == [1, 4, 7]  # from 1, 5 and 9, the first, third and fifth
+    assert ends([0, 1, 100, 101, 102, 103, 200, 201, 202], 3) == [2, 6, 9]  # from 0, 1 and 100 it would stop early
     assert ends([1, 2, 3], 3) == [1, 2, 3]
     assert ends([1, 2, 3], 1) == [3]
 
@@ -82,8 +83,12 @@ def test_equals_keep_their_order() -> None:
     grouping = of_paper(np.ones(3 * 64, np.float32), 1, 64, 1, 2)
     assert grouping.channels.tolist() == list(range(192))
     assert grouping.heads.tolist() == [0, 1, 2]
-    many = of_paper(np.tile([1.0, 2.0], 64), 1, 2, 2, 1)
-    assert many.heads.tolist() == list(range(64))
+    pattern = np.tile([1.0, 2.0], 64)
+    assert of_paper(pattern, 1, 128, 1, 2).channels.tolist() == [*range(0, 128, 2), *range(1, 128, 2)]
+    two = of_paper(np.tile([1.0, 2.0, 1.0, 9.0], 64), 1, 2, 2, 1).heads.tolist()
+    assert sorted(two[:64]) == two[:64]
+    assert sorted(two[64:]) == two[64:]
+    assert {two[0] % 2, two[64] % 2} == {0, 1}
 
 
 def test_as_many_groups_as_heads() -> None:
@@ -91,8 +96,24 @@ def test_as_many_groups_as_heads() -> None:
     assert grouping.heads.tolist() == [0, 1, 2, 3, 4, 5]
     assert grouping.head_ends.tolist() == [[1, 2, 3], [1, 2, 3]]
     assert grouping.dim_ends.tolist() == [[[3, 6], [2, 6], [3, 6]], [[2, 6], [2, 6], [3, 6]]]
+    assert of_paper(STATISTIC[:12], 1, 6, 2, 2).head_ends.tolist() == [[1, 2]]
 
 
+def test_three_kinds_of_heads_in_three_groups() -> None:
+    kinds = (P, Q, P, (1.0, 8.0, 8.1, 8.2, 8.3, 8.4))
+    grouping = of_paper(np.concatenate(kinds), 1, 6, 3, 2)
+    assert sorted(map(sorted, np.split(grouping.heads, grouping.head_ends[0][:2]))) == [[0, 2], [1], [3]]
+
+
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_heads_of_any_size(size: float) -> None:
+    """Their squares are no numbers of 32 bits."""
+    grouping = of_paper(STATISTIC * np.float32(size), 2, 6, 2, 2)
+    assert grouping.heads.tolist() == [0, 2, 1, 3, 4, 5]
+    assert grouping.dim_ends.tolist() == [[[3, 6], [2, 6]], [[2, 6], [3, 6]]]
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_head_of_zeros_is_a_kind_of_its_own() -> None:
     statistic = STATISTIC.copy()
     statistic[6:12] = 0
