@@ -85,7 +85,7 @@ def tried(module: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """The outcome of the mutants of a module: their number, how many were killed, how many ran too long, and survivors,
     name → the line they leave and the line that was. before: an outcome whose survivors alone are tried again."""
     file = f"sweep/{module.replace('.', '/')}.py"
-    source = hashlib.sha256((ROOT / file).read_bytes()).hexdigest()[:12]
+    source = _digest(module)
     if before and before["source"] != source:
         sys.exit(f"error: {file} is another than that whose mutants survived; run them all, without --survivors")
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
@@ -117,6 +117,10 @@ def tried(module: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
         "timeouts": len(codes_here) - killed - len(left) + (before["timeouts"] if before else 0),
         "survivors": survivors,
     }
+
+
+def _digest(module: str) -> str:
+    return hashlib.sha256((ROOT / f"sweep/{module.replace('.', '/')}.py").read_bytes()).hexdigest()[:12]
 
 
 def _undecorated(source: str) -> str:
@@ -195,7 +199,12 @@ def table(known: dict[str, dict[str, Any]]) -> str:
         for path in sorted((ROOT / "sweep" / room).glob("*.py"))
         if path.stem not in ("__init__", "types", "rules")  # which hold no function
     ]
-    return "\n".join(lines) + f"\n\nNot run: {', '.join(m for m in every if m not in known) or 'none'}."
+    changed = [m for m in TESTS if m in known and known[m]["source"] != _digest(m)]
+    return (
+        "\n".join(lines)
+        + f"\n\nNot run: {', '.join(m for m in every if m not in known) or 'none'}."
+        + f" Changed since their run: {', '.join(changed) or 'none'}."
+    )
 
 
 def _row(name: str, numbers: list[int], day: str) -> str:
