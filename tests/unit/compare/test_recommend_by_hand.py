@@ -184,9 +184,10 @@ def test_perplexity_beside_measured_cost(tmp_path: Path) -> None:
 
 def test_of_equals_the_first_is_best() -> None:
     layer = np.zeros(1, np.int64)
-    equal = Means(list(range(64)), layer, layer + 1, np.ones(1), np.ones((64, 1)))
-    assert equal.ranked == list(range(64))
-    assert equal.of_cell == dict.fromkeys(range(64), 1.0)
+    table = np.tile([1.0, 2.0], 32)[:, None]
+    means = Means(list(range(64)), layer, layer + 1, np.ones(1), table)
+    assert means.ranked == [*range(1, 64, 2), *range(0, 64, 2)]
+    assert means.of_cell == {n: 1.0 + n % 2 for n in range(64)}
 
 
 def test_settings_of_unknown_cost_are_not_ranked(tmp_path: Path) -> None:
