@@ -43,8 +43,8 @@ TESTS = {
     "quantization.site_statistics": [f"{Q}site_statistics.py"],
     "quantization.statistics_io": [f"{Q}site_statistics.py"],
     "quantization.sites": [f"{Q}sites.py"],
-    "quantization.sort_and_cluster": [f"{Q}grouping.py"],
-    "quantization.published_clusters": [f"{Q}published.py"],
+    "quantization.sort_and_cluster": [f"{Q}clusters_by_hand.py"],
+    "quantization.published_clusters": [f"{Q}clusters_by_hand.py"],
     "quantization.methods.minmax": [f"{Q}percentile.py"],
     "quantization.methods.percentile": [f"{Q}percentile.py"],
     "quantization.methods.mse": [f"{Q}mse_steps.py", f"{Q}mse.py", f"{Q}ties.py"],
@@ -56,13 +56,21 @@ TESTS = {
     "compare.analysis.significance": [f"{A}student.py"],
     "compare.analysis.agreement": [f"{A}agreement.py"],
     "compare.analysis.forecast": [f"{A}forecast.py"],
-    "compare.analysis.cost": [f"{A}cost.py"],
-    "compare.analysis.ranking": [f"{A}answer.py"],
+    "compare.analysis.advice": [f"{A}recommend_by_hand.py"],
+    "compare.analysis.board": [f"{A}recommend_by_hand.py"],
+    "compare.analysis.layer_choice": [f"{A}recommend_by_hand.py", f"{A}truth.py"],
+    "compare.analysis.contexts": [f"{A}contexts_by_hand.py"],
+    "compare.analysis.contrasts": [f"{A}contrasts_by_hand.py"],
+    "compare.analysis.cost": [f"{A}cost_by_hand.py"],
+    "compare.analysis.ranking": [f"{A}ranking_by_hand.py"],
+    "compare.analysis.recommend": [f"{A}recommend_by_hand.py"],
     "compare.analysis.effects": [f"{A}effects.py"],
-    "compare.analysis.per_site": [f"{A}truth.py", f"{A}verdicts.py"],
-    "compare.analysis.differences": [f"{A}truth.py", f"{A}verdicts.py"],
-    "compare.analysis.convergence": [f"{A}truth.py", f"{A}forecast.py"],
+    "compare.analysis.mean_sqnr": [f"{A}differences_by_hand.py"],
+    "compare.analysis.per_site": [f"{A}differences_by_hand.py"],
+    "compare.analysis.differences": [f"{A}differences_by_hand.py"],
+    "compare.analysis.convergence": [f"{A}convergence_by_hand.py", f"{A}forecast.py"],
     "compare.analysis.perplexity": [f"{A}perplexity.py"],
+    "compare.analysis.verdicts": [f"{A}verdicts_by_hand.py"],
     "compare.analysis.silu_gain": [f"{A}truth.py"],
 }
 # survivors that no one can notice: module → the line that they leave, or how it begins → why
@@ -78,7 +86,7 @@ def tried(module: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """The outcome of the mutants of a module: their number, how many were killed, how many ran too long, and survivors,
     name → the line they leave and the line that was. before: an outcome whose survivors alone are tried again."""
     file = f"sweep/{module.replace('.', '/')}.py"
-    source = hashlib.sha256((ROOT / file).read_bytes()).hexdigest()[:12]
+    source = _digest(module)
     if before and before["source"] != source:
         sys.exit(f"error: {file} is another than that whose mutants survived; run them all, without --survivors")
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
@@ -112,6 +120,10 @@ def tried(module: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
+def _digest(module: str) -> str:
+    return hashlib.sha256((ROOT / f"sweep/{module.replace('.', '/')}.py").read_bytes()).hexdigest()[:12]
+
+
 def _undecorated(source: str) -> str:
     """The same with properties and caches put around functions afterwards, as mutmut leaves what is decorated alone."""
     lines = source.splitlines(keepends=True)
@@ -136,7 +148,10 @@ def _change(copy: Path, name: str) -> list[str]:
 
 
 def equivalent(module: str, now: str, was: str) -> bool:
-    """Whether no one can notice a survivor: one of EQUIVALENT, float in capitals, a `strict` of zip, a second guard."""
+    """Whether no one can notice a survivor: one of EQUIVALENT, float or SQL in capitals, a `strict` of zip, a second
+    guard."""
+    if now.lower() == was.lower() and re.search(r"\b(SELECT|FROM|WHERE|GROUP BY|ORDER BY)\b", was):
+        return True  # SQL reads capitals as small letters
     plain = (
         re.sub(r",\s*strict=\w+|,\s*(?=\))", "", line).replace('("NAN")', '("nan")').replace('("INF")', '("inf")')
         for line in (now, was)
@@ -183,9 +198,14 @@ def table(known: dict[str, dict[str, Any]]) -> str:
         str(path.relative_to(ROOT / "sweep").with_suffix("")).replace("/", ".")
         for room in ("quantization", "quantization/methods", "compare/analysis")
         for path in sorted((ROOT / "sweep" / room).glob("*.py"))
-        if path.stem not in ("__init__", "types")
+        if path.stem not in ("__init__", "types", "rules")  # which hold no function
     ]
-    return "\n".join(lines) + f"\n\nNot run: {', '.join(m for m in every if m not in known) or 'none'}."
+    changed = [m for m in TESTS if m in known and known[m]["source"] != _digest(m)]
+    return (
+        "\n".join(lines)
+        + f"\n\nNot run: {', '.join(m for m in every if m not in known) or 'none'}."
+        + f" Changed since their run: {', '.join(changed) or 'none'}."
+    )
 
 
 def _row(name: str, numbers: list[int], day: str) -> str:

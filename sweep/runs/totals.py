@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Totals:
-    """size: of scales.parquet, bytes; where it has another one by now, the totals are of another table.
-    rows: SHA-256 of scales and SQNR at every place, bit for bit, whatever the order of the rows. sites: all of the
-    table. Of the quantized ones alone: places, finite, how many there are and of how many the SQNR is finite; sqnr_db,
-    its mean over these; unknown, places whose scale is positive and whose SQNR is not known; clip_fraction, share of
-    all values that are clipped. None where undefined."""
+    """size: of scales.parquet, bytes; where it has another one by now, the totals are of another table. rows: SHA-256 of
+    scales and SQNR at every place, bit for bit, whatever the order of the rows; grid: the first 16 digits of that of the
+    places alone. sites: all of the table.
+
+    Of the quantized sites: places, finite: how many there are, and of how many the SQNR is finite; sqnr_db: its mean over
+    these; unknown: places of positive scale and unknown SQNR; clip_fraction: share of all values that are clipped. None
+    where undefined."""
 
     size: int
     rows: str
+    grid: str
     sites: tuple[str, ...]
     places: int
     finite: int
@@ -46,14 +49,16 @@ class Totals:
         layer, site, scale, sqnr, n, clipped = (scales[name].to_numpy() for name in columns)  # null becomes NaN
         names = site.astype(str)
         order = np.lexsort((names, layer))
-        digest = hashlib.sha256("\n".join(site[order]).encode())
-        for column in (layer.astype(np.int64), scale, sqnr):
+        digest = hashlib.sha256("\n".join(site[order]).encode() + layer[order].astype(np.int64).tobytes())
+        grid = digest.hexdigest()[:16]
+        for column in (scale, sqnr):
             digest.update(column[order].tobytes())
         rounded = np.isin(names, quantized())
         finite, known = rounded & np.isfinite(sqnr), rounded & np.isfinite(clipped)
         return cls(
             size,
             digest.hexdigest(),
+            grid,
             tuple(np.unique(names).tolist()),
             int(rounded.sum()),
             int(finite.sum()),

@@ -62,7 +62,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
             newest = _newest(cells, group, knob) if len(group) > 1 else {}
             if len(newest) < 2 or (knob == "method" and len({cells[n].method for n in newest.values()}) < 2):
                 continue
-            values = sorted(newest, key=_order)
+            values = sorted(newest)
             numbers = tuple(newest[value] for value in values)
             questions.append(
                 Contrast(
@@ -139,10 +139,6 @@ def _context(cell: Cell, knob: str, several: bool) -> str:
         "granularity": cell.granularity,
     }
     return " · ".join(text for key, text in parts.items() if text and key != knob)
-
-
-def _order(value: Any) -> tuple[Any, ...]:
-    return tuple(str(v) if not isinstance(v, float) else v for v in (value if isinstance(value, tuple) else (value,)))
 
 
 def _text(knob: str, value: Any, cell: Cell) -> str:

@@ -31,10 +31,6 @@ class Choices:
     layer_loss_db: float
     site_loss_db: float
 
-    @property
-    def worst(self) -> LayerChoice:
-        return max(self.layers, key=lambda choice: choice.loss_db)
-
 
 def choices(runs: Comparison, advice: Advice) -> Choices:
     """The choices among the ranked settings whose SQNR is known; the global one is the recommended setting, or that of

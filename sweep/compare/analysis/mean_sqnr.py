@@ -23,12 +23,13 @@ def known_sqnr(runs: Comparison) -> dict[int, float]:
 def shared_mean(runs: Comparison, cells: Sequence[int]) -> dict[int, float]:
     """Mean SQNR of cells over the quantized places where it is finite in all of them, dB, lest a cell be judged by
     other layers; empty where they share no such place. The totals tell, where all is finite; else the rows do."""
-    query = f"SELECT cell, mean, sites, places, finite FROM totals WHERE cell IN ({', '.join(map(str, cells))})"
-    totals = {cell: (mean, (tuple(sites), places), finite) for cell, mean, sites, places, finite in runs.sql(query)}
-    if len({of for _, of, _ in totals.values()}) == 1 and all(of[1] == finite > 0 for _, of, finite in totals.values()):
-        return {n: totals[n][0] for n in cells if n in totals}
-    numbers, _, table = shared_places(points(runs, cells), cells, runs.sites)
-    return dict(zip(numbers, table.mean(1).tolist(), strict=True)) if table.size else {}
+    numbers = ", ".join(map(str, cells))
+    totals = runs.sql(f"SELECT grid, places = finite AND places > 0, cell, mean FROM totals WHERE cell IN ({numbers})")
+    if len({grid for grid, *_ in totals}) == 1 and all(whole for _, whole, *_ in totals):
+        means = {cell: mean for *_, cell, mean in totals}
+        return {n: means[n] for n in cells if n in means}
+    known, _, table = shared_places(points(runs, cells), cells, runs.sites)
+    return dict(zip(known, table.mean(1).tolist(), strict=True)) if table.size else {}
 
 
 def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:

@@ -48,7 +48,7 @@ def recommend(runs: Comparison, prints: dict[int, int] | None = None, costs: Cos
         ).items()
     }
     tested = _corrected(runs, boards, errors, more)
-    return [_advise(runs, b, errors, more, tested) for b in boards]
+    return [_advise(b, errors, more, tested) for b in boards]
 
 
 def _corrected(
@@ -84,13 +84,7 @@ def _members(numbers: Sequence[int], unknown: dict[int, int], costs: Costs) -> l
     return known if len(known) > 1 else [] if costs.ranked(numbers)[0] == SQNR else list(numbers)
 
 
-def _advise(
-    runs: Comparison,
-    b: Board,
-    errors: dict[Pair, float],
-    more: dict[Pair, Estimate],
-    tested: dict[Pair, float],
-) -> Advice:
+def _advise(b: Board, errors: dict[Pair, float], more: dict[Pair, Estimate], tested: dict[Pair, float]) -> Advice:
     return Advice(
         b.context.text,
         b.kind,

@@ -65,8 +65,10 @@ def holm(p: Floats) -> Floats:
 
 
 def jackknife(replicates: Floats) -> Floats:
-    """Standard error over the last axis: sqrt((K-1)/K * sum_k (t_k - mean t)^2); NaN for one fold."""
+    """Standard error over the last axis: sqrt((K-1)/K * sum_k (t_k - mean t)^2); NaN for one fold, and
+    where a fold is not finite, as the SQNR of what loses nothing."""
     folds = replicates.shape[-1]
     if folds < 2:
         return np.full(replicates.shape[:-1], np.nan)
-    return np.asarray(np.sqrt((folds - 1) * np.var(replicates, axis=-1)))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt((folds - 1) * np.var(replicates, axis=-1)))

@@ -48,8 +48,9 @@ class Comparison:
 
     Tables of the database: `cells`; `scales()` (every column, read from disk on demand); `rows` (cell, layer,
     site, groups, scale, sqnr_db, in memory); `points` (the same with groups pooled: one row per site);
-    `deployed` (the points at sites that a deployment quantizes); `totals` (cell, print: a fingerprint of its rows,
-    sites; of the deployed ones places, finite: those of finite SQNR, mean: of these in dB, unknown: of no SQNR).
+    `deployed` (the points at sites that a deployment quantizes); `totals` (cell, print and grid: fingerprints of its
+    rows and of their places, sites; of the deployed ones places, finite: those of finite SQNR, mean: of these in dB,
+    unknown: of no SQNR).
 
     unopened: numbers of cells whose rows are not in memory yet. `totals` has them all the same, and a query finds every
     row that it asks for: see `sql`. damaged: those among them whose rows could not be read.

@@ -41,6 +41,7 @@ SELECT cell, layer, site, avg(scale), {POOL} FROM weights GROUP BY cell, layer, 
 
 # bit for bit: two cells of one print differ in no scale and no SQNR
 PRINT = f"bit_xor(hash(layer, site, {', '.join(GROUPS)}, scale, sqnr_db)) AS print"
+GRID = "bit_xor(hash(layer, site)) AS grid"
 SITES = "list(DISTINCT site ORDER BY site) AS sites"
 # over quantized sites
 MEAN = "avg(sqnr_db) FILTER (isfinite(sqnr_db) AND {0}) AS mean"
@@ -114,7 +115,7 @@ def register(
     if not whole:
         _recorded(database, cells)
         return
-    sums = f"{MEAN}, {COUNTS}".format(deployed())
+    sums = f"{GRID}, {MEAN}, {COUNTS}".format(deployed())
     if grouped:
         prints = f"(SELECT cell, {PRINT}, {SITES} FROM rows GROUP BY cell)"
         means = f"(SELECT cell, {sums} FROM points GROUP BY cell)"
@@ -128,7 +129,10 @@ def _recorded(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> None:
     totals = [cell.totals for cell in cells if cell.totals]
     columns = {
         "cell": np.arange(len(cells), dtype=np.int32),
-        "print": np.array([int(t.rows[:16], 16) for t in totals], np.uint64),
+        **{
+            name: np.array([int(digits, 16) for digits in column], np.uint64)
+            for name, column in (("print", [t.rows[:16] for t in totals]), ("grid", [t.grid for t in totals]))
+        },
         "sites": np.array([" ".join(t.sites) for t in totals], object),
         "mean": np.array([np.nan if t.sqnr_db is None else t.sqnr_db for t in totals]),
         **{n: np.array([getattr(t, n) for t in totals], np.int64) for n in ("places", "finite", "unknown")},

@@ -65,6 +65,13 @@ def test_a_coarse_error_is_no_certainty() -> None:
     assert p_values(effect, error, 7)[1] == 0.0
 
 
+@pytest.mark.filterwarnings("error")  # whoever compares would see them
+def test_what_loses_nothing_has_no_error() -> None:
+    """Where a setting loses nothing its SQNR is infinite, and so is every fold's."""
+    errors = jackknife(np.array([[1.0, 3.0], [np.inf, 1.0], [np.inf, np.inf]]))
+    np.testing.assert_array_equal(errors, [1.0, np.nan, np.nan])
+
+
 def test_degrees_of_freedom_by_hand() -> None:
     """Eight folds: 2 / (1.2 / 8 + 2 / 7) = 4.5902; the t of 95 % is 2.64 then, not 2.36."""
     assert freedom(8) == pytest.approx(4.590164, rel=1e-6)

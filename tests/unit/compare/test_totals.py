@@ -190,3 +190,4 @@ def test_a_fingerprint_is_of_every_bit(change: dict[str, object]) -> None:
     assert one
     assert other
     assert one.rows != other.rows
+    assert (one.grid != other.grid) is ("layer" in change or "site" in change)
