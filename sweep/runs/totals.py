@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Totals:
-    """size: of scales.parquet, bytes; where it has another one by now, the totals are of another table. rows: SHA-256 of
-    scales and SQNR at every place, bit for bit, whatever the order of the rows; grid: the first 16 digits of that of the
-    places alone. sites: all of the table.
+    """size: of scales.parquet, bytes; where it has another one by now, the totals are of another table. rows: SHA-256
+    of scales and SQNR at every place, bit for bit, whatever the order of the rows; grid: the first 16 digits of that of
+    the places alone. sites: all of the table.
 
-    Of the quantized sites: places, finite: how many there are, and of how many the SQNR is finite; sqnr_db: its mean over
-    these; unknown: places of positive scale and unknown SQNR; clip_fraction: share of all values that are clipped. None
-    where undefined."""
+    Of the quantized sites: places, finite: how many there are, and of how many the SQNR is finite; sqnr_db: its mean
+    over these; unknown: places of positive scale and unknown SQNR; clip_fraction: share of all values that are clipped.
+    None where undefined."""
 
     size: int
     rows: str
