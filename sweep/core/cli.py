@@ -189,7 +189,7 @@ def dispatch(given: list[str] | None = None) -> int:
         return OK
     if completion.asked(arguments):
         if not completion.of_run():
-            print(" ".join(COMMANDS))
+            print(completion.candidates(arguments, COMMANDS))
             return OK
         arguments = ["run", *arguments]
     name, rest = arguments[0], arguments[1:]
