@@ -19,6 +19,7 @@ import pytest
 
 from sweep.config.arguments import arranged
 from sweep.config.config import Config
+from sweep.config.hydra_errors import refuse
 from sweep.config.knobs import Calibration, Data, Evaluate, Model, Wandb
 from sweep.core import cli, provenance
 from sweep.core.console import Console
@@ -358,3 +359,24 @@ def test_wandb_variables_hold_where_no_knob_is_given(monkeypatch: pytest.MonkeyP
     assert (wandb_connection.mode("auto"), wandb_connection.mode("offline")) == ("disabled", "offline")
     monkeypatch.delenv("WANDB_PROJECT")
     assert Wandb().project == "mamba-scales"
+
+
+def test_a_refusal_of_hydras_is_printed_as_all_others_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One place prints errors: with commands as they were typed, and to a reader that is gone without a traceback."""
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mamba-sweep", "run"])
+    error = cli.UsageError("no such; see python -m sweep.store --help")
+    with pytest.raises(SystemExit) as ended:
+        refuse(error)
+    first = capsys.readouterr().err
+    assert (ended.value.code, cli.said(str(error))) == (cli.USAGE, cli.USAGE)
+    assert first == capsys.readouterr().err == "error: no such; see mamba-sweep store --help\n"
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with pytest.raises(SystemExit):
+        refuse(error)
