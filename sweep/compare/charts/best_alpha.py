@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from sweep.compare.analysis.place_errors import Place, sqnr_replicates, unresolved
 from sweep.compare.analysis.significance import jackknife
-from sweep.compare.charts.base import AT_SITE, SHOWN, Chart, rows
-from sweep.compare.charts.errors import TIED, Place, sqnr_replicates, unresolved
+from sweep.compare.charts.base import AT_SITE, SHOWN, TIED, Chart, rows
 from sweep.compare.facts import Answer
 
 FIELDS = ("cell", "context", "site", "layer", "value", "alpha", "sqnr", "error", "below", "below_error", "mark")
@@ -97,7 +97,7 @@ def _marked(
     a: Answer, contexts: dict[int, str], at: dict[Place, float]
 ) -> list[tuple[float | None, float, float | None, str]]:
     """(error of the SQNR, dB below the best of its context, layer and site, error of that, mark) of every place."""
-    known = sqnr_replicates(a, list(contexts))
+    known = sqnr_replicates(a.runs, list(contexts))
     groups: dict[tuple[str, int, str], list[Place]] = defaultdict(list)
     for place in at:
         groups[contexts[place[0]], *place[1:]].append(place)

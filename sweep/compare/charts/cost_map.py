@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from sweep.compare.analysis.place_errors import unresolved
 from sweep.compare.analysis.significance import jackknife
-from sweep.compare.charts.base import Chart, rows
-from sweep.compare.charts.errors import TIED, unresolved
+from sweep.compare.charts.base import TIED, Chart, rows
 from sweep.compare.charts.measure import NOISE, by_place, by_place_replicates, measure
 from sweep.compare.facts import Answer
 from sweep.quantization.sites import ordered

@@ -6,8 +6,7 @@ import math
 
 from sweep.compare.analysis.cost import Estimate
 from sweep.compare.analysis.ranking import AS_GOOD
-from sweep.compare.charts.base import SHOWN, Chart, Spec, rows
-from sweep.compare.charts.errors import TIED
+from sweep.compare.charts.base import SHOWN, TIED, Chart, Spec, rows
 from sweep.compare.charts.measure import Measure, measure
 from sweep.compare.facts import Answer
 from sweep.compare.render.numbers import FINEST, nats

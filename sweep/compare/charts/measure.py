@@ -10,8 +10,8 @@ import numpy as np
 
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate
 from sweep.compare.analysis.mean_sqnr import mean_sqnr
+from sweep.compare.analysis.place_errors import Place, replicates, sqnr_replicates
 from sweep.compare.analysis.significance import Floats
-from sweep.compare.charts.errors import Place, replicates, sqnr_replicates
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES, deployed
 from sweep.runs.compared import Cell
@@ -110,8 +110,10 @@ def by_place(a: Answer) -> tuple[str, list[tuple[int, int, str, float]]]:
 def by_place_replicates(a: Answer, name: str) -> dict[Place, Floats]:
     """What `by_place` says without one fold, [K], of the cells that have replicates."""
     if name == NOISE:
-        return {place: 10 ** (-db / 10) for place, db in sqnr_replicates(a, a.shown).items() if np.isfinite(db).all()}
-    return replicates(a, [n for n in a.shown if n in a.costs.predicted], "sum(loss)")
+        return {
+            place: 10 ** (-db / 10) for place, db in sqnr_replicates(a.runs, a.shown).items() if np.isfinite(db).all()
+        }
+    return replicates(a.runs, [n for n in a.shown if n in a.costs.predicted], "sum(loss)")
 
 
 def band(e: Estimate, log: bool = False) -> tuple[float | None, float | None]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sweep.compare.analysis.place_errors import errors
 from sweep.compare.analysis.silu_gain import QUANTILES
 from sweep.compare.charts.base import SERIES, SHOWN, ZOOM, Chart, cell_colour, layer_x, line, only, points, rows, who
-from sweep.compare.charts.errors import errors
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES
 from sweep.quantization.sites import ordered
@@ -22,7 +22,7 @@ def gain(a: Answer) -> Chart | None:
         SELECT cell, site, layer, avg(silu_gain), avg(ratio) FROM {source} WHERE silu_gain IS NOT NULL
         GROUP BY cell, site, layer ORDER BY ALL"""
     names = who(a)
-    of_gain, of_ratio = (errors(a, numbers, f"avg({column})") for column in ("silu_gain", "ratio"))
+    of_gain, of_ratio = (errors(a.runs, numbers, f"avg({column})") for column in ("silu_gain", "ratio"))
     table = []
     for c, site, layer, value, ratio in a.runs.sql(query):
         se, ratio_se = (known.get((c, layer, site)) for known in (of_gain, of_ratio))

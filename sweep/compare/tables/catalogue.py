@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from sweep.compare.analysis.mean_sqnr import known_sqnr
+from sweep.compare.analysis.place_errors import layer_replicates
+from sweep.compare.analysis.significance import jackknife
 from sweep.compare.answer import Answer
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.tables.pivots import (
@@ -35,13 +37,32 @@ def tables(a: Answer) -> list[Table]:
 
 
 def choice_table(a: Answer) -> Table:
-    rows = [(one.context, c.layer, c.setting, c.sqnr_db, -c.loss_db) for one in a.advice for c in one.layers]
+    rows: list[tuple[Value, ...]] = []
+    for one in a.advice:
+        cells = {row.setting: row.cell for group in a.ranking if group.context == one.context for row in group.rows}
+        best = cells[one.best.setting]
+        known = layer_replicates(a.runs, {best, *(cells[c.setting] for c in one.layers)})
+        for c in one.layers:
+            mine, its = known.get((cells[c.setting], c.layer)), known.get((best, c.layer))
+            paired = mine is not None and its is not None and mine.shape == its.shape
+            rows.append(
+                (
+                    one.context,
+                    c.layer,
+                    c.setting,
+                    c.sqnr_db,
+                    None if mine is None else float(jackknife(mine)),
+                    -c.loss_db,
+                    float(jackknife(mine - its)) if mine is not None and its is not None and paired else None,
+                )
+            )
     return Table.of(
         "choices",
         "Best setting of every layer, by SQNR",
-        "Loss: what the best global setting loses in this layer against the layer's own best. SQNR is a proxy, which "
-        "mse wins by construction.",
-        "context | layer:count | best setting | SQNR dB:db | loss dB:gain",
+        "Loss: what the best global setting loses in this layer against the layer's own best. The best of several is "
+        "chosen by the same data: of a loss within twice its error nothing is known. SQNR is a proxy, which mse wins "
+        "by construction.",
+        "context | layer:count | best setting | SQNR dB:db | ± SQNR:db | loss dB:gain | ± loss:db",
         rows,
     )
 
