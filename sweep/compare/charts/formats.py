@@ -20,9 +20,9 @@ def formats(a: Answer) -> Chart | None:
     if len({c.format for c in cells}) < 2 or len({c.setting for c in cells}) < 2:
         return None
     several = [k for k in ("model", "granularity", "data", "sizes", "dtype") if len({getattr(c, k) for c in cells}) > 1]
-    tied = _tied(a, m)
-    table = []
-    for n, e in m.cells.items():
+    tied, table = _tied(a, m), []
+    for n in sorted(m.cells.keys() & {row.cell for group in a.ranking for row in group.rows}):  # none that repeats one
+        e = m.cells[n]
         c = a.runs.listed[n]
         context = " · ".join(str(getattr(c, k)) for k in several) or c.model
         said, error = _said(e, m)

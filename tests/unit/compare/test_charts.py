@@ -390,6 +390,15 @@ def test_the_map_of_formats_writes_errors_and_marks_ties(tmp_path: Path) -> None
     assert "± 0.05" in drawn
 
 
+def test_of_cells_that_repeat_one_another_the_map_of_formats_has_one(tmp_path: Path) -> None:
+    for sweep in ("a", "b"):
+        for format in ("int8", "int4"):
+            for alpha in (0.99, 0.9995):
+                write(tmp_path / sweep / f"{format}{alpha}", mamba(layers=1, size=60), alpha=alpha, format=format)
+    drawn = rows_of(charts(answer(load(tmp_path / "a", tmp_path / "b")))["methods-formats"].spec)
+    assert len(drawn) == len({(row["context"], row["setting"], row["format"]) for row in drawn}) == 4
+
+
 def by_hand(cell: Path, column: str, layer: int, site: str) -> np.ndarray[Any, Any]:
     table = pd.read_parquet(cell / "replicates.parquet")
     values: np.ndarray[Any, Any] = (
