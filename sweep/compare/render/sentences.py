@@ -199,7 +199,8 @@ def rules() -> list[tuple[str, str]]:
             "nats per token of KL(unquantized || quantized), all quantized sites at once: measured on held-out text "
             "where every cell of a context was evaluated there; else predicted, half the sum of squared gradients "
             "times squared rounding errors, a lower estimate; else whichever of the two at least half of the cells "
-            "have, the others not being ranked; else unknown, and SQNR ranks. "
+            "have, a knob's baseline among them, the others being neither ranked nor judged; else unknown, and SQNR "
+            "ranks. "
             f"{NEGLIGIBLE_NATS} nats are 0.1 % of perplexity, the last digit that papers print of one",
         ),
         ("quantized sites", f"{', '.join(quantized())}: what a deployment keeps in few bits between its kernels"),
