@@ -90,7 +90,7 @@ def _part(table: Table, columns: Sequence[int]) -> Table:
 
 def _records(table: Table, keys: int) -> Iterator[Text]:
     """The lines of all rows: what names a row, then its values below, each with its error."""
-    heads = [" ".join(str(column.header).split()) for column in table.columns]
+    heads = [" ".join(Text.from_markup(str(column.header)).plain.split()) for column in table.columns]
     units = [unit for unit in _units(table) if unit[0] >= keys]
     longest = max((len(heads[unit[0]]) for unit in units), default=0)
     for cells in _cells(table):

@@ -68,6 +68,16 @@ def test_without_room_for_parts_a_row_is_a_block() -> None:
     ]
 
 
+def test_brackets_of_a_heading_are_no_markup() -> None:
+    made = Table()
+    for head in ("cell", r"\[a] cost", "more"):
+        made.add_column(head)
+    made.add_row("percentile", "0.5", "1")
+    out = io.StringIO()
+    fitted.show(made, Console(file=out, width=18))
+    assert out.getvalue().splitlines() == ["percentile", "  [a] cost  0.5", "  more      1"]
+
+
 def test_of_two_names_the_first_goes_where_both_take_half() -> None:
     lines = shown(45, keys=2, heads=("p", "setting", "scale\nmin", "cost"))
     heads = [line.replace("┃", " ").split() for line in lines if "setting" in line]
