@@ -50,10 +50,10 @@ def cost_differences(
     """(the measure that ranks its cells, see `Costs.ranked`, cost differences to the baseline if that is a cost, of the
     cells that it is known of), of every question."""
     ranked = [costs.ranked(q.cells, q.cells[q.baseline]) for q in questions]
-    kinds = [kind for kind, _ in ranked]
+    kinds, members = [kind for kind, _ in ranked], [set(cells) for _, cells in ranked]
     known = [
         costs.differences(kind, [pair for pair in pairs if pair[1] in cells])
-        for (kind, cells), pairs in zip(ranked, chosen, strict=True)
+        for kind, cells, pairs in zip(kinds, members, chosen, strict=True)
     ]
     raw = [
         float(p_values(np.array([e.value]), np.array([e.se]), e.df)[0]) if e.value else np.nan

@@ -96,10 +96,10 @@ def verdicts(
 
 def _unknown(costs: Costs, question: Contrast) -> tuple[str, ...]:
     """Values of unknown cost, if that of others is known: by the measure that decides, or where that is SQNR by any."""
-    kind, known = costs.ranked(question.cells, question.cells[question.baseline])
-    if kind == SQNR:
-        known = [n for n in question.cells if n in costs.measured or n in costs.predicted]
-    return tuple(question.value(n) for n in question.cells if known and n not in known)
+    kind, ranked = costs.ranked(question.cells, question.cells[question.baseline])
+    known = set(ranked) if kind != SQNR else set(question.cells) & (costs.measured.keys() | costs.predicted.keys())
+    pairs = zip(question.values, question.cells, strict=True)
+    return tuple(value for value, cell in pairs if known and cell not in known)
 
 
 def _examined(runs: Comparison, questions: Sequence[Contrast], prints: dict[int, int]) -> list[list[tuple[int, int]]]:
