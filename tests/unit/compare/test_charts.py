@@ -394,7 +394,10 @@ def test_of_cells_that_repeat_one_another_the_map_of_formats_has_one(tmp_path: P
     for sweep in ("a", "b"):
         for format in ("int8", "int4"):
             for alpha in (0.99, 0.9995):
-                write(tmp_path / sweep / f"{format}{alpha}", mamba(layers=1, size=60), alpha=alpha, format=format)
+                path = write(
+                    tmp_path / sweep / f"{format}{alpha}", mamba(layers=1, size=60), alpha=alpha, format=format
+                )
+                predicts(path, 0.01 + alpha)
     drawn = rows_of(charts(answer(load(tmp_path / "a", tmp_path / "b")))["methods-formats"].spec)
     assert len(drawn) == len({(row["context"], row["setting"], row["format"]) for row in drawn}) == 4
 
