@@ -8,18 +8,22 @@ import numpy as np
 
 from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.per_site import points, shared_places
+from sweep.compare.analysis.place_errors import layer_replicates
+from sweep.compare.analysis.significance import jackknife
 from sweep.compare.query.comparison import Comparison
 
 
 @dataclass(frozen=True)
 class LayerChoice:
     """setting: the best of a layer. sqnr_db: its mean over the layer's quantized sites. loss_db: what the best global
-    setting loses here."""
+    setting loses here. Each with its standard error over folds, None where no replicates tell it."""
 
     layer: int
     setting: str
     sqnr_db: float
+    sqnr_se: float | None
     loss_db: float
+    loss_se: float | None
 
 
 @dataclass(frozen=True)
@@ -44,5 +48,20 @@ def choices(runs: Comparison, advice: Advice) -> Choices:
     best = cells.index(advice.best.cell) if advice.best.cell in cells else int(sqnr.mean(1).argmax())
     top, here = table.argmax(0), np.arange(len(layers))
     loss = table[top, here] - table[best]
-    chosen = (LayerChoice(int(layers[k]), names[cells[top[k]]], float(table[top[k], k]), float(loss[k])) for k in here)
+    known = layer_replicates(runs, {cells[best], *(cells[n] for n in top)})
+    chosen = []
+    for k in here:
+        layer, cell = int(layers[k]), cells[top[k]]
+        mine, global_ = known.get((cell, layer)), known.get((cells[best], layer))
+        paired = mine is not None and global_ is not None and mine.shape == global_.shape
+        chosen.append(
+            LayerChoice(
+                layer,
+                names[cell],
+                float(table[top[k], k]),
+                None if mine is None else float(jackknife(mine)),
+                float(loss[k]),
+                float(jackknife(mine - global_)) if mine is not None and global_ is not None and paired else None,
+            )
+        )
     return Choices(tuple(chosen), float(np.average(loss, weights=weight)), float((sqnr.max(0) - sqnr[best]).mean()))
