@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import record, rows
+from wandb.util import get_core_path
 
 from sweep.runs.tracking import view
 from tests.harness import ROOT, require
@@ -43,7 +44,10 @@ class Log:
 
 
 def inspect(place: Path) -> Log:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(place)]
+    # what `wandb leet inspect --json` starts when it has imported wandb
+    (log_file,) = place.glob("*.wandb")
+    inspecting = "leet", "inspect", "--no-observability", "--json", "--run-file", str(log_file), str(place)
+    command = [get_core_path(), *inspecting]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, timeout=120)
     log = Log()
     for line in done.stdout.splitlines():
