@@ -61,6 +61,7 @@ def test_a_cell_is_followed_by_a_tracker_of_another_package(package: Path, tmp_p
         f"hydra.run.dir={tmp_path / 'cell'}",
     ]  # fmt: skip
     env = {"PYTHONPATH": f"{ROOT}:{package}", "PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": str(tmp_path)}
+    env |= {"OMP_NUM_THREADS": "1"}  # as the tests have it
     command = [sys.executable, "-m", "sweep", *cell]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
