@@ -85,9 +85,16 @@ def test_nothing_is_counted_far_beyond_what_was_measured(tmp_path: Path, method:
     far = forecast(np.full(4, 0.01 * reach * 1.001), 0.01, 8, method, tmp_path)
     assert far is not None
     assert (far.beyond, far.samples, far.more, far.seconds, far.command) == (True, 8192, 0, None, None)
+    assert np.isnan([far.low, far.high]).all()
     assert sentences.forecast(far) == (
         "it takes more than 8,192 samples to settle 90% of the scales; these cannot tell how many"
     )
+
+
+def test_sixteen_times_exactly_are_forecast(tmp_path: Path) -> None:
+    there = forecast(np.full(4, 0.25), 0.0625, 8, "percentile", run(tmp_path))  # (0.25 / 0.0625)^2 = 16
+    assert there is not None
+    assert (there.beyond, there.samples) == (False, 8192)
 
 
 def test_there_is_always_one_more_round(tmp_path: Path) -> None:

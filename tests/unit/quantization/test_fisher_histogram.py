@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweep.quantization.bins import BFLOAT16, BINS, FLOAT32_FOLDS
+from sweep.quantization.bins import BFLOAT16, BINS, FLOAT32, FLOAT32_FOLDS
 from sweep.quantization.fisher import FisherHistogram
 
 
@@ -22,6 +22,17 @@ def test_a_fold_has_the_bins_that_hold_a_gradient() -> None:
     assert fold.weights.tolist() == [[0.5, 2.0]]
     assert fold.tokens.tolist() == [70]
     assert fold.tokens.dtype == np.int64
+
+
+def test_all_bins_are_given_back() -> None:
+    """Bins of one code and of four."""
+    for layout, size in ((BFLOAT16, BINS), (FLOAT32, BINS), (FLOAT32_FOLDS, BINS // 4)):
+        dense = np.zeros(size)
+        dense[[0, 5, size - 1]] = [0.5, 2.0, 3.0]
+        np.testing.assert_array_equal(FisherHistogram.from_dense(layout, dense, 1).dense(0, size), dense)
+    other = FisherHistogram.from_dense(FLOAT32_FOLDS, dense[::-1].copy(), 1)
+    both = FisherHistogram.merge([FisherHistogram.from_dense(FLOAT32_FOLDS, dense, 1), other])
+    np.testing.assert_array_equal(both.dense(1, BINS // 4), dense[::-1])
 
 
 def test_four_codes_make_a_bin_of_single_folds_of_float32() -> None:
