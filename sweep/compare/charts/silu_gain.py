@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweep.compare.analysis.place_errors import errors
-from sweep.compare.analysis.silu_gain import QUANTILES
+from sweep.compare.analysis.silu_gain import is_quantile
 from sweep.compare.charts.base import SERIES, SHOWN, ZOOM, Chart, cell_colour, layer_x, line, only, points, rows, who
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES
@@ -14,7 +14,7 @@ FIELDS = ("of", "layer", "gain", "error", "low", "high", "ratio", "ratio_error")
 
 def gain(a: Answer) -> Chart | None:
     """SiLU gain by layer: never above the line at 1."""
-    numbers = [n for n in a.shown if a.runs.listed[n].method in QUANTILES]
+    numbers = [n for n in a.shown if is_quantile(a.runs.listed[n].method)]
     source = a.runs.source(SCALES, numbers)
     if source is None:
         return None
