@@ -66,7 +66,7 @@ TESTS = {
     "compare.analysis.recommend": [f"{A}recommend_by_hand.py"],
     "compare.analysis.effects": [f"{A}effects.py", f"{A}not_judged.py"],
     "compare.analysis.mean_sqnr": [f"{A}differences_by_hand.py", f"{A}recommend_by_hand.py"],
-    "compare.analysis.per_site": [f"{A}differences_by_hand.py", f"{A}recommend_by_hand.py"],
+    "compare.analysis.per_site": [f"{A}differences_by_hand.py", f"{A}recommend_by_hand.py", f"{A}totals.py"],
     "compare.analysis.differences": [f"{A}differences_by_hand.py"],
     "compare.analysis.convergence": [f"{A}convergence_by_hand.py", f"{A}forecast.py"],
     "compare.analysis.place_errors": [f"{A}recommend_by_hand.py", f"{A}charts.py"],

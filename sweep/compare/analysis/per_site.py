@@ -57,7 +57,7 @@ def shared_places(
 
 def _both(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
     """Codes that are in both; of cells of one model they mostly are the same."""
-    return one if np.array_equal(one, other) else np.intersect1d(one, other, assume_unique=True)
+    return one if np.array_equal(one, other) else np.intersect1d(one, other)
 
 
 def read(runs: Comparison, numbers: list[int]) -> dict[int, Places]:

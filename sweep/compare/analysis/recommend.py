@@ -79,8 +79,8 @@ def _corrected(
 def _members(numbers: Sequence[int], unknown: dict[int, int], costs: Costs) -> list[int]:
     """The cells with the fewest places of unknown SQNR, since others' is a mean of other places. Where that leaves
     one: all of them if their cost ranks them, else none."""
-    least = min(unknown.get(n, 0) for n in numbers)
-    known = [n for n in numbers if unknown.get(n, 0) == least]
+    least = min(unknown[n] for n in numbers)
+    known = [n for n in numbers if unknown[n] == least]
     return known if len(known) > 1 else [] if costs.ranked(numbers)[0] == SQNR else list(numbers)
 
 

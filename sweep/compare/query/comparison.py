@@ -147,6 +147,9 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
         listed, damaged = open_cells(database, _without(listed, bad), chosen)
         problems, whole = problems + bad + damaged, True
         chosen.check(database, scan(listed, SCALES))
+        there = {number for (number,) in database.execute("SELECT DISTINCT cell FROM rows").fetchall()}
+        if len(there) < len(listed):  # of a model that has no such layer, or site, there is nothing to compare
+            listed, _ = open_cells(database, [cell for n, cell in enumerate(listed) if n in there], chosen)
     names = labels(listed)
     register(database, listed, names, chosen, whole)
     sites = [

@@ -42,8 +42,10 @@ def decibels(value: float | None, error: float | None = None, compact: bool = Fa
     shown = f"{value:.2f}".replace("-", "−")
     if error is None or not math.isfinite(error):
         return shown
-    if round(100 * error) == 0:
+    if 0 < error < 0.005:
         return f"{shown}(<1)" if compact else f"{shown} ± <0.01"
+    if error == 0 and compact:
+        return f"{shown}(0)"
     return nats(Estimate(value, max(error, 0.01)), compact=True) if compact else f"{shown} ± {error:.2f}"
 
 

@@ -188,6 +188,23 @@ def test_as_a_program(demo: Path) -> None:
     assert '"cells"' in done.stdout
 
 
+@pytest.mark.parametrize("table", [(), ("--table", "all"), ("--format", "json")])
+def test_cells_without_the_rows_asked_for_are_left_out(
+    tmp_path: Path, compare: Callable[..., Any], table: tuple[str, ...]
+) -> None:
+    """Of two models one has no third layer."""
+    for name, layers in (("deep", 3), ("flat", 2)):
+        for alpha in (0.9, 0.99):
+            write(tmp_path / f"{name}{alpha}", mamba(layers=layers, size=60, model=name), alpha=alpha)
+    runs = load(tmp_path, layer=2)
+    assert [(cell.model, cell.alpha) for cell in runs.listed] == [("deep", 0.9), ("deep", 0.99)]
+    assert sorted(runs.sql("SELECT DISTINCT cell FROM rows")) == [(0,), (1,)]
+    assert runs.cells().model.tolist() == ["deep", "deep"]
+    assert not runs.problems
+    done = compare(str(tmp_path), "--no-html", "--layer", "2", *table)
+    assert (done.code, "flat" in done.out) == (0, False)
+
+
 @pytest.mark.parametrize("name", ["scales", "replicates", "convergence", "histograms"])
 def test_a_cell_of_which_any_table_is_torn_is_set_apart(name: str, tmp_path: Path) -> None:
     cells = [write(tmp_path / str(alpha), mamba(layers=1, size=60), alpha=alpha) for alpha in (0.9, 0.99)]

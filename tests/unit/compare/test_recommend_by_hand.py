@@ -234,13 +234,6 @@ def test_layers_and_sites_have_a_best_of_their_own(tmp_path: Path) -> None:
     assert one.best.setting == "percentile 0.99"
 
 
-def test_a_cell_without_the_layers_asked_for_is_not_ranked(tmp_path: Path) -> None:
-    for n, (layer, mean) in enumerate(((0, 20.0), (0, 21.0), (1, 30.0))):
-        cell(tmp_path / f"c{n}", {(layer, IN): mean}, alpha=ALPHAS[n])
-    (one,) = recommend(load(tmp_path, layer=0))
-    assert (names(one), one.unranked) == (["0.99", "0.9"], ("percentile 0.999",))
-
-
 def test_choices_of_layers_have_their_errors(tmp_path: Path) -> None:
     """a wins layer 0 by 2 dB, b layer 1 by 5, so b is best. Errors of a are 1 dB, of b 0.25, and of what b loses to a
     0.75, as the same folds are left out of both; of another calibration they would not be."""

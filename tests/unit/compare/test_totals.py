@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,9 @@ import pytest
 from synthetic import mamba, write
 
 from sweep.compare import load
+from sweep.compare.analysis.differences import evidence
 from sweep.compare.analysis.mean_sqnr import shared_mean
+from sweep.compare.analysis.per_site import points, shared_places
 from sweep.compare.answer import answer
 from sweep.compare.query import comparison
 from sweep.compare.render.conclusions import spoken
@@ -93,6 +96,15 @@ def test_a_query_finds_every_row_that_it_asks_for(many: Path) -> None:
 
 
 @pytest.mark.usefixtures("huge")
+def test_places_are_read_of_the_cells_asked_for(many: Path) -> None:
+    runs = load(many)
+    assert sorted(points(runs, [4, 3, 4])) == [3, 4]
+    assert len(runs.unopened) == 9
+    numbers, codes, sqnr = shared_places({}, [0, 1], runs.sites)
+    assert (numbers, codes.tolist(), sqnr.shape) == ([], [], (0, 0))
+
+
+@pytest.mark.usefixtures("huge")
 def test_another_table_than_the_recorded_one_is_read(tmp_path: Path) -> None:
     """Its size tells, and then every table is, since fingerprints of two kinds are not to be compared."""
     cells = [with_totals(write(tmp_path / str(alpha), mamba(layers=1, size=60), alpha=alpha)) for alpha in ALPHAS]
@@ -131,6 +143,8 @@ def test_damage_that_keeps_the_size_is_told_once_it_is_read(tmp_path: Path) -> N
     assert (problem.path, problem.kind) == (cells[2], "damaged")
     assert "scales.parquet: " in problem.reason
     assert sorted(runs.sql("SELECT DISTINCT cell FROM rows")) == [(0,), (1,), (3,)]
+    (one,) = evidence(runs, [(0, 2)], [True])
+    assert (len(one.rows.site), len(one.means.site), np.isnan(one.overall).all()) == (0, 0, True)
 
 
 @pytest.mark.usefixtures("huge")
