@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from bench.race import table
 from sweep.runs.schemas import write_table
+from sweep.runs.totals import Totals
 from tests.harness import browser
 
 SITES = (
@@ -71,9 +72,13 @@ def generate(root: Path, cells: int) -> None:
                 words = {"model": f"m{m}", "method": method, "alpha": alpha, "format": f"f{f}", "granularity": "tensor"}
                 named = {k: pa.array([v] * n, pa.float64() if k == "alpha" else pa.string()) for k, v in words.items()}
                 counted = {"n": pa.array(np.full(n, 10**7)), "zero_point": none}
-                write_table(cell / "scales.parquet", pa.table({**named, **where, **counted, **columns}))
+                scales = pa.table({**named, **where, **counted, **columns})
+                write_table(cell / "scales.parquet", scales)
                 os.link(shared, cell / "replicates.parquet")
-                (cell / "run.json").write_text(json.dumps(record(words, number), indent=2))
+                totals = Totals.of(scales, (cell / "scales.parquet").stat().st_size)
+                assert totals  # of one scale a site
+                written = record(words, number) | {"totals": totals.to_dict()}
+                (cell / "run.json").write_text(json.dumps(written, indent=2))
                 number += 1
 
 

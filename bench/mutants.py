@@ -58,6 +58,7 @@ TESTS = {
     "compare.analysis.forecast": [f"{A}forecast.py"],
     "compare.analysis.advice": [f"{A}recommend_by_hand.py"],
     "compare.analysis.board": [f"{A}recommend_by_hand.py"],
+    "compare.analysis.layer_choice": [f"{A}recommend_by_hand.py", f"{A}truth.py"],
     "compare.analysis.contexts": [f"{A}contexts_by_hand.py"],
     "compare.analysis.contrasts": [f"{A}contrasts_by_hand.py"],
     "compare.analysis.cost": [f"{A}cost_by_hand.py"],

@@ -14,11 +14,13 @@ from sweep.calibration.weigh_cuda import Weighed
 from tests.tallies import ORDERS, bin_codes
 
 LAST_PLACE = 2.0**-52  # of a float64
+MOST = 65_536  # bins of a site
 
 
 def empty(x: Tensor, g: Tensor) -> Weighed:
     """A site that has met nothing yet, and what it is about to; float32's bins are four codes wide, as in a fold."""
-    sums = torch.zeros(16_384 if x.dtype is torch.float32 else 65_536, dtype=torch.float64, device=x.device)
+    bins = min(16_384 if x.dtype is torch.float32 else 65_536, MOST)
+    sums = torch.zeros(bins, dtype=torch.float64, device=x.device)
     return Weighed(x, g, sums, torch.zeros(1, dtype=torch.int64, device=x.device))
 
 
@@ -80,7 +82,7 @@ def check_any_order(device: str = "cpu") -> None:
         row = empty(x[:, order].to(device), g[:, order].to(device))
         weigh_cuda.weigh([row], weigh_cuda.digits(1, row.x.device))
         sums = torch.zeros_like(row.sums, device="cpu")
-        count_cpu.weigh(x[:, order], g[:, order], sums, 1)
+        count_cpu.weigh(x[:, order], g[:, order], sums, 65_536 // len(sums))
         on_cpu.add(tuple(sums[sums != 0].tolist()))
         assert reference is None or torch.equal(row.sums, reference)
         reference = row.sums

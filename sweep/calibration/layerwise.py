@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from sweep.calibration.collect import Collect
 from sweep.calibration.layerwise_gradients import LayerwiseGradients
-from sweep.calibration.loop import Progress, Timings, batches, calibrate
+from sweep.calibration.loop import Timings, batches, calibrate
 from sweep.calibration.spill import Read, Write, reading, writing
 from sweep.calibration.tokens import Tokens
 from sweep.config import knobs
 from sweep.core.errors import UsageError
+from sweep.core.progress import GRADIENTS, SAMPLES, Progress
 from sweep.core.signals import deferred
 from sweep.models import assemble, load
 from sweep.models.blocks import LM
@@ -80,10 +81,8 @@ def calibrate_streamed(
             f"model.stream=true reads a stack of Mamba blocks (mamba, mamba2); {shape.model_type} is another; "
             "use model.stream=false"
         )
-    if calibration.shards > 1:
-        raise UsageError(
-            f"model.stream=true takes layer after layer; calibration.shards={calibration.shards} must be 1"
-        )
+    if (shards := calibration.shards) > 1:
+        raise UsageError(f"model.stream=true takes layer after layer; calibration.shards={shards} must be 1")
     skeleton = assemble.skeleton(shape, device)
     network = _Network(skeleton, load.weights(model, shape), getattr(torch, streamed.dtype), device)
     work.mkdir(parents=True, exist_ok=True)
@@ -94,7 +93,7 @@ def calibrate_streamed(
     first_mixer = min(mixer.layer for mixer in mixers(skeleton))
     gradients = LayerwiseGradients(work, len(layers), first_mixer, tokens, calibration, torch.device(device))
     timings, total = Timings(), len(tokens.windows) - tokens.since
-    passes = len(layers) * (total + gradients.samples)
+    passes, later = len(layers) * total, len(layers) * gradients.samples
     if first == 0:
         table = network.read("backbone.embeddings.weight")
         with torch.inference_mode(), writing(_hidden(work, 0)) as write:
@@ -105,11 +104,14 @@ def calibrate_streamed(
         if calibration.fisher:
             gradients.embed(table)
         del table
+    progress(first * total, passes)
+    if later:
+        progress(later - gradients.resume() * gradients.samples, later, GRADIENTS)
     for layer in range(first, len(layers)):
         block = layers[layer]
         network.fill(block, f"backbone.layers.{layer}.")
 
-        def report(done: int, _: int, layer: int = layer) -> None:
+        def report(done: int, _: int, phase: str = SAMPLES, layer: int = layer) -> None:
             progress(layer * total + done, passes)
 
         with reading(_hidden(work, layer)) as read, writing(_hidden(work, layer + 1)) as write:
@@ -133,7 +135,7 @@ def calibrate_streamed(
         timings.observe_s += spent.observe_s
     begin = time.perf_counter()
     if calibration.fisher:
-        _differentiate(model.name, network, gradients, progress, passes, collect or Collect())
+        _differentiate(model.name, network, gradients, progress, later, collect or Collect())
     timings.fisher_s += time.perf_counter() - begin
     where = gradients.done if calibration.fisher else partial(_observed, work)
     parts = [part for layer in range(len(layers)) if (part := Statistics.load(where(layer))).sites]
@@ -143,12 +145,7 @@ def calibrate_streamed(
 
 
 def _differentiate(
-    name: str,
-    network: _Network,
-    gradients: LayerwiseGradients,
-    progress: Progress,
-    passes: int,
-    collect: Collect,
+    name: str, network: _Network, gradients: LayerwiseGradients, progress: Progress, passes: int, collect: Collect
 ) -> None:
     """The backward pass, from the head or from where it was stopped, to the first layer."""
     skeleton, layers = network.skeleton, network.skeleton.backbone.layers
@@ -169,7 +166,7 @@ def _differentiate(
     def report() -> None:
         nonlocal done
         done += 1
-        progress(done, passes)
+        progress(done, passes, GRADIENTS)
 
     for layer in reversed(range(left)):
         block = layers[layer]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from sweep.calibration.observer import Observer
 from sweep.calibration.taps import Fired, taps
 from sweep.calibration.tokens import Tokens, in_batches
 from sweep.config.knobs import Calibration
+from sweep.core.progress import GRADIENTS, SAMPLES, Progress
 from sweep.core.signals import deferred
 from sweep.models.kernels.patch import kernels
 from sweep.models.load import Model
@@ -29,8 +30,6 @@ from sweep.quantization.histogram import Histogram
 from sweep.quantization.site_statistics import SiteStatistics
 from sweep.quantization.statistics import Statistics
 from sweep.quantization.types import SiteKey
-
-Progress = Callable[[int, int], None]  # samples done, samples in all
 
 
 @dataclass
@@ -66,8 +65,15 @@ def calibrate(
     for fold, saved in checkpoint.folds(wanted) if checkpoint else ():
         finished.add(fold, saved)
         del saved
-    total = sum(_passes(tokens, fold, calibration) for fold in wanted)
-    done = sum(_passes(tokens, fold, calibration) for fold in finished.folds)
+    phases = {SAMPLES: _dealt, GRADIENTS: differentiated}
+    total = {name: sum(len(of(tokens, fold, calibration)) for fold in wanted) for name, of in phases.items()}
+    done = {name: sum(len(of(tokens, fold, calibration)) for fold in finished.folds) for name, of in phases.items()}
+
+    def tell(phase: str) -> None:
+        if phase == SAMPLES:
+            progress(done[SAMPLES], total[SAMPLES])
+        elif total[phase]:  # who counts samples alone is told of no other phase where there is none
+            progress(done[phase], total[phase], phase)
 
     def observe(layer: int, site: str, values: Tensor) -> None:
         if not collect.groups and (not collect.shifts or (layer, site) in collect.shifts):
@@ -96,15 +102,17 @@ def calibrate(
     begin = time.perf_counter()
     with deferred() as signal, kernels(model.mixers, model.device, tensors=collect != Collect()) as convolve:
 
-        def after(fold: int, number: int) -> None:
+        def after(fold: int, number: int, phase: str) -> None:
             """Save what there is where it is time to, or where a signal has come; a later one waits for the next."""
             stop = bool(signal)
             if checkpoint and (stop or checkpoint.due()):
                 checkpoint.save(fold, number, {"observed": observer.state_dict(), "differentiated": gradients.state()})
             if stop:
-                progress(done, total)
+                tell(phase)
                 signal.check()
 
+        for phase in phases if done != total else ():  # every total is known before the first pass
+            tell(phase)
         for fold in wanted:
             if fold in finished.folds:
                 continue
@@ -117,17 +125,17 @@ def calibrate(
                 taps(model.mixers, observe, convolve, collect.ssm_state, settle) as fired,
             ):
                 for number, batch in enumerate(batched, start=1):
-                    done += len(batch)
+                    done[SAMPLES] += len(batch)
                     if number > before:
                         observe_batch(batch, fired)
-                        after(fold, number)
-                    progress(done, total)
+                        after(fold, number, SAMPLES)
+                    tell(SAMPLES)
             for number, sample in enumerate(differentiated(tokens, fold, calibration), start=len(batched) + 1):
-                done += 1
+                done[GRADIENTS] += 1
                 if number > before:
                     differentiate_sample(sample)
-                    after(fold, number)
-                progress(done, total)
+                    after(fold, number, GRADIENTS)
+                tell(GRADIENTS)
             with torch.inference_mode():  # where its tensors were made
                 observed = observer.finish()
             part = gather(model, fold, len(_dealt(tokens, fold, calibration)), observed, gradients.finish())
@@ -168,11 +176,6 @@ def _dealt(tokens: Tokens, fold: int, calibration: Calibration) -> range:
 def differentiated(tokens: Tokens, fold: int, calibration: Calibration) -> list[int]:
     """Sample numbers of a fold that are among the first `calibration.fisher`."""
     return [i for i in _dealt(tokens, fold, calibration) if i < calibration.fisher]
-
-
-def _passes(tokens: Tokens, fold: int, calibration: Calibration) -> int:
-    """Samples of a fold that are observed and samples that are differentiated."""
-    return len(_dealt(tokens, fold, calibration)) + len(differentiated(tokens, fold, calibration))
 
 
 def batches(tokens: Tokens, fold: int, calibration: Calibration) -> Iterator[list[int]]:

@@ -62,8 +62,13 @@ def run(arguments: list[str] | None) -> None:
     runs = load(*options.paths, format=options.number_format, **filters)
 
     from sweep.compare.answer import answer
+    from sweep.compare.query.damage import whole_tables
 
-    answered = answer(runs, options.baseline, options.metric, options.explain)
+    with whole_tables(runs.listed):
+        _out(answer(runs, options.baseline, options.metric, options.explain), options)
+
+
+def _out(answered, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
     if options.format == "terminal":
         _terminal(answered, options.table, options.explain)
     else:

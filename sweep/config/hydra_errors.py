@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from sweep.core.cli import typed
+from sweep.core.cli import said
 from sweep.core.errors import UsageError, allowed
 
 CONF = Path(__file__).resolve().parent.parent / "conf"  # in a checkout a link to conf/ at its top, in a wheel the files
@@ -30,8 +30,7 @@ EXTRAS = {"joblib": "cluster", "submitit": "cluster", "ray": "ray"}  # of pyproj
 
 def refuse(error: Exception) -> NoReturn:
     """Print the one line and exit with 2."""
-    print(f"error: {typed(one_line(error))}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(said(one_line(error)))
 
 
 def one_line(error: Exception) -> str:

@@ -80,7 +80,7 @@ def command(function: Main) -> Main:
         try:
             return function(arguments)
         except UsageError as error:
-            return _said(str(error))
+            return said(str(error))
 
     return main
 
@@ -90,7 +90,10 @@ def run(main: Main) -> NoReturn:
     spin_briefly()
     collect_rarely()
     with exit_code():
-        sys.exit(_guarded(main))
+        code = _guarded(main)
+        if "duckdb" not in sys.modules:  # whose binding calls what was not looked through leaked
+            gc.freeze()  # what is left goes with the process; to look for garbage in it takes a second of a job
+        sys.exit(code)
 
 
 def spin_briefly() -> None:
@@ -117,18 +120,19 @@ def _guarded(main: Main) -> int:
         unheard()
         return OK
     except UsageError as error:
-        return _said(str(error))
+        return said(str(error))
     except OSError as error:
         if error.errno is None:
             return _crashed()
         if error.filename is None:  # most who write a file name it
             unheard()
-        return _said(f"{error.filename or 'standard output or a file cannot be written'}: {error.strerror}")
+        return said(f"{error.filename or 'standard output or a file cannot be written'}: {error.strerror}")
     except Exception:
         return _crashed()
 
 
-def _said(message: str) -> int:
+def said(message: str) -> int:
+    """Print what a user can mend as one line, commands in it as they were typed; returns USAGE."""
     with suppress(OSError):
         print(f"error: {typed(message)}", file=sys.stderr, flush=True)
     return USAGE
@@ -189,7 +193,7 @@ def dispatch(given: list[str] | None = None) -> int:
         return OK
     if completion.asked(arguments):
         if not completion.of_run():
-            print(" ".join(COMMANDS))
+            print(completion.candidates(arguments, COMMANDS))
             return OK
         arguments = ["run", *arguments]
     name, rest = arguments[0], arguments[1:]

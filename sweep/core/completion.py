@@ -1,9 +1,11 @@
-"""Completion in a shell: names of commands, and after `run` what Hydra completes."""
+"""Completion in a shell: names of commands, after `run` what Hydra completes, after others paths."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from glob import escape, glob
 
 
 def asked(arguments: list[str]) -> bool:
@@ -20,3 +22,14 @@ def of_run() -> bool:
     point = int(os.environ.get("COMP_POINT", len(line)))
     os.environ["COMP_POINT"] = str(max(0, point - (match.end() - match.end(1))))
     return True
+
+
+def candidates(arguments: list[str], commands: Iterable[str]) -> str:
+    """The words that complete a line which is none of `run`, as the shell that asks takes them: the commands for the
+    first word. Of others bash and zsh complete paths themselves; fish is told them."""
+    fish = any("fish" in argument for argument in arguments)
+    *before, word = re.split(r"\s+", os.environ.get("COMP_LINE", "").lstrip())
+    if len(before) < 2:
+        return ("\n" if fish else " ").join(commands)
+    paths = glob(f"{escape(word)}*") if fish and not word.startswith("-") else []
+    return "\n".join(f"{path}/" if os.path.isdir(path) else path for path in sorted(paths))

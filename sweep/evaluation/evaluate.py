@@ -26,10 +26,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sweep.calibration.loop import Progress
 from sweep.config.config import Config
 from sweep.core.errors import UsageError, out_of_memory
-from sweep.core.progress import progress
+from sweep.core.progress import Progress, progress
 from sweep.core.store import Damaged, Store
 from sweep.core.store_key import Key
 from sweep.evaluation import channel_quantizer, forward, heldout

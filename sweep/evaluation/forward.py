@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweep.calibration.loop import Progress, batches
+from sweep.calibration.loop import batches
 from sweep.config.knobs import Calibration
 from sweep.core.errors import UsageError
 from sweep.core.signals import deferred
@@ -27,7 +27,11 @@ AT_ONCE = 1 << 23  # logits held at a time: float64, four times
 
 
 def hidden_states(
-    model: Model, text: Text, roundings: Mapping[SiteKey, Rounding], calibration: Calibration, progress: Progress
+    model: Model,
+    text: Text,
+    roundings: Mapping[SiteKey, Rounding],
+    calibration: Calibration,
+    progress: Callable[[int, int], None],
 ) -> Iterator[tuple[int, Tensor]]:
     """For each text its number and what enters lm_head, [seq, d_model], with the sites of `roundings` rounded.
 

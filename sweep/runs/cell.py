@@ -18,12 +18,14 @@ from sweep.runs import record as runs
 from sweep.runs import tables as table
 from sweep.runs import tracking, until
 from sweep.runs.cost import predicted, standard
+from sweep.runs.discovery import SCALES
 from sweep.runs.passes import observe
 from sweep.runs.record import RunRecord
 from sweep.runs.results import Json, Results
 from sweep.runs.schemas import write_table
 from sweep.runs.status import Failure
 from sweep.runs.tables import Tables
+from sweep.runs.totals import Totals
 from sweep.runs.tracking import TrackedRun
 
 
@@ -74,7 +76,8 @@ def run(config: Config, directory: Path, group: str, siblings: bool = False, ask
                 write_table(directory / f"{field.name}.parquet", columns)
         if (loss := predicted(tables, config.evaluate.sites)) and not (siblings or config.recipe):
             loss["standard"] = standard(statistics, config.format, config.evaluate.sites)
-        results = replace(results, loss=loss)
+        totals = Totals.of(tables.scales, (directory / SCALES).stat().st_size)
+        results = replace(results, loss=loss, totals=totals)
         if config.evaluate:
             from sweep.evaluation.evaluate import evaluate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from sweep.runs.discovery import SCALES
 from sweep.runs.record import RecordError, RunRecord
 from sweep.runs.results import Json, Results
 from sweep.runs.status import RunStatus
+from sweep.runs.totals import Totals
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Cell:
     evaluation: Json | None = field(default=None, hash=False)
     geometry: Json = field(default_factory=dict, hash=False)
     loss: Json | None = field(default=None, hash=False)  # predicted, nats per token, and its sums
+    totals: Totals | None = field(default=None, hash=False)  # of this very table; None where that is not known
 
     @property
     def repeats(self) -> bool:
@@ -109,9 +111,11 @@ def _read(path: Path) -> Cell | Problem:
         return Problem(path, "failed", str(record.failure))
     if record.status is not RunStatus.FINISHED:
         return Problem(path, "unfinished", f"{record.status} since {record.started}")
-    if not os.path.exists(f"{path}/{SCALES}"):
+    try:
+        size = os.stat(f"{path}/{SCALES}").st_size
+    except OSError:
         return Problem(path, "damaged", f"{SCALES} is missing")
-    return cell
+    return replace(cell, totals=None) if cell.totals and cell.totals.size != size else cell
 
 
 def _cell(path: Path, record: RunRecord, results: Results) -> Cell:
@@ -141,4 +145,5 @@ def _cell(path: Path, record: RunRecord, results: Results) -> Cell:
             evaluation=results.evaluation,
             geometry=model.facts,
             loss=results.loss,
+            totals=results.totals,
         )

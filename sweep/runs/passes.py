@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sweep.config.config import Config
 from sweep.core import provenance
 from sweep.core.errors import out_of_memory
-from sweep.core.progress import progress
+from sweep.core.progress import SAMPLES, Progress, progress, silent
 from sweep.core.store import Damaged
 from sweep.quantization import replicates
 from sweep.quantization.statistics import Statistics
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sweep.calibration.growth import Base
     from sweep.calibration.spec import Question  # imports torch, which a cell asks for only when it runs
     from sweep.calibration.tokens import Tokens
-
-Report = Callable[[int, int], None]  # is told how many samples are done, and how many there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,7 @@ class Passes:
     results: Results
 
 
-def observe(config: Config, report: Report) -> Passes:
+def observe(config: Config, report: Progress) -> Passes:
     """All passes that a cell needs: the first; those sites again, scaled, that lie beyond float32's window of bins; its
     channel groups, which are known only once the first is. Raises UsageError for what a user can mend."""
     from sweep.calibration import collect
@@ -64,7 +62,7 @@ def shard(config: Config) -> None:
     part = f".shard-{config.calibration.shard}-of-{config.calibration.shards}"
     with asked.store.locked(asked.key, part):
         if asked.key not in asked.store:
-            _compute(config, asked, lambda done, total: None, {})
+            _compute(config, asked, silent, {})
 
 
 def _say_rescaled(config: Config, sites: Sequence[tuple[int, str]]) -> None:
@@ -83,7 +81,7 @@ def _with(first: Results, more: Results, calibration: CalibrationRecord) -> Resu
     return replace(first, calibration=calibration, timings=timings)
 
 
-def _read(config: Config, report: Report, wanted: Collect | None = None) -> tuple[Statistics, Results]:
+def _read(config: Config, report: Progress, wanted: Collect | None = None) -> tuple[Statistics, Results]:
     """The statistics of one pass, from the store or computed, and what run.json records of them."""
     from sweep.calibration import spec
 
@@ -149,8 +147,13 @@ def _stored(asked: Question, timings: dict[str, float], locked: bool = False) ->
         timings["store_s"] += time.perf_counter() - begin
 
 
+def _part(wanted: Collect) -> str:
+    """The part of a calibration that a further pass is for; empty for the first pass."""
+    return ", groups of channels" if wanted.groups else ", sites beyond float32's bins" if wanted.shifts else ""
+
+
 def _compute(
-    config: Config, asked: Question, report: Report, timings: dict[str, float]
+    config: Config, asked: Question, report: Progress, timings: dict[str, float]
 ) -> tuple[Statistics, Base | None]:
     """The forward pass, from the last checkpoint on; all folds, or those of one shard; or layer by layer.
 
@@ -171,11 +174,12 @@ def _compute(
     elif near := asked.store.nearest(asked.key):
         print(f"{asked.key} is not in the store: {near}", file=sys.stderr, flush=True)
     knobs = f"lower calibration.batch_size={config.calibration.batch_size}, use dtype=bfloat16 or model.stream=true"
-    with progress(f"calibrating {config.model.name}") as show, out_of_memory(knobs):
+    each = "x layers" if config.model.stream else ""
+    with progress(f"calibrating {config.model.name}{_part(asked.wanted)}", each) as show, out_of_memory(knobs):
 
-        def both(done: int, total: int) -> None:
-            show(done, total)
-            report(done, total)
+        def both(done: int, total: int, phase: str = SAMPLES) -> None:
+            show(done, total, phase)
+            report(done, total, phase)
 
         if config.model.stream:
             statistics, spent = calibrate_streamed(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sweep.calibration.until import Decision
+from sweep.runs.totals import Totals
 
 Json = dict[str, Any]  # what JSON calls an object
 
@@ -112,7 +113,8 @@ class DeviceRecord:
 @dataclass(frozen=True)
 class Results:
     """Results of a finished run. device: None where the scales were computed elsewhere. timings: seconds, `…_s`.
-    counts: of tokens and values. loss: predicted, as `cost.predicted` sums it. evaluation: what evaluate.* measured.
+    counts: of tokens and values. loss: predicted, as `cost.predicted` sums it. totals: over scales.parquet, None where
+    a place has several scales. evaluation: what evaluate.* measured.
     wandb: the W&B run, None if there is none. trackers: the same of other trackers, by name. more: keys of other
     versions."""
 
@@ -123,6 +125,7 @@ class Results:
     timings: dict[str, float]
     counts: dict[str, int]
     loss: Json | None = None
+    totals: Totals | None = None
     evaluation: Json | None = None
     wandb: Json | None = None
     trackers: Json = field(default_factory=dict)
@@ -139,6 +142,7 @@ class Results:
             raw.get("timings") or {},
             raw.get("counts") or {},
             raw.get("loss"),
+            Totals.from_dict(raw["totals"]) if raw.get("totals") else None,
             raw.get("evaluation"),
             raw.get("wandb"),
             raw.get("trackers") or {},
@@ -148,6 +152,7 @@ class Results:
     def to_dict(self) -> Json:
         return {
             "loss": self.loss,
+            **({"totals": self.totals.to_dict()} if self.totals else {}),
             "evaluation": self.evaluation,
             "wandb": self.wandb,
             **({"trackers": self.trackers} if self.trackers else {}),

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
 
+from sweep.core import fitted
 from sweep.core.console import Console
 from sweep.runs.cell import Cell
 from sweep.runs.results import Json
@@ -18,9 +19,9 @@ def show(cell: Cell, console: Console) -> None:
     x = rows.filter(pc.equal(rows["site"], "x_conv_out"))
     one_each = len(x) == len(pc.unique(x["layer"]))
     if results.loss and results.loss.get("standard"):
-        console.print(_choices(results.loss))
-    console.print((_layers if one_each else _groups)(x, cell.record.name))
-    console.print(_sites(rows))
+        fitted.show(_choices(results.loss), console)
+    fitted.show((_layers if one_each else _groups)(x, cell.record.name), console)
+    fitted.show(_sites(rows), console)
     if results.loss:
         console.print(_cost(results.loss), highlight=False, soft_wrap=True)
     if one_each:  # whose table has these columns
@@ -29,7 +30,7 @@ def show(cell: Cell, console: Console) -> None:
         )
         console.print("Ratio = activation scale / weight scale of the convolution: says nothing of SiLU.", style="dim")
     if results.evaluation:
-        console.print(_evaluation(results.evaluation))
+        fitted.show(_evaluation(results.evaluation), console)
         if layers := results.evaluation.get("layers"):
             worst = sorted(layers, key=lambda layer: -layer["only"]["kl"])[:4]
             shares = ", ".join(f"{layer['layer']} ({_known(layer['only'])})" for layer in worst)
@@ -125,7 +126,8 @@ def _groups(rows: pa.Table, title: str) -> Table:
 def _sites(rows: pa.Table) -> Table:
     shown = Table(title="All sites, over the layers", title_justify="left")
     loss = ("loss,\nnats",) if rows["loss"].null_count < len(rows) else ()
-    for heading in ("site", "scale\nmin", "mean", "max", "SQNR\nmin", "mean", "worst\nlayer", *loss):  # 80 columns
+    of_scale, of_sqnr = ("scale\nmin", "scale\nmean", "scale\nmax"), ("SQNR\nmin", "SQNR\nmean")
+    for heading in ("site", *of_scale, *of_sqnr, "worst\nlayer", *loss):  # 80 columns
         shown.add_column(heading, justify="left" if heading == "site" else "right", no_wrap=True)
     for site in pc.unique(rows["site"]).to_pylist():
         part = rows.filter(pc.equal(rows["site"], site))

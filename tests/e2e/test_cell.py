@@ -15,6 +15,7 @@ from sweep.config import knobs
 from sweep.models import load
 from sweep.models.kernels.patch import kernels
 from sweep.quantization.replicates import rate_of_quantile
+from sweep.runs.totals import Totals
 from tests.harness import Run
 
 TINY = knobs.Model("tiny", "pkg://sweep/models/tiny")
@@ -109,6 +110,8 @@ def test_a_cell_writes_what_is_promised_and_the_next_one_reads_the_calibration(s
     second = sweep(*SMALL, "method=minmax", "hydra.run.dir=b")
     assert "samples" not in second.stderr  # no forward pass
     a, b = (json.loads((tmp_path / d / "run.json").read_text()) for d in "ab")
+    table = tmp_path / "a" / "scales.parquet"
+    assert Totals.from_dict(a["totals"]) == Totals.of(pq.read_table(table), table.stat().st_size)
     assert (a["status"], b["status"]) == ("finished", "finished")
     assert a["calibration"]["key"] == b["calibration"]["key"]
     assert (a["calibration"]["cached"], b["calibration"]["cached"]) == (False, True)

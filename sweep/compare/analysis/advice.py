@@ -1,4 +1,4 @@
-"""Advice on a setting: the ranked candidates, the best of every layer, and the cost of one choice for all."""
+"""Advice on a setting: the ranked candidates."""
 
 from __future__ import annotations
 
@@ -27,26 +27,13 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class LayerChoice:
-    layer: int
-    setting: str
-    sqnr_db: float
-    loss_db: float  # what the best global setting loses here
-
-
-@dataclass(frozen=True)
 class Advice:
-    """runners[0] is the recommended setting, by `kind`: measured KL, predicted loss or SQNR. layer_loss_db: mean
-    loss of one global choice against the best choice for every layer; site_loss_db: against the best one for every
-    layer and site. agreement: how the cost ranks what SQNR ranks; perplexity: how perplexity ranks what measured KL
-    ranks."""
+    """runners[0] is the recommended setting, by `kind`: measured KL, predicted loss or SQNR. agreement: how the cost
+    ranks what SQNR ranks; perplexity: how perplexity ranks what measured KL ranks."""
 
     context: str
     kind: str
     runners: tuple[Runner, ...]
-    layers: tuple[LayerChoice, ...]
-    layer_loss_db: float
-    site_loss_db: float
     agreement: Agreement | None
     perplexity: Agreement | None
     unranked: tuple[str, ...]  # settings whose SQNR is not known at every place where others' is
@@ -54,7 +41,3 @@ class Advice:
     @property
     def best(self) -> Runner:
         return self.runners[0]
-
-    @property
-    def worst_layer(self) -> LayerChoice:
-        return max(self.layers, key=lambda choice: choice.loss_db)

@@ -21,6 +21,7 @@ from sweep.compare.analysis.significance import Floats, freedom, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import REPLICATES, SCALES, deployed
 from sweep.runs.compared import Cell
+from sweep.runs.ranks import ranks
 
 if TYPE_CHECKING:
     from sweep.evaluation.scores import Scores
@@ -63,20 +64,18 @@ class Costs:
             return MEASURED
         return PREDICTED if numbers and all(n in self.predicted for n in numbers) else SQNR
 
-    def ranked(self, cells: Sequence[int]) -> tuple[str, list[int]]:
-        """The measure that ranks cells, and those of them that it ranks: the best one that all share; else the cost
-        that most of them, at least half and more than one, share; else SQNR, which ranks all."""
-        if (kind := self.kind(cells)) != SQNR:
-            return kind, list(cells)
-        texts = Counter(text(self.runs.listed[n]) for n in cells if n in self.measured)
+    def ranked(self, cells: Sequence[int], baseline: int | None = None) -> tuple[str, list[int]]:
+        """The measure that ranks cells, and those of them that it ranks, see `ranks`; else SQNR, which ranks all.
+
+        baseline: a cell that has to be among them, since the others are held against it."""
+        texts = Counter(text(self.runs.listed[n]) for n in cells if n in self.measured and baseline in (None, n))
         usual = max(texts, key=lambda t: texts[t], default=None)
         known = {
             MEASURED: [n for n in cells if n in self.measured and text(self.runs.listed[n]) == usual],
-            PREDICTED: [n for n in cells if n in self.predicted],
+            PREDICTED: [n for n in cells if n in self.predicted and (baseline is None or baseline in self.predicted)],
         }
-        kind = max(known, key=lambda k: len(known[k]))
-        enough = len(known[kind]) > 1 and 2 * len(known[kind]) >= len(cells)
-        return (kind, known[kind]) if enough else (SQNR, list(cells))
+        kind = ranks({kind: len(numbers) for kind, numbers in known.items()}, len(cells))
+        return (kind, known[kind]) if kind else (SQNR, list(cells))
 
     def values(self, kind: str) -> dict[int, Estimate]:
         """By number of the cell; empty for SQNR, which is no cost."""

@@ -86,7 +86,7 @@ def agree(runs: Comparison, cells: Sequence[int]) -> bool:
         WITH r AS (FROM rows WHERE cell IN ({numbers})),
         shared AS (SELECT site FROM r GROUP BY site HAVING count(DISTINCT cell) = {len(cells)})
         SELECT count(DISTINCT print) FROM (SELECT {PRINT} FROM r WHERE site IN (FROM shared) GROUP BY cell)"""
-    ((prints,),) = runs.sql(query)
+    ((prints,),) = runs.sql(query, cells=cells)
     return bool(prints < 2)
 
 
@@ -105,7 +105,7 @@ def evidence(
     if not pairs:
         return []
     sites = runs.sites
-    cells = read(runs, numbers, sites)
+    cells = read(runs, numbers)
     prints = prints or digests(runs)
     compared = []
     for (a, b), decide in zip(pairs, scales_decide, strict=True):

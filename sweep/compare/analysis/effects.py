@@ -47,9 +47,14 @@ class Nats:
 def cost_differences(
     costs: Costs, questions: Sequence[Contrast], chosen: Sequence[Sequence[tuple[int, int]]]
 ) -> tuple[list[str], list[tuple[Nats, ...]]]:
-    """(the measure that its cells share, cost differences to the baseline if that is a cost), of every question."""
-    kinds = [costs.kind(q.cells) for q in questions]
-    known = [costs.differences(k, list(pairs)) for k, pairs in zip(kinds, chosen, strict=True)]
+    """(the measure that ranks its cells, see `Costs.ranked`, cost differences to the baseline if that is a cost, of the
+    cells that it is known of), of every question."""
+    ranked = [costs.ranked(q.cells, q.cells[q.baseline]) for q in questions]
+    kinds, members = [kind for kind, _ in ranked], [set(cells) for _, cells in ranked]
+    known = [
+        costs.differences(kind, [pair for pair in pairs if pair[1] in cells])
+        for kind, cells, pairs in zip(kinds, members, chosen, strict=True)
+    ]
     raw = [
         float(p_values(np.array([e.value]), np.array([e.se]), e.df)[0]) if e.value else np.nan
         for here in known

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from sweep.compare.analysis.significance import Floats
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import GROUPS, POOL, REPLICATES
+from sweep.quantization.sites import quantized
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,25 +26,50 @@ class Places:
     sqnr_replicates: Floats | None
 
 
-def read(runs: Comparison, numbers: list[int], sites: list[str]) -> dict[int, Places]:
-    """The places of every cell of `numbers`; sites: all names of sites, in the order of the codes."""
-    chosen = f"cell IN ({', '.join(map(str, numbers))})"
-    points = runs.arrays(
-        f"SELECT cell, layer * {len(sites)} + list_position(?, site) - 1 AS code, scale, sqnr_db "
-        f"FROM points WHERE {chosen} ORDER BY cell, code",
-        [sites],
+def points(runs: Comparison, numbers: Iterable[int]) -> dict[int, Places]:
+    """The places of every cell of `numbers` that has any, without replicates; codes are those of `runs.sites`."""
+    chosen = sorted(set(numbers))
+    rows = runs.arrays(
+        f"SELECT cell, layer * {len(runs.sites)} + list_position(?, site) - 1 AS code, scale, sqnr_db "
+        f"FROM points WHERE cell IN ({', '.join(map(str, chosen))})",
+        [runs.sites],
+        chosen,
     )
-    replicates = _replicates(runs, numbers, sites)
-    cells = {}
+    code = rows["code"].astype(np.int64)
+    order = np.lexsort((code, rows["cell"]))
+    cells, starts = np.unique(rows["cell"][order], return_index=True)
+    codes, scales, sqnr = (np.split(column[order], starts[1:]) for column in (code, rows["scale"], rows["sqnr_db"]))
+    return {n: Places(codes[i], scales[i], sqnr[i], None, None) for i, n in enumerate(cells.tolist())}
+
+
+def shared_places(
+    places: Mapping[int, Places], cells: Sequence[int], sites: Sequence[str]
+) -> tuple[list[int], NDArray[np.int64], Floats]:
+    """Those of the cells that have places, the codes of quantized ones whose SQNR is finite in all of them [n], and the
+    SQNR there [cells, n]. places: of these cells at least. sites: in the order of the codes."""
+    numbers = [n for n in cells if n in places]
+    rounded, chosen = np.isin(np.asarray(sites), quantized()), [places[n] for n in numbers]
+    finite = [p.codes[np.isfinite(p.sqnr) & rounded[p.codes % len(sites)]] for p in chosen]
+    shared = reduce(_both, finite) if finite else np.zeros(0, np.int64)
+    sqnr = [p.sqnr[np.searchsorted(p.codes, shared)] for p in chosen]
+    return numbers, shared, np.array(sqnr).reshape(len(numbers), len(shared))
+
+
+def _both(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Codes that are in both; of cells of one model they mostly are the same."""
+    return one if np.array_equal(one, other) else np.intersect1d(one, other, assume_unique=True)
+
+
+def read(runs: Comparison, numbers: list[int]) -> dict[int, Places]:
+    """The places of every cell of `numbers`, with their replicates where the cell has them for these very places: torn
+    or filtered, none rather than wrong ones."""
+    cells, replicates = points(runs, numbers), _replicates(runs, numbers, runs.sites)
+    nowhere = Places(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), None, None)
     for number in numbers:
-        mine = _span(points["cell"], number)
-        codes = points["code"][mine].astype(np.int64)
-        scale = sqnr = None
-        if number in replicates:
-            at, scale, sqnr = replicates[number]
-            if not np.array_equal(at, codes):  # torn or filtered: no replicates rather than wrong ones
-                scale = sqnr = None
-        cells[number] = Places(codes, points["scale"][mine], points["sqnr_db"][mine], scale, sqnr)
+        here = cells.setdefault(number, nowhere)
+        codes, scale, sqnr = replicates.get(number, (None, None, None))
+        if codes is not None and np.array_equal(codes, here.codes):
+            cells[number] = replace(here, scale_replicates=scale, sqnr_replicates=sqnr)
     return cells
 
 

@@ -15,7 +15,7 @@ from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import SCALES, deployed
 
 BEST, AS_GOOD, UNRANKED = "best", "tied", "not ranked"
-MOST = 250  # cells whose share of clipped values is looked up, the best of every group first
+MOST = 250  # cells whose share of clipped values is looked up where no record has it, the best of every group first
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,14 @@ def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
 
 
 def _with_clipped(runs: Comparison, groups: list[Group]) -> list[Group]:
-    """The groups with the share of clipped values, looked up for the best rows of every group."""
-    ranked = sorted((rank, row.cell) for group in groups for rank, row in enumerate(group.rows))
-    source = runs.source(SCALES, [cell for _, cell in ranked[:MOST]])
-    query = f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {deployed()} GROUP BY cell"
-    clipped: dict[int, float] = dict(runs.sql(query))
-    return [
-        replace(g, rows=tuple(replace(r, clipped=clipped[r.cell]) if r.cell in clipped else r for r in g.rows))
-        for g in groups
-    ]
+    """The groups with the share of clipped values: as run.json says, else looked up for the best of every group."""
+    clipped: dict[int, float | None] = {}
+    if not (runs.filters.site or runs.filters.layer):
+        clipped = {n: cell.totals.clip_fraction for n, cell in enumerate(runs.listed) if cell.totals}
+    ranked = sorted(
+        (rank, row.cell) for group in groups for rank, row in enumerate(group.rows) if row.cell not in clipped
+    )
+    if source := runs.source(SCALES, [cell for _, cell in ranked[:MOST]]) if ranked else None:
+        query = f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {deployed()} GROUP BY cell"
+        clipped |= dict(runs.sql(query))
+    return [replace(g, rows=tuple(replace(r, clipped=clipped.get(r.cell)) for r in g.rows)) for g in groups]

@@ -1,4 +1,4 @@
-"""The recommended setting: best on average, best per layer, and the loss of one choice for all layers.
+"""The recommended setting, and those that come behind it.
 
 Judged by what it costs the network, measured or predicted, where that is known of most cells of a context; else by
 SQNR averaged, in dB and with equal weight, over layers and the sites a deployment quantizes, which is a proxy.
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sweep.compare.analysis.advice import Advice, LayerChoice, Runner
-from sweep.compare.analysis.board import BY_LAYER, Board, Means
+from sweep.compare.analysis.advice import Advice, Runner
+from sweep.compare.analysis.board import Board
 from sweep.compare.analysis.contexts import contexts
 from sweep.compare.analysis.cost import MEASURED, NEGLIGIBLE_NATS, PREDICTED, SQNR, Costs, Estimate, Pair
 from sweep.compare.analysis.differences import evidence
+from sweep.compare.analysis.mean_sqnr import shared_mean
 from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.analysis.significance import FAMILY, freedom, holm, p_values
 from sweep.compare.query.comparison import Comparison
@@ -29,16 +30,13 @@ def recommend(runs: Comparison, prints: dict[int, int] | None = None, costs: Cos
     prints: `digests(runs)`; costs: `Costs.of(runs)`, where they are known already."""
     costs = costs or Costs.of(runs)
     chosen = [context for context in contexts(runs) if len(context.cells) > 1][:CONTEXTS]
-    unknown = dict(runs.sql(UNKNOWN)) if any(c.granularity != "tensor" for c in runs.listed) else {}
+    unknown = dict(runs.sql("SELECT cell, unknown FROM totals"))
     members_of = {context: _members(context.cells, unknown, costs) for context in chosen}
     chosen = [context for context in chosen if members_of[context]]
     if not chosen:
         return []
-    ranked = [members_of[context] for context in chosen]
-    members = ", ".join(f"({c}, {n})" for c, numbers in enumerate(ranked) for n in numbers)
-    by_layer = runs.arrays(BY_LAYER.format(contexts=members))
-    means = [Means.of(by_layer, c, numbers) for c, numbers in enumerate(ranked)]
-    boards = [Board.of(costs, c, m) for c, m in zip(chosen, means, strict=True) if len(m.layer)]
+    known_at = {context: shared_mean(runs, members_of[context]) for context in chosen}
+    boards = [Board.of(costs, context, sqnr) for context, sqnr in known_at.items() if sqnr]
     pairs = [(b.order[0], n) for b in boards for n in b.order[1 : 1 + RUNNERS_UP]]
     known = [pair for pair in pairs if all(n in b.sqnr for b in boards if pair[0] in b.order for n in pair)]
     errors = {(e.baseline, e.other): e.overall[1] for e in evidence(runs, known, [True] * len(known), prints)}
@@ -86,30 +84,14 @@ def _members(numbers: Sequence[int], unknown: dict[int, int], costs: Costs) -> l
     return known if len(known) > 1 else [] if costs.ranked(numbers)[0] == SQNR else list(numbers)
 
 
-UNKNOWN = """
-SELECT cell, count(*) FILTER (sqnr_db IS NULL OR isnan(sqnr_db)) FROM deployed GROUP BY cell"""
-
-
 def _advise(b: Board, errors: dict[Pair, float], more: dict[Pair, Estimate], tested: dict[Pair, float]) -> Advice:
-    m, names = b.means, b.names
-    first = b.order[0] if b.order[0] in m.cells else m.ranked[0]
-    best = m.cells.index(first)
-    top = m.table.argmax(0)
-    here = np.arange(len(m.layer))
-    loss = m.table[top, here] - m.table[best]
-    choices = tuple(
-        LayerChoice(int(m.layer[k]), names[m.cells[top[k]]], float(m.table[top[k], k]), float(loss[k])) for k in here
-    )
     return Advice(
         b.context.text,
         b.kind,
         _runners(b, errors, more, tested),
-        choices,
-        float(np.average(loss, weights=m.weight)),
-        float(np.average(m.best - m.table[best], weights=m.weight)),
         b.agreement,
         b.perplexity,
-        tuple(name for n, name in names.items() if n not in b.order),
+        tuple(name for n, name in b.names.items() if n not in b.order),
     )
 
 

@@ -3,9 +3,10 @@
 In words that every report prints (sentences.rules): six families of tests per report – the SQNR
 of every site's mean over layers, of every single (layer, site), the scale of every site's mean, what other
 settings lose to the recommended one, perplexity, and the cost in nats – each corrected by Holm to a sixth of 5 %: at
-most 5 % for any false alarm in the whole report, however many rows it has. Where the cost of every cell is known,
-measured or predicted, it decides: an effect matters from 0.001 nats per token on. Elsewhere an effect is one that the
-scales and the SQNR both show, and it matters from 0.1 dB on.
+most 5 % for any false alarm in the whole report, however many rows it has. Where the cost of the baseline and
+of at least half of the cells is known, measured or predicted, it decides, and judges the cells that have it: an effect
+matters from 0.001 nats per token on. Elsewhere an effect is one that the scales and the SQNR both show, and it matters
+from 0.1 dB on.
 """
 
 from __future__ import annotations

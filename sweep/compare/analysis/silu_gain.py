@@ -12,9 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sweep.compare.query.comparison import Comparison
+from sweep.quantization.methods.registry import METHODS
 
-QUANTILES = ("minmax", "percentile", "percentile_ema")
 TOLERANCE = 1e-3  # a quantile interpolated inside a histogram bin may be off by its width, 2^-10
+
+
+def is_quantile(method: str) -> bool:
+    """Whether a method's clip is a quantile; not known of methods that are not registered here."""
+    return method in METHODS and METHODS[method].quantile
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def silu(runs: Comparison, cells: list[int] | None = None) -> list[Silu]:
     """Per model and site, over the cells whose method is a quantile."""
     numbers = [
         n for n in (cells if cells is not None else range(len(runs.listed)))
-        if runs.listed[n].method in QUANTILES
+        if is_quantile(runs.listed[n].method)
     ]  # fmt: skip
     source = runs.source("scales.parquet", numbers)
     if source is None:

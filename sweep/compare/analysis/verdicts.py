@@ -39,6 +39,8 @@ class Verdict:
     silent: sites at which the knob changes nothing at all though it does elsewhere.
     bound: dB that no site's mean effect exceeds, at 95 % each (NaN if unknown).
     kind: the measure that decides; nats: by value, empty where it is SQNR.
+    unknown: values whose cost is unknown though that of others is known. Where a cost decides they are not judged, and
+    nothing here is of them; else they are why SQNR decides.
     """
 
     contrast: Contrast
@@ -56,6 +58,7 @@ class Verdict:
     evidence: tuple[Evidence, ...]
     kind: str = SQNR
     nats: tuple[Nats, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @property
     def rule(self) -> str:
@@ -79,13 +82,24 @@ def verdicts(
     tested = _corrected(examined)
     at, results = 0, []
     measured = perplexities(runs, questions)
-    kinds, nats = cost_differences(costs or Costs.of(runs), questions, chosen)
+    costs = costs or Costs.of(runs)
+    kinds, nats = cost_differences(costs, questions, chosen)
     for question, here, texts, kind, more in zip(questions, chosen, measured, kinds, nats, strict=True):
         part = slice(at, at + len(here))
         at = part.stop
         same = len({prints[c] for c in question.cells}) == 1
-        results.append(_judge(question, same, tested[part], texts, kind, more))
+        unknown = _unknown(costs, question)
+        judged = [t for t in tested[part] if kind == SQNR or question.value(t.evidence.other) not in unknown]
+        results.append(_judge(question, same, judged, texts, kind, more, unknown))
     return results
+
+
+def _unknown(costs: Costs, question: Contrast) -> tuple[str, ...]:
+    """Values of unknown cost, if that of others is known: by the measure that decides, or where that is SQNR by any."""
+    kind, ranked = costs.ranked(question.cells, question.cells[question.baseline])
+    known = set(ranked) if kind != SQNR else set(question.cells) & (costs.measured.keys() | costs.predicted.keys())
+    pairs = zip(question.values, question.cells, strict=True)
+    return tuple(value for value, cell in pairs if known and cell not in known)
 
 
 def _examined(runs: Comparison, questions: Sequence[Contrast], prints: dict[int, int]) -> list[list[tuple[int, int]]]:
@@ -138,6 +152,7 @@ def _judge(
     measured: tuple[Perplexity, ...],
     kind: str,
     nats: tuple[Nats, ...],
+    unknown: tuple[str, ...] = (),
 ) -> Verdict:
     examined = [t.evidence for t in tested]
     mean, averages = largest(question, [(t.evidence, t.evidence.means, t.means) for t in tested])
@@ -180,6 +195,7 @@ def _judge(
         tuple(examined),
         kind,
         nats,
+        unknown,
     )
 
 

@@ -50,6 +50,7 @@ def shared(a: Answer) -> list[Spec]:
 
 
 SHOWN = "indexof(hidden, datum.cell) < 0"
+TIED = "~"  # stands on what the data does not tell from the best, or from the dearest
 AT_SITE = "datum.site === site"
 ZOOM = {
     "name": "zoom",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from sweep.compare.charts.base import AT_SITE, SHOWN, Chart, rows
+from collections import defaultdict
+
+from sweep.compare.analysis.place_errors import Place, sqnr_replicates, unresolved
+from sweep.compare.analysis.significance import jackknife
+from sweep.compare.charts.base import AT_SITE, SHOWN, TIED, Chart, rows
 from sweep.compare.facts import Answer
+
+FIELDS = ("cell", "context", "site", "layer", "value", "alpha", "sqnr", "error", "below", "below_error", "mark")
 
 
 def best_alpha(a: Answer) -> Chart | None:
-    """Heat map, alpha x layer, of the SQNR below the layer's best; a ring marks the best."""
+    """Heat map, alpha x layer, of the SQNR below the layer's best; the best is marked, and what its error does not tell
+    from it."""
     questions = [v.contrast for v in a.verdicts if v.contrast.knob == "alpha" and "minmax" not in v.contrast.context]
     contexts = {cell: q.context for q in questions for cell in q.cells if cell in a.shown}
     if not contexts:
@@ -16,10 +23,11 @@ def best_alpha(a: Answer) -> Chart | None:
     query = (
         f"SELECT cell, site, layer, sqnr_db FROM points WHERE cell IN ({numbers}) AND isfinite(sqnr_db) ORDER BY ALL"
     )
+    at = {(c, layer, site): db for c, site, layer, db in a.runs.sql(query) if a.runs.listed[c].alpha is not None}
+    marked, alpha = _marked(a, contexts, at), {c: a.runs.listed[c].alpha for c in contexts}
     table = [
-        (a.runs.labels[c], contexts[c], site, layer, a.runs.listed[c].alpha, f"{a.runs.listed[c].alpha:.10g}", db)
-        for c, site, layer, db in a.runs.sql(query)
-        if a.runs.listed[c].alpha is not None
+        (a.runs.labels[c], contexts[c], site, layer, alpha[c], f"{alpha[c]:.10g}", db, *rest)
+        for ((c, layer, site), db), rest in zip(at.items(), marked, strict=True)
     ]
     if not table:
         return None
@@ -42,21 +50,21 @@ def best_alpha(a: Answer) -> Chart | None:
     domain = list(range(7))
     scale = {"domain": domain, "range": [f"var(--s{i})" for i in domain]}
     tip = [{"field": "alpha"}, {"field": "layer"}, {"field": "sqnr", "title": "SQNR, dB", "format": ".2f"}]
+    tip += [{"field": "error", "title": "±", "format": ".2~g"}]
     tip += [{"field": "below", "title": "below the best, dB", "format": ".2f"}]
+    tip += [{"field": "below_error", "title": "± of that", "format": ".2~g"}]
     model = f", {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
     return Chart(
         "best-alpha",
         "where",
         10,
         f"The best alpha of every layer{model}",
-        "SQNR at the chosen site; a ring marks the best alpha of each layer. By squared error, whatever a layer is "
-        "worth to the network.",
+        f"SQNR at the chosen site; a ring marks the best alpha of each layer, {TIED} what noise may all tell from it "
+        "(95 %). By squared error, whatever a layer is worth to the network.",
         {
-            "data": rows(("cell", "context", "site", "layer", "value", "alpha", "sqnr"), table),
+            "data": rows(FIELDS, table),
             "transform": [
                 {"filter": f"{AT_SITE} && datum.context === context && {SHOWN}"},
-                {"joinaggregate": [{"op": "max", "field": "sqnr", "as": "top"}], "groupby": ["layer"]},
-                {"calculate": "datum.top - datum.sqnr", "as": "below"},
                 {"calculate": f"min(6, {step})", "as": "step"},
             ],
             "height": 27 * len(alphas),
@@ -70,14 +78,41 @@ def best_alpha(a: Answer) -> Chart | None:
                     },
                 },
                 {
-                    "transform": [{"filter": "datum.below === 0"}],
+                    "transform": [{"filter": "datum.mark === 'best'"}],
                     "mark": {"type": "point", "size": 90, "strokeWidth": 2, "filled": False, "color": "var(--ink)"},
+                    "encoding": {"tooltip": tip},
+                },
+                {
+                    "transform": [{"filter": "datum.mark === 'tied'"}],
+                    "mark": {"type": "text", "text": TIED, "fontSize": 14, "fontWeight": 600, "color": "var(--ink)"},
                     "encoding": {"tooltip": tip},
                 },
             ],
         },
         {"context": ("for", [q.context for q in questions], questions[0].context)},
     )
+
+
+def _marked(
+    a: Answer, contexts: dict[int, str], at: dict[Place, float]
+) -> list[tuple[float | None, float, float | None, str]]:
+    """(error of the SQNR, dB below the best of its context, layer and site, error of that, mark) of every place."""
+    known = sqnr_replicates(a.runs, list(contexts))
+    groups: dict[tuple[str, int, str], list[Place]] = defaultdict(list)
+    for place in at:
+        groups[contexts[place[0]], *place[1:]].append(place)
+    best = {place: max(group, key=lambda p: at[p]) for group in groups.values() for place in group}
+    marked = []
+    for place, db in at.items():
+        top, mine, its = best[place], known.get(place), known.get(best[place])
+        paired = a.runs.listed[place[0]].key == a.runs.listed[top[0]].key
+        error = None if mine is None else float(jackknife(mine))
+        of_below = None
+        if place != top and mine is not None and its is not None and paired and mine.shape == its.shape:
+            of_below = float(jackknife(its - mine))
+        tied = place != top and unresolved(at[top], its, db, mine, paired)
+        marked.append((error, at[top] - db, of_below, "best" if place == top else "tied" if tied else ""))
+    return marked
 
 
 CHARTS = (best_alpha,)

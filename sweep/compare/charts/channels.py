@@ -25,25 +25,28 @@ COLUMNS = "cell, layer, ssd_groups, head_groups, dim_groups, channels, heads, he
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer's grouping. absmax, clip: [d_inner], the largest magnitude of every channel and the clip of its group,
-    in the original order. channels, heads: the original number at each new position. cuts: the numbers of heads at
-    which clusters end, in the new order."""
+    """A layer's grouping. absmax, clip, error: [d_inner], the largest magnitude of every channel, the clip of its group
+    and the standard error of that, in the original order. channels, heads: the original number at each new position.
+    cuts: the numbers of heads at which clusters end, in the new order."""
 
     absmax: Floats
     clip: Floats
+    error: Floats
     channels: list[int]
     heads: list[int]
     cuts: list[int]
 
-    def curves(self) -> Iterator[tuple[str, str, Floats, Floats, list[int]]]:
-        """(kind, order, absmax, clip, boundaries) of each curve; boundaries only where there is an order by groups."""
+    def curves(self) -> Iterator[tuple[str, str, Floats, list[int]]]:
+        """(kind, order, [absmax, clip, error], boundaries) of each curve; boundaries only where groups are in order."""
         size = len(self.absmax) // len(self.heads)
-        heads = self.absmax.reshape(-1, size).max(1), self.clip.reshape(-1, size).max(1)
+        each = np.stack([self.absmax, self.clip, self.error])
+        widest = np.arange(len(self.heads)) * size + np.nan_to_num(self.clip).reshape(-1, size).argmax(1)
+        heads = np.stack([self.absmax.reshape(-1, size).max(1), self.clip[widest], self.error[widest]])
         ends = [cut * size for cut in self.cuts]
-        yield "channels", ORDERS[0], self.absmax, self.clip, []
-        yield "channels", ORDERS[1], self.absmax[self.channels], self.clip[self.channels], ends
-        yield "heads", ORDERS[0], *heads, []
-        yield "heads", ORDERS[1], heads[0][self.heads], heads[1][self.heads], self.cuts
+        yield "channels", ORDERS[0], each, []
+        yield "channels", ORDERS[1], each[:, self.channels], ends
+        yield "heads", ORDERS[0], heads, []
+        yield "heads", ORDERS[1], heads[:, self.heads], self.cuts
 
 
 def channels(a: Answer) -> Chart | None:
@@ -58,14 +61,17 @@ def channels(a: Answer) -> Chart | None:
     for (cell, layer), one in layers.items():
         if layer not in shown:
             continue
-        for kind, order, absmax, clip, ends in one.curves():
+        for kind, order, (absmax, clip, error), ends in one.curves():
             step = max(1, -(-len(absmax) // POINTS))
             together = max(together, step)
             where = (a.runs.labels[cell], layer, kind, order)
             for start in range(0, len(absmax), step):
                 part = slice(start, start + step)
-                table.append((*where, start, float(absmax[part].max()), float(clip[part].max()), None))
-            table += [(*where, None, None, None, end) for end in ends]
+                widest = start + int(np.nan_to_num(clip[part]).argmax())
+                table.append(
+                    (*where, start, float(absmax[part].max()), float(clip[widest]), float(error[widest]), None)
+                )
+            table += [(*where, None, None, None, None, end) for end in ends]
     names = list(dict.fromkeys(a.runs.labels[cell] for cell, _ in layers))
     return Chart(
         "channels",
@@ -92,10 +98,11 @@ def _spec(table: list[tuple[Any, ...]]) -> Spec:
     y: Spec = {"field": "absmax", "type": "quantitative", "title": "largest |x|", "axis": {"tickCount": 4}}
     tip = [{"field": "position"}, {"field": "absmax", "title": "largest |x|", "format": ".4g"}]
     tip += [{"field": "clip", "title": "clip of its group", "format": ".4g"}]
+    tip += [{"field": "error", "title": "±", "format": ".2~g"}]
     curve, edge = [{"filter": "isValid(datum.absmax)"}], [{"filter": "isValid(datum.edge)"}]
     header = {"title": None, "labelAnchor": "start", "labelFontWeight": 600, "labelColor": "var(--ink)"}
     return {
-        "data": rows(("cell", "layer", "kind", "order", "position", "absmax", "clip", "edge"), table),
+        "data": rows(("cell", "layer", "kind", "order", "position", "absmax", "clip", "error", "edge"), table),
         "transform": [{"filter": "datum.cell === cell && datum.layer === layer && datum.kind === kind"}],
         "facet": {"field": "order", "type": "nominal", "sort": list(ORDERS), "header": header},
         "columns": 1,
@@ -129,9 +136,10 @@ def _layers(a: Answer, cells: list[int]) -> dict[tuple[int, int], Layer]:
     if source is None:
         return {}
     query = f"""
-        SELECT cell, layer, coalesce(ssd_group, 0), head_group, dim_group, clip FROM {a.runs.source(SCALES, cells)}
+        SELECT cell, layer, coalesce(ssd_group, 0), head_group, dim_group, clip,
+               scale_se * clip / nullif(scale, 0) FROM {a.runs.source(SCALES, cells)}
         WHERE site = 'x_conv_out' AND head_group IS NOT NULL"""
-    clips = {tuple(place): clip for *place, clip in a.runs.sql(query)}
+    clips = {tuple(place): (clip, error) for *place, clip, error in a.runs.sql(query)}
     layers = {}
     try:
         groupings = a.runs.sql(f"SELECT {COLUMNS} FROM {source} ORDER BY ALL")
@@ -140,14 +148,15 @@ def _layers(a: Answer, cells: list[int]) -> dict[tuple[int, int], Layer]:
     for cell, layer, s, h, d, order, heads, head_ends, dim_ends, absmax in groupings:
         if order is None or absmax is None:
             continue
-        clip = np.full(len(order), np.nan)
+        clip, error = np.full((2, len(order)), np.nan)
         place = np.array(order).reshape(s, len(heads) // s, -1)
         for i, j, k in product(range(s), range(h), range(d)):
             first, last = ([0, *head_ends[i * h : (i + 1) * h]][j], head_ends[i * h + j])
             begin, end = ([0, *dim_ends[(i * h + j) * d : (i * h + j + 1) * d]][k], dim_ends[(i * h + j) * d + k])
-            clip[place[i, first:last, begin:end]] = clips.get((cell, layer, i, j, k), np.nan)
+            members = place[i, first:last, begin:end]
+            clip[members], error[members] = clips.get((cell, layer, i, j, k), (np.nan, np.nan))
         cuts = [i * (len(heads) // s) + head_ends[i * h + j] for i, j in product(range(s), range(h))][:-1]
-        layers[cell, layer] = Layer(np.array(absmax), clip, order, heads, cuts)
+        layers[cell, layer] = Layer(np.array(absmax), clip, error, order, heads, cuts)
     return layers
 
 

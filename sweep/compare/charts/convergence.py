@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sweep.compare.analysis.convergence import ENOUGH
 from sweep.compare.analysis.significance import freedom, quantile
-from sweep.compare.analysis.silu_gain import QUANTILES
+from sweep.compare.analysis.silu_gain import is_quantile
 from sweep.compare.charts.base import (
     AT_SITE,
     HEIGHT,
@@ -26,8 +26,11 @@ from sweep.compare.tables.pivots import pick
 from sweep.quantization.methods.registry import METHODS
 
 LAYERS = 8
-EXTREMES = ("minmax", "entropy")  # a maximum, and an argmin that jumps: their errors do not average out
 AHEAD = (1, 1.5, 2, 3, 4)  # times the samples at hand that the forecast reaches
+
+
+def _jumps(method: str) -> bool:
+    return method in METHODS and not METHODS[method].averages
 
 
 def samples(a: Answer) -> Chart | None:
@@ -52,7 +55,7 @@ def samples(a: Answer) -> Chart | None:
         band = (change - half, change + half) if half is not None else (None, None)
         table.append((*names[c], site, layer, count, change, *band, "seen"))
         if half and folds == most:  # an error falls by the law of its method; a maximum's does not
-            if (method := a.runs.listed[c].method) in EXTREMES:
+            if _jumps(method := a.runs.listed[c].method):
                 extreme = True
                 continue
             if (power := METHODS[method].power if method in METHODS else None) is None:
@@ -68,7 +71,7 @@ def samples(a: Answer) -> Chart | None:
     edge = {"type": "line", "strokeDash": [2, 3], "strokeWidth": 1.3, "clip": True}
     tip = [{"field": "cell"}, {"field": "samples"}, {"field": "change", "format": "+.3f", "title": "change, %"}]
     tip += [{"field": f, "format": "+.3f", "title": t} for f, t in (("low", "from, %"), ("high", "to, %"))]
-    cells = [a.runs.labels[n] for n in sorted(numbers, key=lambda n: a.runs.listed[n].method in EXTREMES)]
+    cells = [a.runs.labels[n] for n in sorted(numbers, key=lambda n: _jumps(a.runs.listed[n].method))]
     models = {a.runs.listed[n].model for n in a.shown}
     ahead_only = [{"filter": "datum.kind === 'forecast' && datum.cell === band"}]
     return Chart(
@@ -137,7 +140,7 @@ def _different(a: Answer) -> list[int]:
     first: dict[tuple[object, ...], int] = {}
     for n in a.shown:
         c = a.runs.listed[n]
-        first.setdefault((c.setting, c.key, c.granularity, None if c.method in QUANTILES else c.format), n)
+        first.setdefault((c.setting, c.key, c.granularity, None if is_quantile(c.method) else c.format), n)
     return list(first.values())
 
 

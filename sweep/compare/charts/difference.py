@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
+from sweep.compare.analysis.differences import evidence
+from sweep.compare.analysis.significance import LEVEL
 from sweep.compare.charts.base import AT_SITE, SHOWN, Chart, rows, who
 from sweep.compare.facts import Answer
 from sweep.compare.render.theme import DIVERGING
 
+FAINT = 0.35  # opacity of a difference that noise may be all of
+
 
 def difference(a: Answer, metric: str) -> Chart | None:
-    """Heat map, layer x cell, of the difference to the baseline: of the clip in %, or of the SQNR in dB."""
+    """Heat map, layer x cell, of the difference to the baseline: of the clip in %, or of the SQNR in dB; faint where
+    noise may be all of it."""
     base: dict[int, int] = {}
     for v in a.verdicts:
         for cell in v.contrast.cells:
@@ -27,7 +34,11 @@ def difference(a: Answer, metric: str) -> Chart | None:
     several = len({b for _, b in pairs}) > 1
     names = who(a)
     name = {c: _minus(names, c, b) if several else labels[c] for c, b in pairs}
-    table = [(labels[c], name[c], labels[base[c]], *rest) for c, *rest in a.runs.sql(query)]
+    errors = _errors(a, pairs, metric)
+    table = [
+        (labels[c], name[c], labels[base[c]], site, layer, change, *errors.get((c, layer, site), (None, False)))
+        for c, site, layer, change in a.runs.sql(query)
+    ]
     against = f"less {labels[pairs[0][1]]}" if not several else "less its baseline"
     model = f", {a.runs.listed[a.shown[0]].model}" if len({a.runs.listed[n].model for n in a.shown}) == 1 else ""
     steps = (0.01, 1, 10, 50) if metric == "scale" else (0.1, 1, 3, 10)
@@ -40,12 +51,17 @@ def difference(a: Answer, metric: str) -> Chart | None:
         f"{'Scale' if metric == 'scale' else 'SQNR'} of each cell {against}{model}",
         "Orange: larger than the baseline's; blue: smaller. Grey: "
         + ("less than 0.01 % apart." if metric == "scale" else "less than 0.1 dB, too little to matter.")
-        + (" Each row names its baseline behind the minus." if several else ""),
+        + (" Each row names its baseline behind the minus." if several else "")
+        + (" Faint: noise may be all of it (95 %)." if any(row[-1] for row in table) else ""),
         {
-            "data": rows(("cell", "row", "baseline", "site", "layer", "difference"), table),
+            "data": rows(("cell", "row", "baseline", "site", "layer", "difference", "error", "noise"), table),
             "transform": [
                 {"filter": f"{AT_SITE} && {SHOWN}"},
-                {"calculate": f"format(datum.difference, '+.3~r') + ' {unit}'", "as": "shown"},
+                {
+                    "calculate": "format(datum.difference, '+.3~r') + (isValid(datum.error) ? "
+                    f"' ± ' + format(datum.error, '.2~r') : '') + ' {unit}'",
+                    "as": "shown",
+                },
                 {"calculate": bucket, "as": "bucket"},
             ],
             "height": 22 * len(pairs),
@@ -73,6 +89,7 @@ def difference(a: Answer, metric: str) -> Chart | None:
                         "symbolStrokeWidth": 0,
                     },
                 },
+                "opacity": {"condition": {"test": "datum.noise", "value": FAINT}, "value": 1},
                 "tooltip": [
                     {"field": "cell"},
                     {"field": "baseline"},
@@ -82,6 +99,23 @@ def difference(a: Answer, metric: str) -> Chart | None:
             },
         },
     )
+
+
+def _errors(
+    a: Answer, pairs: list[tuple[int, int]], metric: str
+) -> dict[tuple[int, int, str], tuple[float | None, bool]]:
+    """(cell, layer, site) → the standard error of its difference, in % or dB, and whether noise may be all of it."""
+    known: dict[tuple[int, int, str], tuple[float | None, bool]] = {}
+    for e in evidence(a.runs, [(base, cell) for cell, base in pairs], [True] * len(pairs)):
+        d = e.rows
+        if metric == "scale":
+            effect, error, p = d.scale, 100 * np.exp(d.scale) * d.scale_se, d.scale_p
+        else:
+            effect, error, p = d.sqnr, d.sqnr_se, d.sqnr_p
+        noise = (effect != 0) & (p > LEVEL) & (error > 0)
+        at = zip(d.layer.tolist(), map(str, d.site), error.tolist(), noise.tolist(), strict=True)
+        known |= {(e.other, layer, site): (size, vague) for layer, site, size, vague in at}
+    return known
 
 
 def _minus(names: dict[int, tuple[str, str, str]], cell: int, base: int) -> str:

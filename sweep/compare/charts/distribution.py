@@ -34,9 +34,10 @@ def histogram(a: Answer) -> Chart | None:
     bins = [row for row in bins if row[0] in layers]
     names = who(a)
     clips = [
-        (*names[c], layer, clip, share)
-        for c, layer, clip, share in a.runs.sql(
-            f"SELECT cell, layer, clip, clip_fraction FROM {a.runs.source(SCALES, same)} WHERE site = 'x_conv_out' "
+        (*names[c], layer, clip, share, error)
+        for c, layer, clip, share, error in a.runs.sql(
+            "SELECT cell, layer, clip, clip_fraction, scale_se * clip / nullif(scale, 0) "
+            f"FROM {a.runs.source(SCALES, same)} WHERE site = 'x_conv_out' "
             "ORDER BY ALL"
         )
         if layer in layers
@@ -61,6 +62,7 @@ def histogram(a: Answer) -> Chart | None:
     tip = [
         {"field": "cell"},
         {"field": "clip", "format": ".4g"},
+        {"field": "error", "title": "±", "format": ".2~g"},
         {"field": "share", "title": "clipped", "format": ".4%"},
     ]
     return Chart(
@@ -102,7 +104,7 @@ def histogram(a: Answer) -> Chart | None:
                     },
                 },
                 {
-                    "data": rows((*SERIES, "layer", "clip", "share"), clips),
+                    "data": rows((*SERIES, "layer", "clip", "share", "error"), clips),
                     "transform": [{"filter": f"datum.layer === layer && {SHOWN}"}],
                     "mark": {"type": "rule", "strokeWidth": 2, "clip": True},
                     "encoding": {

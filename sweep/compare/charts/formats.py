@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from sweep.compare.charts.base import SHOWN, Chart, Spec, rows
-from sweep.compare.charts.measure import measure
+import math
+
+from sweep.compare.analysis.cost import Estimate
+from sweep.compare.analysis.ranking import AS_GOOD
+from sweep.compare.charts.base import SHOWN, TIED, Chart, Spec, rows
+from sweep.compare.charts.measure import Measure, measure
 from sweep.compare.facts import Answer
+from sweep.compare.render.numbers import FINEST, nats
 
 
 def formats(a: Answer) -> Chart | None:
-    """Heat map, setting x format, of the cost; the best of each format is framed."""
+    """Heat map, setting x format, of the cost with its error; the best of each format is framed, and what is tied with
+    it is marked."""
     m = measure(a)
     cells = [a.runs.listed[n] for n in m.cells]
     if len({c.format for c in cells}) < 2 or len({c.setting for c in cells}) < 2:
         return None
     several = [k for k in ("model", "granularity", "data", "sizes", "dtype") if len({getattr(c, k) for c in cells}) > 1]
-    table = []
-    for n, e in m.cells.items():
+    tied, table = _tied(a, m), []
+    for n in sorted(m.cells.keys() & {row.cell for group in a.ranking for row in group.rows}):  # none that repeats one
+        e = m.cells[n]
         c = a.runs.listed[n]
         context = " · ".join(str(getattr(c, k)) for k in several) or c.model
-        table.append((a.runs.labels[n], context, c.setting, c.format, e.value, e.se))
+        said, error = _said(e, m)
+        mark = f"{TIED} " if n in tied else ""
+        table.append((a.runs.labels[n], context, c.setting, c.format, e.value, e.se, f"{mark}{said}", error))
     contexts = list(dict.fromkeys(row[1] for row in table))
     settings = sorted({(c.method, c.alpha or 0.0, c.setting) for c in cells})
     model = f", {contexts[0]}" if len(contexts) == 1 else ""
@@ -27,8 +36,9 @@ def formats(a: Answer) -> Chart | None:
     x["axis"] = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "labelFontSize": 12}
     y: Spec = {"field": "setting", "type": "nominal", "title": None, "sort": [name for _, _, name in settings]}
     y["axis"] = {"domain": False, "ticks": False, "labelLimit": 160}
-    text = {"field": "cost", "type": "quantitative", "format": m.digits}
-    tip = [{"field": "cell"}, {**text, "title": m.name}, {"field": "error", "title": "±", "format": ".2~g"}]
+    ink = {"condition": {"test": "datum.rank > 3", "value": "var(--paper)"}, "value": "var(--ink)"}
+    tip = [{"field": "cell"}, {"field": "cost", "title": m.name, "format": m.digits}]
+    tip += [{"field": "error", "title": "±", "format": ".2~g"}]
     shade = {
         "field": "rank",
         "type": "ordinal",
@@ -41,9 +51,11 @@ def formats(a: Answer) -> Chart | None:
         10,
         f"Methods and formats: {m.name}{model}",
         f"{m.unit[0].upper() + m.unit[1:]}. The stronger the colour, the {'dearer' if m.lower else 'better'}; "
-        "the best of each format is framed.",
+        "the best of each format is framed"
+        + (f", {TIED} marks what is tied with it" if tied else "")
+        + ". The small number is one standard error.",
         {
-            "data": rows(("cell", "context", "setting", "format", "cost", "error"), table),
+            "data": rows(("cell", "context", "setting", "format", "cost", "error", "said", "small"), table),
             "transform": [
                 {"filter": f"datum.context === context && {SHOWN}"},
                 {
@@ -55,7 +67,7 @@ def formats(a: Answer) -> Chart | None:
                 {"calculate": _rank(m.log), "as": "rank"},
                 {"joinaggregate": [{"op": best, "field": "cost", "as": "best"}], "groupby": ["format"]},
             ],
-            "height": 27 * len(settings),
+            "height": 36 * len(settings),
             "encoding": {"x": x, "y": y},
             "layer": [
                 {
@@ -67,20 +79,32 @@ def formats(a: Answer) -> Chart | None:
                     "mark": {"type": "rect", "filled": False, "stroke": "var(--ink)", "strokeWidth": 2.5},
                 },
                 {
-                    "mark": {"type": "text", "fontSize": 12},
-                    "encoding": {
-                        "text": text,
-                        "color": {
-                            "condition": {"test": "datum.rank > 3", "value": "var(--paper)"},
-                            "value": "var(--ink)",
-                        },
-                        "tooltip": tip,
-                    },
+                    "mark": {"type": "text", "fontSize": 12, "dy": -4},
+                    "encoding": {"text": {"field": "said"}, "color": ink, "tooltip": tip},
+                },
+                {
+                    "mark": {"type": "text", "fontSize": 9.5, "dy": 9},
+                    "encoding": {"text": {"field": "small"}, "color": ink, "tooltip": tip},
                 },
             ],
         },
         {"context": ("for", contexts, contexts[0])},
     )
+
+
+def _said(e: Estimate, m: Measure) -> tuple[str, str]:
+    """A value to the digit of its error, and the error: `0.0056`, `± 0.0002`."""
+    if not (math.isfinite(e.se) and e.se > 0):
+        return nats(e) if m.lower else f"{e.value:.2f}", ""
+    if e.se < 10.0**-FINEST:
+        return f"{e.value:.3g}", f"± {e.se:.1g}"
+    said, _, error = nats(e).partition(" ± ")
+    return said, f"± {error}"
+
+
+def _tied(a: Answer, m: Measure) -> set[int]:
+    """Numbers of the cells that the ranking holds for as good as the best, where it ranks by the same measure."""
+    return {row.cell for group in a.ranking if group.kind == m.name for row in group.rows if row.verdict == AS_GOOD}
 
 
 def _rank(log: bool) -> str:

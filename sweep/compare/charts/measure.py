@@ -6,13 +6,17 @@ import math
 from dataclasses import dataclass
 
 import duckdb
+import numpy as np
 
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Estimate
 from sweep.compare.analysis.mean_sqnr import mean_sqnr
+from sweep.compare.analysis.place_errors import Place, replicates, sqnr_replicates
+from sweep.compare.analysis.significance import Floats
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES, deployed
 from sweep.runs.compared import Cell
 
+NOISE = "noise over signal"
 UNITS = {
     MEASURED: "KL to the unquantized model, nats per token",
     PREDICTED: "predicted loss, nats per token",
@@ -100,7 +104,16 @@ def by_place(a: Answer) -> tuple[str, list[tuple[int, int, str, float]]]:
             pass
     cells = ", ".join(map(str, a.shown))
     query = "SELECT cell, layer, site, pow(10, -sqnr_db / 10) FROM deployed WHERE isfinite(sqnr_db)"
-    return "noise over signal", a.runs.sql(f"{query} AND cell IN ({cells}) ORDER BY ALL")
+    return NOISE, a.runs.sql(f"{query} AND cell IN ({cells}) ORDER BY ALL")
+
+
+def by_place_replicates(a: Answer, name: str) -> dict[Place, Floats]:
+    """What `by_place` says without one fold, [K], of the cells that have replicates."""
+    if name == NOISE:
+        return {
+            place: 10 ** (-db / 10) for place, db in sqnr_replicates(a.runs, a.shown).items() if np.isfinite(db).all()
+        }
+    return replicates(a.runs, [n for n in a.shown if n in a.costs.predicted], "sum(loss)")
 
 
 def band(e: Estimate, log: bool = False) -> tuple[float | None, float | None]:

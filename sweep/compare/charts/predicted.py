@@ -8,6 +8,8 @@ from sweep.compare.charts.base import HEIGHT, SERIES, SHOWN, Chart, cell_colour,
 from sweep.compare.charts.measure import band
 from sweep.compare.facts import Answer
 
+FIELDS = ("predicted", "low", "high", "measured", "least", "most", "predicted_error", "measured_error")
+
 
 def predicted(a: Answer) -> Chart | None:
     """Measured KL against predicted loss of every shown cell that has both, with errors, the line where they are equal
@@ -19,7 +21,8 @@ def predicted(a: Answer) -> Chart | None:
     names, table = who(a), []
     for n in both:
         guess, truth = a.costs.predicted[n], a.costs.measured[n]
-        table.append((*names[n], guess.value, *band(guess, log=True), truth.value, *band(truth, log=True)))
+        both_bands = (guess.value, *band(guess, log=True), truth.value, *band(truth, log=True))
+        table.append((*names[n], *both_bands, guess.se, truth.se))
     ends = [min(row[3] for row in table) / 1.5, max(row[3] for row in table) * 1.5]
     lines = [
         (name, x, k * x) for name, k in (("as predicted", 1.0), (f"{c.factor:.1f} times that", c.factor)) for x in ends
@@ -42,7 +45,8 @@ def predicted(a: Answer) -> Chart | None:
         "axis": axis,
     }
     tip = [{"field": "cell"}]
-    tip += [{"field": f, "format": ".3~g"} for f in ("predicted", "measured")]
+    for field, error in (("predicted", "predicted_error"), ("measured", "measured_error")):
+        tip += [{"field": field, "format": ".3~g"}, {"field": error, "title": "±", "format": ".2~g"}]
     rank = "" if math.isnan(c.rank) else f"Rank correlation {c.rank:.2f} over {c.cells} cells. "
     models = {a.runs.listed[n].model for n in both}
     bar = {"type": "rule", "strokeWidth": 1.5}
@@ -55,7 +59,7 @@ def predicted(a: Answer) -> Chart | None:
         "standard errors. Predicted loss takes rounding errors for independent: where they go together it is low. It "
         "ranks settings, the measured one says how much.",
         {
-            "data": rows((*SERIES, "predicted", "low", "high", "measured", "least", "most"), table),
+            "data": rows((*SERIES, *FIELDS), table),
             "transform": [{"filter": SHOWN}],
             "height": HEIGHT,
             "encoding": {"x": x, "y": y},

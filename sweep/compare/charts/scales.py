@@ -26,8 +26,8 @@ def by_layer(a: Answer) -> Chart:
     scales are not: a scale is the clip over the format's largest number, 127 for int8 and 7 for int4."""
     formats = len({a.runs.listed[n].format for n in a.shown}) > 1
     query = f"""
-        SELECT cell, site, layer, clip, clip - 2 * se, clip + 2 * se, scale FROM (
-            SELECT cell, site, layer, avg(clip) AS clip, avg(scale) AS scale,
+        SELECT cell, site, layer, clip, clip - 2 * se, clip + 2 * se, scale, error FROM (
+            SELECT cell, site, layer, avg(clip) AS clip, avg(scale) AS scale, sqrt(avg(scale_se ** 2)) AS error,
                    sqrt(avg((scale_se * clip / scale) ** 2)) AS se
             FROM {a.runs.source(SCALES, a.shown)} WHERE clip > 0 AND scale > 0 GROUP BY cell, site, layer)
         ORDER BY cell, site, layer"""
@@ -42,7 +42,9 @@ def by_layer(a: Answer) -> Chart:
         "axis": {"format": "~g", "tickCount": 8},
     }
     tip = [{"field": "cell"}, {"field": "layer"}]
-    tip += [{"field": f, "format": ".4g"} for f in ("clip", "low", "high", "scale")]
+    titles = (("clip", "clip"), ("low", "− 2 errors"), ("high", "+ 2 errors"), ("scale", "scale"))
+    tip += [{"field": f, "title": t, "format": ".4g"} for f, t in titles]
+    tip += [{"field": "error", "title": "± of the scale", "format": ".2~g"}]
     return Chart(
         "scales",
         "scales",
@@ -53,7 +55,7 @@ def by_layer(a: Answer) -> Chart:
            else "The scale is the clip over the format's largest number.")
         + ("comparison; clips are." if formats else ""),
         {
-            "data": rows((*SERIES, "site", "layer", "clip", "low", "high", "scale"), table),
+            "data": rows((*SERIES, "site", "layer", "clip", "low", "high", "scale", "error"), table),
             "transform": [{"filter": f"{AT_SITE} && {SHOWN}"}],
             "height": HEIGHT,
             "encoding": {"x": layer_x(), "color": look["color"], "detail": {"field": "cell"}},

@@ -15,9 +15,10 @@ imported, and pandas only when a DataFrame is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,11 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.compare.query.database import GROUPING, SCALES, open_cells, ordered, register, scan
+from sweep.compare.query.damage import torn
+from sweep.compare.query.database import FEW, GROUPING, SCALES, ordered, register, scan
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import labels, warnings
+from sweep.compare.query.opening import more_cells, no_cells, open_cells
 from sweep.core.errors import UsageError
 from sweep.runs.compared import Cell, Problem, read
 from sweep.runs.discovery import find
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Arrays = dict[str, NDArray[Any]]
+OF_ROWS = re.compile(r"\b(rows|points|deployed|stored)\b", re.IGNORECASE)  # tables of rows that are in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +48,12 @@ class Comparison:
 
     Tables of the database: `cells`; `scales()` (every column, read from disk on demand); `rows` (cell, layer,
     site, groups, scale, sqnr_db, in memory); `points` (the same with groups pooled: one row per site);
-    `deployed` (the points at sites that a deployment quantizes); `totals` (cell, print: a fingerprint of its rows,
-    mean: of the finite SQNR at quantized sites in dB, unknown: how many of these have none).
+    `deployed` (the points at sites that a deployment quantizes); `totals` (cell, print and grid: fingerprints of its
+    rows and of their places, sites; of the deployed ones places, finite: those of finite SQNR, mean: of these in dB,
+    unknown: of no SQNR).
+
+    unopened: numbers of cells whose rows are not in memory yet. `totals` has them all the same, and a query finds every
+    row that it asks for: see `sql`. damaged: those among them whose rows could not be read.
     """
 
     listed: list[Cell]
@@ -55,27 +63,48 @@ class Comparison:
     sites: list[str]
     filters: Filters
     database: duckdb.DuckDBPyConnection
+    unopened: set[int] = field(default_factory=set)
+    damaged: dict[int, Problem] = field(default_factory=dict)
 
-    def sql(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The result as tuples. Raises duckdb.Error for SQL that is wrong."""
+    def sql(
+        self, query: str, parameters: Sequence[object] = (), cells: Iterable[int] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The result as tuples. cells: numbers of those whose rows it looks at, if it does; every cell's unless given.
+        Raises duckdb.Error for SQL that is wrong."""
+        self._open(query, cells)
         return self.database.execute(query, list(parameters)).fetchall()
 
-    def arrays(self, query: str, parameters: Sequence[object] = ()) -> Arrays:
-        """The result as a NumPy array per column; null becomes NaN in float columns."""
+    def arrays(self, query: str, parameters: Sequence[object] = (), cells: Iterable[int] | None = None) -> Arrays:
+        """The result as a NumPy array per column; null becomes NaN in float columns. cells: as `sql` takes them."""
+        self._open(query, cells)
         columns = self.database.execute(query, list(parameters)).fetchnumpy()
         return {name: _plain(column) for name, column in columns.items()}
 
     def frame(self, query: str, parameters: Sequence[object] = ()) -> pd.DataFrame:
         """The result as a DataFrame. Raises duckdb.Error for SQL that is wrong."""
+        self._open(query, None)
         return self.database.execute(query, list(parameters)).df()
 
     def cells(self) -> pd.DataFrame:
         """One row per cell; `calibration` is a letter: cells of one letter are comparable."""
-        return self.frame("SELECT * FROM cells ORDER BY cell")
+        return self.database.execute("SELECT * FROM cells ORDER BY cell").df()
 
     def scales(self) -> pd.DataFrame:
         """The rows of every scales.parquet with the number and label of its cell, filters applied."""
         return self.frame("SELECT label, s.* FROM scales() s JOIN cells USING (cell) ORDER BY ALL")
+
+    def _open(self, query: str, cells: Iterable[int] | None) -> None:
+        """Read the rows of cells, if a query names a table of them."""
+        if self.unopened and OF_ROWS.search(query):
+            self._read(self.unopened if cells is None else cells)
+
+    def _read(self, cells: Iterable[int]) -> None:
+        """Read the rows of cells; of a damaged cell there are none, and it is a problem from then on."""
+        if numbers := sorted(self.unopened.intersection(cells)):
+            damaged = more_cells(self.database, [self.listed[n] for n in numbers], numbers)
+            self.unopened.difference_update(numbers)
+            self.damaged.update(damaged)
+            self.problems.extend(damaged.values())
 
     def source(self, name: str, cells: Sequence[int] | None = None) -> str | None:
         """SQL for the rows of a file of `cells` (default all) with the cell's number; None if no cell has it.
@@ -84,7 +113,9 @@ class Comparison:
         x_conv_out and has no column for the site.
         """
         numbers = range(len(self.listed)) if cells is None else sorted(set(cells))
-        have = [i for i in numbers if (self.listed[i].path / name).exists()]
+        if name == SCALES:
+            self._read(numbers)
+        have = [i for i in numbers if i not in self.damaged and (self.listed[i].path / name).exists()]
         if not have:
             return None
         table = scan([self.listed[i] for i in have], name, have, whole=True)
@@ -109,12 +140,29 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
     database.execute("SET memory_limit = '1500MB'")
     with suppress(Exception):  # in Jupyter, DuckDB asks for ipywidgets before it will do without its bar
         database.execute("SET enable_progress_bar = false")
-    listed, damaged = open_cells(database, ordered(listed), chosen)
-    chosen.check(database, scan(listed, SCALES))
+    listed = ordered(listed)
+    whole = len(listed) <= FEW or bool(chosen.site or chosen.layer) or any(cell.totals is None for cell in listed)
+    if whole or not no_cells(database, listed):
+        bad = torn(listed) if len(listed) <= FEW else []
+        listed, damaged = open_cells(database, _without(listed, bad), chosen)
+        problems, whole = problems + bad + damaged, True
+        chosen.check(database, scan(listed, SCALES))
     names = labels(listed)
-    register(database, listed, names, chosen)
-    sites = [site for (site,) in database.execute("SELECT DISTINCT site FROM rows ORDER BY site").fetchall()]
-    return Comparison(listed, problems + damaged, warnings(listed), names, sites, chosen, database)
+    register(database, listed, names, chosen, whole)
+    sites = [
+        site
+        for (site,) in database.execute("SELECT DISTINCT unnest(sites) AS site FROM totals ORDER BY site").fetchall()
+    ]
+    unopened = set() if whole else set(range(len(listed)))
+    return Comparison(listed, problems, warnings(listed), names, sites, chosen, database, unopened)
+
+
+def _without(cells: list[Cell], problems: Sequence[Problem]) -> list[Cell]:
+    """The others. Raises UsageError if there are none."""
+    bad = {problem.path for problem in problems}
+    if not (left := [cell for cell in cells if cell.path not in bad]):
+        raise UsageError(f"no cell can be read; the first: {problems[0]}")
+    return left
 
 
 def _plain(column: NDArray[Any]) -> NDArray[Any]:

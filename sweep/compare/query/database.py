@@ -10,9 +10,8 @@ import numpy as np
 
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import calibrations
-from sweep.core.errors import UsageError
 from sweep.quantization import sites
-from sweep.runs.compared import Cell, Problem
+from sweep.runs.compared import Cell
 
 SCALES, REPLICATES, CONVERGENCE, HISTOGRAMS, GROUPING = (
     f"{name}.parquet" for name in ("scales", "replicates", "convergence", "histograms", "grouping")
@@ -42,8 +41,14 @@ SELECT cell, layer, site, avg(scale), {POOL} FROM weights GROUP BY cell, layer, 
 
 # bit for bit: two cells of one print differ in no scale and no SQNR
 PRINT = f"bit_xor(hash(layer, site, {', '.join(GROUPS)}, scale, sqnr_db)) AS print"
-MEAN = "avg(sqnr_db) FILTER (isfinite(sqnr_db) AND {}) AS mean"
-UNKNOWN = "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)) AND {}) AS unknown"
+GRID = "bit_xor(hash(layer, site)) AS grid"
+SITES = "list(DISTINCT site ORDER BY site) AS sites"
+# over quantized sites
+MEAN = "avg(sqnr_db) FILTER (isfinite(sqnr_db) AND {0}) AS mean"
+COUNTS = (
+    "count(*) FILTER ({0}) AS places, count(*) FILTER (isfinite(sqnr_db) AND {0}) AS finite, "
+    "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)) AND {0}) AS unknown"
+)
 
 
 def deployed() -> str:
@@ -62,59 +67,6 @@ def ordered(cells: list[Cell]) -> list[Cell]:
     return sorted(cells, key=key)
 
 
-def open_cells(
-    database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters
-) -> tuple[list[Cell], list[Problem]]:
-    """Create `scales()` and `rows` from the cells that can be read; the others come back as problems."""
-    problems: list[Problem] = []
-    while True:
-        try:
-            _store(database, cells, filters)
-            # a macro looks into no file before it is asked
-            every = scan(cells, SCALES, whole=len(cells) <= FEW, files=_files(database, "every", cells))
-            macro = f"SELECT * FROM {every} WHERE {filters.rows}"
-            database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE {macro}")
-            return cells, problems
-        except duckdb.Error:
-            bad = dict(_damaged(database, cells))
-            if not bad:
-                raise
-            problems += [Problem(cell.path, "damaged", why) for cell, why in bad.items()]
-            cells = [cell for cell in cells if cell not in bad]
-            if not cells:
-                raise UsageError(f"no cell can be read; the first: {problems[0]}") from None
-
-
-def _store(database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters) -> None:
-    """Create `rows`. Most of a huge comparison is reading columns, so tables of one scale a site give none of groups,
-    and where there are no others nothing is stored for them."""
-    grouped = [i for i, cell in enumerate(cells) if cell.granularity != "tensor"]
-    plain = [i for i, cell in enumerate(cells) if cell.granularity == "tensor"]
-    none = ", ".join(f"NULL::INT AS {g}" for g in GROUPS)
-    parts = []
-    for kind, numbers, groups in (("plain", plain, none if grouped else ""), ("grouped", grouped, ", ".join(GROUPS))):
-        if numbers:
-            chosen = [cells[i] for i in numbers]
-            table = scan(chosen, SCALES, numbers, files=_files(database, kind, chosen))
-            columns = ", ".join(filter(None, ("cell, layer, site", groups, "scale, sqnr_db")))
-            parts.append(f"SELECT {columns} FROM {table} WHERE {filters.rows}")
-    database.execute(f"CREATE OR REPLACE TABLE stored AS {' UNION ALL '.join(parts)}")
-    groups = ", ".join(GROUPS) if grouped else none
-    database.execute(f"CREATE OR REPLACE VIEW rows AS SELECT cell, layer, site, {groups}, scale, sqnr_db FROM stored")
-
-
-def _damaged(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> list[tuple[Cell, str]]:
-    """The cells whose table cannot be read, and why; found by halving, since most tables are sound."""
-    try:
-        database.execute(f"SELECT sum(hash(COLUMNS(*))) FROM (SELECT {NEEDED} FROM {scan(cells, SCALES)})")
-        return []
-    except duckdb.Error as error:
-        if len(cells) == 1:
-            return [(cells[0], f"scales.parquet: {str(error).splitlines()[0]}")]
-        half = len(cells) // 2
-        return _damaged(database, cells[:half]) + _damaged(database, cells[half:])
-
-
 def scan(
     cells: Sequence[Cell],
     name: str,
@@ -127,7 +79,7 @@ def scan(
     whole: with every column that some file has, null in those of older versions that lack it; else the first one's.
     files: SQL for the list of the files, spelt out unless given."""
     union = ", union_by_name = true" if whole else ""
-    files = files or f"[{', '.join(_quoted(_literal(cell, name)) for cell in cells)}]"
+    files = files or f"[{', '.join(_quoted(literal(cell, name)) for cell in cells)}]"
     if numbers is None or list(numbers) == list(range(len(cells))):
         number = "file_index::INT"
     else:
@@ -136,13 +88,11 @@ def scan(
     return f"(SELECT {number} AS cell, * FROM read_parquet({files}, hive_partitioning = false{union}))"
 
 
-def _files(database: duckdb.DuckDBPyConnection, kind: str, cells: Sequence[Cell]) -> str:
-    """SQL for the list of the cells' scales.parquet, handed over as a value: ten thousand names are long to parse."""
-    database.execute(f"SET VARIABLE {kind}_files = ?", [[_literal(cell, SCALES) for cell in cells]])
-    return f"getvariable('{kind}_files')"
-
-
-def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters) -> None:
+def register(
+    database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list[str], filters: Filters, whole: bool
+) -> None:
+    """Create `cells`, `points`, `deployed` and `totals`. whole: whether `rows` has every row; if not, totals are those
+    of run.json, which every cell then has."""
     texts = {"label": names, "calibration": calibrations(cells), "path": [str(c.path) for c in cells]}
     texts |= {name: [getattr(c, name) for c in cells] for name in TEXTS}
     columns = {
@@ -162,18 +112,37 @@ def register(database: duckdb.DuckDBPyConnection, cells: list[Cell], names: list
         database.execute(WEIGHTS.format(f"{table} WHERE {filters.rows}"))
         database.execute(POOLED)
     database.execute(f"CREATE VIEW deployed AS SELECT * FROM points WHERE {deployed()}")
-    mean, unknown = MEAN.format(deployed()), UNKNOWN.format(deployed())
+    if not whole:
+        _recorded(database, cells)
+        return
+    sums = f"{GRID}, {MEAN}, {COUNTS}".format(deployed())
     if grouped:
-        prints, means = (
-            f"(SELECT cell, {PRINT} FROM rows GROUP BY cell)",
-            f"(SELECT cell, {mean}, {unknown} FROM points GROUP BY cell)",
-        )
+        prints = f"(SELECT cell, {PRINT}, {SITES} FROM rows GROUP BY cell)"
+        means = f"(SELECT cell, {sums} FROM points GROUP BY cell)"
         database.execute(f"CREATE TABLE totals AS FROM {prints} JOIN {means} USING (cell)")
     else:  # in one pass
-        database.execute(f"CREATE TABLE totals AS SELECT cell, {PRINT}, {mean}, {unknown} FROM rows GROUP BY cell")
+        database.execute(f"CREATE TABLE totals AS SELECT cell, {PRINT}, {SITES}, {sums} FROM rows GROUP BY cell")
 
 
-def _literal(cell: Cell, name: str) -> str:
+def _recorded(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> None:
+    """Create `totals` from what the cells' records say."""
+    totals = [cell.totals for cell in cells if cell.totals]
+    columns = {
+        "cell": np.arange(len(cells), dtype=np.int32),
+        **{
+            name: np.array([int(digits, 16) for digits in column], np.uint64)
+            for name, column in (("print", [t.rows[:16] for t in totals]), ("grid", [t.grid for t in totals]))
+        },
+        "sites": np.array([" ".join(t.sites) for t in totals], object),
+        "mean": np.array([np.nan if t.sqnr_db is None else t.sqnr_db for t in totals]),
+        **{n: np.array([getattr(t, n) for t in totals], np.int64) for n in ("places", "finite", "unknown")},
+    }
+    database.register("recorded", columns)
+    replaced = "split(sites, ' ') AS sites, nullif(mean, 'NaN'::DOUBLE) AS mean"
+    database.execute(f"CREATE TABLE totals AS SELECT * REPLACE ({replaced}) FROM recorded")
+
+
+def literal(cell: Cell, name: str) -> str:
     """A path that names this very file: DuckDB reads * ? [ in one as a pattern, even in a list."""
     path = f"{cell.path}/{name}"
     return PATTERN.sub(lambda match: f"[{match[0]}]", path)

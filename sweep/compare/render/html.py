@@ -70,18 +70,14 @@ class Shown:
 def table(t: Table, first: bool = True) -> dict[str, Any]:
     """The fields of the table template: errors beside their values, columns that hold nothing left out. first: whether
     it is the first of its name; others start folded."""
-    rows = t.rows[:MOST]
-    known = [any(row[i] not in (None, "") and row[i] == row[i] for row in t.rows) for i in range(len(t.columns))]
-    kept = [i for i, c in enumerate(t.columns) if known[i] and not c.name.startswith("±")]
-    errors = {
-        i: i + 1 for i in kept if i + 1 < len(t.columns) and t.columns[i + 1].name.startswith("±") and known[i + 1]
-    }
+    pairs = [(t.columns[i], i, error) for i, error in t.pairs()]
+    rows = [[shown(c, row[i], None if at is None else row[at]) for c, i, at in pairs] for row in t.rows[:MOST]]
     return {
         "name": t.name,
         "title": t.title,
         "caption": t.caption,
-        "heads": [head(t.columns[i], t.columns[errors[i]] if i in errors else None) for i in kept],
-        "rows": [[shown(t.columns[i], row[i], row[errors[i]] if i in errors else None) for i in kept] for row in rows],
+        "heads": [head(column, None if at is None else t.columns[at]) for column, _, at in pairs],
+        "rows": rows,
         "count": len(t.rows),
         "most": MOST,
         "open": len(t.rows) <= LONG and t.name not in FOLDED and first,

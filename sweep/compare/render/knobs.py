@@ -32,9 +32,9 @@ def knobs(a: Answer) -> list[tuple[str, str]]:
         lines.append(
             ("matters", ", ".join(_largest(_where(knob, same, a), same) for knob, same in kinds[MATTERS].items()))
         )
-    none = [f"{_where(knob, same, a)}: {WORDS[k]}" for k in WORDS for knob, same in kinds.get(k, {}).items()]
+    none = [f"{_judged(knob, same, a)}: {WORDS[k]}" for k in WORDS for knob, same in kinds.get(k, {}).items()]
     lines += [("no effect", "; ".join(none))] if none else []
-    left = [_where(knob, same, a) for k in (UNRESOLVED, UNEXAMINED) for knob, same in kinds.get(k, {}).items()]
+    left = [_judged(knob, same, a) for k in (UNRESOLVED, UNEXAMINED) for knob, same in kinds.get(k, {}).items()]
     lines += [("unresolved", ", ".join(left))] if left else []
     return lines
 
@@ -55,7 +55,23 @@ def _largest(knob: str, same: Sequence[Verdict]) -> str:
         size = f"{value}: {sentences.plus(db, se)} dB"
         if np.isnan(db):
             size = f"at {sum(v.counted for v in same)} of {sum(v.places for v in same)} places; elsewhere unknown"
-    return f"{knob[:-1]}; {size})" if knob.endswith(")") else f"{knob} ({size})"
+    left = f"; {without}" if (without := _not_judged(same)) else ""
+    return f"{knob[:-1]}; {size}{left})" if knob.endswith(")") else f"{knob} ({size}{left})"
+
+
+def _judged(knob: str, same: Sequence[Verdict], a: Answer) -> str:
+    """`_where`, and the values that are not judged."""
+    text, left = _where(knob, same, a), _not_judged(same)
+    return text if not left else f"{text[:-1]}; {left})" if text.endswith(")") else f"{text} ({left})"
+
+
+def _not_judged(same: Sequence[Verdict]) -> str:
+    """`0.99 not judged, its cost is unknown`, or an empty text."""
+    values = list(dict.fromkeys(value for v in same if v.nats for value in v.unknown))
+    if not values:
+        return ""
+    named = ", ".join(values) if len(values) <= NAMED else f"{len(values)} values"
+    return f"{named} not judged: cost unknown"
 
 
 def _where(knob: str, same: Sequence[Verdict], a: Answer) -> str:

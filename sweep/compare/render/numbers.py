@@ -7,10 +7,17 @@ import math
 from sweep.compare.analysis.cost import Estimate
 
 FINEST = 6  # decimals; below, a power of ten
+COMPACT = "0.012(3) stands for 0.012 ± 0.003"
 
 
-def nats(value: Estimate | None, error: bool = True, signed: bool = False) -> str:
-    """`0.0056 ± 0.0002`: to the first digit of the error; without one, to three digits. An en dash for None."""
+def counted(number: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def nats(value: Estimate | None, error: bool = True, signed: bool = False, compact: bool = False) -> str:
+    """`0.0056 ± 0.0002`, or compact `0.0056(2)`: to the first digit of the error; without one, to three digits. An en
+    dash for None."""
     if value is None or math.isnan(value.value):
         return "–"
     sign = "+" if signed else ""
@@ -20,8 +27,11 @@ def nats(value: Estimate | None, error: bool = True, signed: bool = False) -> st
     if decimals > FINEST:
         power = math.floor(math.log10(max(abs(value.value), value.se)))
         scaled = Estimate(value.value / 10.0**power, value.se / 10.0**power)
-        return f"({nats(scaled, signed=signed)})e{power}"
-    return f"{value.value:{sign}.{decimals}f} ± {value.se:.{decimals}f}".replace("-", "−", 1)
+        text = nats(scaled, signed=signed, compact=compact)
+        return f"{text}e{power}" if compact else f"({text})e{power}"
+    shown = f"{value.value:{sign}.{decimals}f}".replace("-", "−", 1)
+    error_shown = f"{value.se:.{decimals}f}"
+    return f"{shown}({error_shown.replace('.', '').lstrip('0')})" if compact else f"{shown} ± {error_shown}"
 
 
 def share(value: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sweep.compare.analysis.cost import NEGLIGIBLE_NATS
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR
 from sweep.compare.analysis.effects import Effect
 from sweep.compare.analysis.forecast import Forecast
 from sweep.compare.analysis.rules import DEAD, MATTERS, NEGLIGIBLE, NEGLIGIBLE_DB, NOISE, RULES, UNEXAMINED
@@ -47,20 +47,26 @@ def verdict(v: Verdict) -> str:
         text += [_extremes(v, base, known)] if known or v.nats else []
         if v.row and v.row.p <= FAMILY:
             text.append(f"Largest at one place: {place(v.row)}.")
-        if len(v.evidence) < len(q.pairs):
-            text.append(f"Tested: the {len(v.evidence)} of {len(q.pairs)} values that differ most.")
+        judged = len(q.pairs) - (len(v.unknown) if v.nats else 0)
+        if len(v.evidence) < judged:
+            text.append(f"Tested: the {len(v.evidence)} of {judged} values that differ most.")
     elif v.verdict == NEGLIGIBLE:
         moved = max((abs(e.rows.scale[np.isfinite(e.rows.scale)]).max() for e in v.evidence), default=0.0)
-        text.append(
-            f"Scales differ beyond their error, by up to {np.expm1(moved):.2%}, but no site's SQNR moves by "
-            f"{NEGLIGIBLE_DB} dB (at most {v.bound:.2f} dB, error included)."
-        )
+        none = f"no site's SQNR moves by {NEGLIGIBLE_DB} dB (at most {v.bound:.2f} dB, error included)"
+        if v.nats:
+            most = max(n.reach for n in v.nats)
+            none = f"{v.kind} by less than {NEGLIGIBLE_NATS} nats per token (at most {most:.1g}, error included)"
+        text.append(f"Scales differ beyond their error, by up to {np.expm1(moved):.2%}, but {none}.")
     elif v.verdict == NOISE:
         text.append(f"Against {base}, no scale moves by more than its error explains.")
         if not np.isnan(v.bound):
             text.append(f"A mean effect above {v.bound:.2f} dB is excluded at every site (95 %).")
     elif v.folds < 2:
         text.append("There is a difference, and no replicates to tell an error from.")
+    elif v.nats:
+        reach = np.max([n.reach for n in v.nats])
+        bounded = f"to differ by up to {reach:.1g} nats per token (95 %)" if reach == reach else "to differ by any size"
+        text.append(f"The data leaves room for {v.kind} {bounded}.")
     elif not any(e.blind for e in v.evidence):
         text.append(f"The data leaves room for effects of up to {v.bound:.2f} dB at a site (95 %).")
     if v.silent:
@@ -72,7 +78,17 @@ def verdict(v: Verdict) -> str:
     if not v.paired:
         text.append("Errors taken as independent: the cells do not share a calibration.")
     text += [_perplexity(v, base)] if v.perplexity else []
+    text += [_unknown(v, base)] if v.unknown else []
     return " ".join(text)
+
+
+def _unknown(v: Verdict, base: str) -> str:
+    """Values without a verdict, or why SQNR decides though some costs are known."""
+    if v.kind != SQNR:
+        return f"Not judged, since {v.kind} of it is unknown: {', '.join(v.unknown)}."
+    if base in v.unknown:
+        return f"SQNR decides, since the cost of {base}, the baseline, is unknown; --baseline names another."
+    return f"SQNR decides, since the cost of {len(v.unknown)} of {len(v.contrast.values)} values is unknown."
 
 
 def _extremes(v: Verdict, base: str, known: list[tuple[str, float, float]]) -> str:
@@ -183,7 +199,8 @@ def rules() -> list[tuple[str, str]]:
             "nats per token of KL(unquantized || quantized), all quantized sites at once: measured on held-out text "
             "where every cell of a context was evaluated there; else predicted, half the sum of squared gradients "
             "times squared rounding errors, a lower estimate; else whichever of the two at least half of the cells "
-            "have, the others not being ranked; else unknown, and SQNR ranks. "
+            "have, a knob's baseline among them, the others being neither ranked nor judged; else unknown, and SQNR "
+            "ranks. "
             f"{NEGLIGIBLE_NATS} nats are 0.1 % of perplexity, the last digit that papers print of one",
         ),
         ("quantized sites", f"{', '.join(quantized())}: what a deployment keeps in few bits between its kernels"),

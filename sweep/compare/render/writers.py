@@ -12,7 +12,7 @@ from textwrap import wrap
 
 from sweep.compare.answer import Answer, headlines
 from sweep.compare.render import sentences
-from sweep.compare.tables.table import Table
+from sweep.compare.tables.table import Table, naming
 
 
 def markdown(a: Answer, tables: list[Table]) -> str:
@@ -104,12 +104,12 @@ def _head(lines: list[str]) -> str:
 
 
 def _split(heads: list[str], right: list[bool], sizes: list[int]) -> list[list[int]]:
-    """Numbers of the columns of each part. A row's name is its first column, and a second one if that is a rank,
-    layer or text, too. sizes: characters of each column."""
+    """Numbers of the columns of each part, the ones that name a row in all of them. sizes: characters of each
+    column."""
     every, taken = list(range(len(heads))), [min(size, BROKEN) + 2 for size in sizes]
     if len(heads) <= WIDEST and sum(taken) <= LINE:
         return [every]
-    keys = every[: 3 if heads[1] == "rank" else 2 if heads[1] == "layer" or not right[1] else 1]
+    keys = every[: naming(heads, right)]
     parts = [list(keys)]
     for i in every[len(keys) :]:
         full = len(parts[-1]) == WIDEST or sum(taken[k] for k in [*parts[-1], i]) > LINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sweep.compare.analysis.layer_choice import choices
 from sweep.compare.analysis.mean_sqnr import known_sqnr
 from sweep.compare.answer import Answer
 from sweep.compare.query.comparison import Comparison
@@ -35,13 +36,15 @@ def tables(a: Answer) -> list[Table]:
 
 
 def choice_table(a: Answer) -> Table:
-    rows = [(one.context, c.layer, c.setting, c.sqnr_db, -c.loss_db) for one in a.advice for c in one.layers]
+    chosen = [(one.context, c) for one in a.advice for c in choices(a.runs, one).layers]
+    rows = [(text, c.layer, c.setting, c.sqnr_db, c.sqnr_se, -c.loss_db, c.loss_se) for text, c in chosen]
     return Table.of(
         "choices",
         "Best setting of every layer, by SQNR",
-        "Loss: what the best global setting loses in this layer against the layer's own best. SQNR is a proxy, which "
-        "mse wins by construction.",
-        "context | layer:count | best setting | SQNR dB:db | loss dB:gain",
+        "Loss: what the best global setting loses in this layer against the layer's own best. The best of several is "
+        "chosen by the same data: of a loss within twice its error nothing is known. SQNR is a proxy, which mse wins "
+        "by construction.",
+        "context | layer:count | best setting | SQNR dB:db | ± SQNR:db | loss dB:gain | ± loss:db",
         rows,
     )
 

@@ -33,7 +33,8 @@ def alpha_table(runs: Comparison, contrast: Contrast, site: str) -> Table:
     """Scale by layer and value of the knob with its error, and its relative difference to the baseline's."""
     base = contrast.cells[contrast.baseline]
     others = [c for c in contrast.cells if c != base]
-    at = {(c, layer): s for c, layer, s in runs.sql("SELECT cell, layer, scale FROM points WHERE site = ?", [site])}
+    points = runs.sql("SELECT cell, layer, scale FROM points WHERE site = ?", [site], contrast.cells)
+    at = {(c, layer): scale for c, layer, scale in points}
     query = f"SELECT cell, layer, {ERROR} FROM {runs.source(SCALES, contrast.cells)} WHERE site = ? GROUP BY ALL"
     errors = {(c, layer): se for c, layer, se in runs.sql(query, [site])}
     rows: list[tuple[Value, ...]] = []

@@ -68,22 +68,26 @@ class Table:
 
         return pd.DataFrame(list(self.rows), columns=[c.name for c in self.columns])
 
+    def pairs(self) -> list[tuple[int, int | None]]:
+        """(number of a column, number of the column of its errors if it has any): of the columns that hold something;
+        of all that are no errors if none does."""
+        every = range(len(self.columns))
+        held = [i for i in every if any(row[i] not in (None, "") and row[i] == row[i] for row in self.rows)]
+        values = [i for i, column in enumerate(self.columns) if not column.name.startswith("±")]
+        errors = set(held).difference(values)
+        return [(i, i + 1 if i + 1 in errors else None) for i in values if i in held or not set(held) & set(values)]
+
     def merged(self) -> tuple[list[str], list[list[str]], list[bool]]:
         """Headings, rows and sides (right or left) as shown on paper: errors beside their values, to the digit that
         they allow; columns that hold nothing are left out."""
-        shown = self.shown()
-        kept: list[tuple[str, list[str], bool]] = []
-        for i, column in enumerate(self.columns):
-            values = [row[i] for row in shown]
-            if kept and column.name.startswith("±"):
-                name, before, right = kept[-1]
-                pairs = [(row[i - 1], row[i]) for row in self.rows]
-                kept[-1] = name, [beside(v, *pair) for v, pair in zip(before, pairs, strict=True)], right
-            else:
-                kept.append((column.name, values, column.right))
-        kept = [column for column in kept if any(text not in ("", "–") for text in column[1])] or kept
-        rows = [list(row) for row in zip(*(texts for _, texts, _ in kept), strict=True)]
-        return [name for name, *_ in kept], rows, [right for *_, right in kept]
+        pairs = self.pairs()
+        rows = [[self.text(row, *pair) for pair in pairs] for row in self.rows]
+        return [self.columns[i].name for i, _ in pairs], rows, [self.columns[i].right for i, _ in pairs]
+
+    def text(self, row: tuple[Value, ...], at: int, error: int | None = None) -> str:
+        """The value of a row in column `at` as people read it, with its error from column `error`."""
+        shown = self.columns[at].show(row[at])
+        return shown if error is None else beside(shown, row[at], row[error])
 
     def shown(self) -> list[list[str]]:
         return [[c.show(v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
@@ -97,6 +101,11 @@ def beside(shown: str, value: Value, error: Value) -> str:
     if decimals > 6:
         return shown if not math.isfinite(error) else f"{shown} ± {error:.1g}"
     return f"{value:{'+' if shown[0] in '+−' else ''}.{decimals}f} ± {error:.{decimals}f}".replace("-", "−", 1)
+
+
+def naming(heads: list[str], right: list[bool]) -> int:
+    """How many of the first columns name a row: one, and a second one that is a rank, layer or text, too."""
+    return 3 if heads[1:2] == ["rank"] else 2 if heads[1:2] == ["layer"] or right[1:2] == [False] else 1
 
 
 def columns(specification: str) -> tuple[Column, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sweep.compare.analysis.cost import Estimate
+from sweep.compare.analysis.cost import SQNR, Estimate
 from sweep.compare.answer import Answer
 from sweep.compare.tables.table import Table, Value, with_error
 
@@ -23,6 +23,8 @@ def verdict_table(a: Answer) -> Table:
                 v.contrast.knob,
                 v.contrast.context,
                 v.verdict,
+                v.kind if v.nats or not v.evidence else SQNR,
+                ", ".join(v.unknown) if v.nats else None,
                 base,
                 best,
                 *with_error(more.get(best or "")),
@@ -46,11 +48,12 @@ def verdict_table(a: Answer) -> Table:
         "verdicts",
         "Verdicts",
         "Best and worst are taken among all values, the baseline included, by cost where it is known, else by SQNR. "
+        "Not judged: values whose cost is unknown though that of others is known. "
         "Nats: per token more than the baseline. Mean dB: SQNR against the baseline, averaged over layers and "
         "quantized sites. Largest: the largest difference at one layer and site, p corrected for all tests of the "
         "report.",
-        "knob | context | verdict | baseline | best | best nats:nats | ± best nats:nats | best dB:gain | "
-        "± best dB:db | worst | worst nats:nats | ± worst nats:nats | worst dB:gain | ± worst dB:db | "
+        "knob | context | verdict | judged by | not judged | baseline | best | best nats:nats | ± best nats:nats | "
+        "best dB:gain | ± best dB:db | worst | worst nats:nats | ± worst nats:nats | worst dB:gain | ± worst dB:db | "
         "largest dB:gain | ± largest:db | where | with | p:p | places that matter:count | places:count | "
         "tests:count | errors | folds:count",
         rows,

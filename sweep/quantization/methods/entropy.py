@@ -194,4 +194,5 @@ METHOD = Method(
     lambda observed, _, format: clip(observed.histogram, format),
     searches=True,
     rate=rate,
+    averages=False,
 )

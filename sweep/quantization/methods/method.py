@@ -57,23 +57,28 @@ class Method:
 
     meaning: one line for `--help`. clip: from what was observed, alpha (None unless `uses_alpha`) and the format to
     the ends of the clip: NaN where nothing was observed, 0 where nothing but zeros was.
+    quantile: whether the clip is a quantile of the values, of which the largest is one: values that are smaller one by
+    one have no larger clip, and the format has no part in it.
     uses_alpha: whether alpha can change its answer; if not, alpha is null in every table, and cells that differ in
     nothing else are one. searches: whether it tries hundreds of clips, where others look one up.
     reads_maxima: whether channel maxima tell its clip of sets of channels, for symmetric formats.
     rate: how much of the variance of one fold's clip is left in that of several, whose members are named, bool [K]
     (see `quantization.replicates`). power: samples needed grow as the error's inverse to this power; None where no such
-    law is known. sections: the ends of all folds and of each by itself, [1 + K], where `clip` of
+    law is known. averages: whether errors average out as samples are added, be the law known or not: those of a maximum
+    do not, nor of an argmin that jumps. sections: the ends of all folds and of each by itself, [1 + K], where `clip` of
     single folds does not tell them."""
 
     name: str
     meaning: str
     clip: Callable[[Observed, float | None, Format], Ends]
+    quantile: bool = False
     uses_alpha: bool = False
     searches: bool = False
     reads: Reads = Reads.HISTOGRAM
     reads_maxima: bool = False
     rate: Rate = bound
     power: int | None = None
+    averages: bool = True
     sections: Callable[[SiteStatistics, float | None, Format], Ends] | None = None
 
     def __str__(self) -> str:

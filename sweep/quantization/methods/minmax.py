@@ -15,4 +15,11 @@ def clip(observed: Observed, alpha: float | None, format: Format) -> Ends:
     return (-size, size) if format.symmetric else (histogram.min + empty, histogram.max + empty)
 
 
-METHOD = Method("minmax", "the largest magnitude; with a zero point, both extremes", clip, reads_maxima=True)
+METHOD = Method(
+    "minmax",
+    "the largest magnitude; with a zero point, both extremes",
+    clip,
+    quantile=True,
+    reads_maxima=True,
+    averages=False,
+)

@@ -34,6 +34,7 @@ METHOD = Method(
     "percentile",
     "the alpha-quantile of all magnitudes, pooled; with a zero point, the (1 - alpha)- and the alpha-quantile",
     clip,
+    quantile=True,
     uses_alpha=True,
     rate=rate,
     power=2,

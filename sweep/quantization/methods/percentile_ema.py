@@ -78,6 +78,7 @@ METHOD = Method(
     "percentile_ema",
     "Quamba's moving average over the texts of each text's alpha-quantile; costs a calibration of its own",
     clip,
+    quantile=True,
     uses_alpha=True,
     reads=Reads.TEXT_QUANTILES,
     rate=rate,

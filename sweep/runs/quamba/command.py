@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from sweep.core import cli
+from sweep.core import cli, fitted
 from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.runs.quamba import cell, checkpoint
@@ -48,7 +48,7 @@ def _import(arguments: list[str]) -> int:
         unique = one.name if names.count(one.name) == 1 else f"{one.name}-{one.digest[:8]}"
         directory = chosen.runs / unique
         cell.write(one, directory, chosen.overwrite)
-        console.print(_table(one))
+        fitted.show(_table(one), console)
         if one.without:
             console.print(f"without activation scales: layers {', '.join(map(str, one.without))}", highlight=False)
         console.print(f"run  {directory}\n", highlight=False, soft_wrap=True)

@@ -33,6 +33,9 @@ class Tracker(Protocol):
     def progress(self, done: int, total: int) -> None:
         """Samples observed, and in all."""
 
+    def differentiated(self, done: int, total: int) -> None:
+        """Samples differentiated for predicted loss, and in all. A tracker need not have this method."""
+
     def looked(self, look: Look) -> None:
         """Errors after so many samples, where they decide when to stop. A tracker need not have this method."""
 
@@ -51,6 +54,8 @@ class NullTracker:
     hint: str | None = None
 
     def progress(self, done: int, total: int) -> None: ...
+
+    def differentiated(self, done: int, total: int) -> None: ...
 
     def looked(self, look: Look) -> None: ...
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sweep.calibration.until import Look
 from sweep.core.errors import UsageError, first_line
+from sweep.core.progress import GRADIENTS, SAMPLES
 from sweep.runs.results import Json
 from sweep.runs.tracking import wandb
 from sweep.runs.tracking.tracker import TrackedRun, Tracker
@@ -41,8 +42,11 @@ class Trackers:
     def hints(self) -> list[str]:
         return [one.hint for one in self._all.values() if one.hint]
 
-    def progress(self, done: int, total: int) -> None:
-        self._tell(lambda one: one.progress(done, total))
+    def progress(self, done: int, total: int, phase: str = SAMPLES) -> None:
+        if phase == GRADIENTS:
+            self._tell(lambda one: one.differentiated(done, total) if hasattr(one, "differentiated") else None)
+        else:
+            self._tell(lambda one: one.progress(done, total))
 
     def looked(self, look: Look) -> None:
         self._tell(lambda one: one.looked(look) if hasattr(one, "looked") else None)

@@ -38,7 +38,7 @@ class WandbTracker:
         self._run: Any = run  # None once it has ended
         self.complete = False
         self._broken = False
-        self._reported = -EVERY
+        self._reported: dict[str, float] = {}  # when each phase was
         self._looks = 0  # rows of looks that were logged
         place = Path(run.settings.sync_dir)
         if place.is_relative_to(directory.resolve()):
@@ -48,12 +48,20 @@ class WandbTracker:
         self.hint: str = url or f"wandb sync {quote(str(directory / place))}"
 
     def progress(self, done: int, total: int) -> None:
-        """Samples done and in all. Kept in the summary: the steps of the history are looks and layers."""
-        if self._run is None or self._broken or (done < total and time.monotonic() - self._reported < EVERY):
+        """Samples observed and in all. Kept in the summary: the steps of the history are looks and layers."""
+        self._report({"calibration/done": done, "calibration/samples": total}, done == total)
+
+    def differentiated(self, done: int, total: int) -> None:
+        """Samples differentiated and in all, for predicted loss."""
+        self._report({"calibration/gradients_done": done, "calibration/gradients": total}, done == total)
+
+    def _report(self, counts: dict[str, int], last: bool) -> None:
+        phase, clock = next(iter(counts)), time.monotonic()
+        if self._run is None or self._broken or (not last and clock - self._reported.get(phase, -EVERY) < EVERY):
             return
-        self._reported = time.monotonic()
+        self._reported[phase] = clock
         with self._sparing_the_cell():
-            self._run.summary.update({"calibration/done": done, "calibration/samples": total})
+            self._run.summary.update(counts)
 
     def looked(self, look: Look) -> None:
         """The errors after so many samples, at once: in the summary, over the number of samples, and a curve over the

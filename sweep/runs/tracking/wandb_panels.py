@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.quantization import sites as registry
+from sweep.runs.ranks import ranks
 from sweep.runs.tracking.view import MEAN_SQNR, View
 
 WORST_SQNR = "worst/sqnr_db"
@@ -94,12 +95,9 @@ class Section:
 
 
 def cost(views: list[View]) -> str:
-    """The key of the summary that runs are ranked by: the measured KL if every run has it, else the predicted loss if
-    every run has that; else of the two what most runs have, at least half and more than one; else the SQNR, which
-    knows nothing of the network. As `sweep.compare` ranks them."""
-    known = {key: sum(key in v.summary for v in views) for key in (KL, PREDICTED)}
-    most = max(known, key=lambda key: known[key])
-    return most if known[most] == len(views) or (known[most] > 1 and 2 * known[most] >= len(views)) else sqnr(views)
+    """The key of the summary that runs are ranked by: the measured KL or the predicted loss, see `ranks`; else the
+    SQNR, which knows nothing of the network."""
+    return ranks({key: sum(key in v.summary for v in views) for key in (KL, PREDICTED)}, len(views)) or sqnr(views)
 
 
 def sqnr(views: list[View]) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from sweep.calibration import count_cuda, counting, cuda_rows, observer
 from sweep.core.errors import UsageError
-from tests import launches
+from tests import launches, simulator  # noqa: F401
 from tests.tallies import DTYPES, ORDERS
 
 # fewer threads of Python for the simulator to start
@@ -76,18 +76,21 @@ def check_growth() -> None:
     assert np.array_equal(together.counts, whole.histogram.counts)
 
 
-for dtype in DTYPES:
-    for order in ORDERS:
+# each dtype with each kind of order, each kind of kernel and each number of channels at least once; tests/gpu has all
+plain, transposed, *strided = ORDERS
+for dtype, orders, convolution in zip(
+    DTYPES, ([transposed], strided, [plain]), ((4, False), (4, True), (2, True)), strict=True
+):
+    for order in orders:
         launches.check_one_site(dtype, 37, order)
         print(dtype, order, flush=True)
     launches.check_one_site(dtype, 2 * count_cuda.CHANNELS, "plain")
-    launches.check_hook(dtype)
     launches.check_strange(dtype)
     launches.check_special(dtype)
-    launches.check_convolution(dtype, 4, biased=True)
+    launches.check_convolution(dtype, convolution[0], biased=convolution[1])
     print(dtype, flush=True)
-for kernel, biased in ((4, False), (2, True)):
-    launches.check_convolution(torch.bfloat16, kernel, biased)
+for dtype in (torch.float32, torch.bfloat16):  # of four bytes and of two
+    launches.check_hook(dtype)
 launches.check_every_code()
 launches.check_long_texts()
 launches.check_overlapping()

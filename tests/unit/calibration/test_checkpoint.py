@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from phases import together
 from test_store import same
 
 from sweep.calibration.checkpoint import Checkpoint
@@ -22,6 +23,7 @@ from sweep.calibration.tokens import Tokens
 from sweep.config.knobs import Calibration
 from sweep.config.knobs import Model as ModelConfig
 from sweep.core import signals
+from sweep.core.progress import silent
 from sweep.models import load
 from sweep.quantization.statistics import Statistics
 
@@ -49,7 +51,7 @@ def whole(model: load.Model, tokens: Tokens) -> Statistics:
 
 @pytest.fixture(scope="module")
 def differentiated(model: load.Model, tokens: Tokens) -> Statistics:
-    return calibrate(model, tokens, DIFFERENTIATED, lambda done, total: None)[0]
+    return calibrate(model, tokens, DIFFERENTIATED, silent)[0]
 
 
 class Stop(Exception):
@@ -61,7 +63,7 @@ def stop_after(samples: int) -> Any:
         if done >= samples:
             raise Stop
 
-    return progress
+    return together(progress)
 
 
 @pytest.mark.parametrize("samples", range(1, 11))
@@ -83,7 +85,9 @@ def test_squared_gradients_go_on_too(
     with pytest.raises(Stop):
         calibrate(model, tokens, DIFFERENTIATED, stop_after(samples), Checkpoint(tmp_path, 0))
     seen: list[int] = []
-    resumed, _ = calibrate(model, tokens, DIFFERENTIATED, lambda d, t: seen.append(d), Checkpoint(tmp_path, 0))
+    resumed, _ = calibrate(
+        model, tokens, DIFFERENTIATED, together(lambda d, t: seen.append(d)), Checkpoint(tmp_path, 0)
+    )
     assert same(resumed, differentiated)
     assert seen[-1] == 15
     assert sum(site.fisher is not None for site in resumed.sites.values()) == 2 * 8
@@ -95,7 +99,7 @@ def test_squared_gradients_go_on_too(
 def test_squared_gradients_are_the_same_whatever_a_batch_holds(
     model: load.Model, tokens: Tokens, differentiated: Statistics, batch_size: int
 ) -> None:
-    other, _ = calibrate(model, tokens, replace(DIFFERENTIATED, batch_size=batch_size), lambda d, t: None)
+    other, _ = calibrate(model, tokens, replace(DIFFERENTIATED, batch_size=batch_size), silent)
     for key, site in differentiated.sites.items():
         mine, its = site.fisher, other.sites[key].fisher
         if mine and its:
@@ -145,7 +149,7 @@ def test_shards_give_the_single_jobs_result(
 ) -> None:
     for shard in reversed(range(shards)):
         part = replace(calibration, shards=shards, shard=shard, checkpoint=1e9)
-        found, _ = calibrate(model, tokens, part, lambda done, total: None, Checkpoint(tmp_path, 1e9))
+        found, _ = calibrate(model, tokens, part, silent, Checkpoint(tmp_path, 1e9))
         site = next(iter(found.sites.values()))
         assert site.folds.tolist() == list(range(shard, 3, shards))
     merged, spent = calibrate(model, tokens, calibration, stop_after(1), Checkpoint(tmp_path, 0))
@@ -212,7 +216,7 @@ def test_a_checkpoint_of_another_version_is_computed_again(
     with pytest.raises(Stop):
         calibrate(model, tokens, DIFFERENTIATED, stop_after(3), Checkpoint(tmp_path, 0))
     monkeypatch.undo()
-    resumed, _ = calibrate(model, tokens, DIFFERENTIATED, lambda d, t: None, Checkpoint(tmp_path, 0))
+    resumed, _ = calibrate(model, tokens, DIFFERENTIATED, silent, Checkpoint(tmp_path, 0))
     assert same(resumed, differentiated)
     said = f"the checkpoint of fold 0 is not used (an observer's state of version {VERSION - 1}; "
     assert said in capsys.readouterr().err

@@ -19,7 +19,7 @@ from tests.launches import empty
 
 
 def test_in_the_simulator_it_finds_what_torch_finds() -> None:
-    assert len(simulated(Path(__file__).with_name("count_cuda_on_cpu.py"))) == 16
+    assert len(simulated(Path(__file__).with_name("count_cuda_on_cpu.py"))) == 8
 
 
 @pytest.mark.parametrize("like", [types.float32, types.int16, types.uint16], ids=str)

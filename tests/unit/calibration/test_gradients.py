@@ -25,6 +25,7 @@ from sweep.calibration.tokens import Tokens
 from sweep.config import knobs
 from sweep.config.knobs import Calibration
 from sweep.core.errors import UsageError
+from sweep.core.progress import GRADIENTS, SAMPLES
 from sweep.evaluation.channel_quantizer import Rounding
 from sweep.evaluation.fake_quant import fake_quantized
 from sweep.models import load
@@ -334,3 +335,18 @@ def noisy_divergence(model: Model, ids: Any, e: dict[tuple[int, str], float], se
                 q = F.log_softmax(logits(model, model.backbone(torch.from_numpy(ids)[None])[0]).double(), -1)
             total += float((p.exp() * (p - q)).sum())
     return total / repeats
+
+
+def test_samples_and_gradients_are_counted_apart(tiny: load.Model) -> None:
+    """Eight samples of two folds, four of them differentiated; both totals are known before anything is done."""
+    calibration = Calibration(samples=8, seqlen=24, folds=2, batch_size=2, fisher=4)
+    seen: list[tuple[str, int, int]] = []
+    calibrate(tiny, tokens(8), calibration, lambda done, total, phase=SAMPLES: seen.append((phase, done, total)))
+    assert seen[:2] == [(SAMPLES, 0, 8), (GRADIENTS, 0, 4)]
+    assert seen[2:] == [
+        (SAMPLES, 2, 8), (SAMPLES, 4, 8), (GRADIENTS, 1, 4), (GRADIENTS, 2, 4),
+        (SAMPLES, 6, 8), (SAMPLES, 8, 8), (GRADIENTS, 3, 4), (GRADIENTS, 4, 4),
+    ]  # fmt: skip
+    plain: list[tuple[int, int]] = []
+    calibrate(tiny, tokens(8), replace(calibration, fisher=0), lambda *at: plain.append(at[:2]))
+    assert plain == [(0, 8), (2, 8), (4, 8), (6, 8), (8, 8)]

@@ -24,6 +24,7 @@ from sweep.calibration.loop import calibrate
 from sweep.calibration.tokens import Outline, Tokens
 from sweep.config import knobs
 from sweep.config.knobs import Calibration
+from sweep.core.progress import SAMPLES, silent
 from sweep.core.store_key import Key
 from sweep.models import load
 from sweep.quantization.statistics import Statistics
@@ -60,12 +61,8 @@ def first(tokens: Tokens, number: int) -> tuple[Tokens, Calibration]:
     return Tokens(tokens.source, tokens.windows[:number]), replace(SETTINGS, samples=number)
 
 
-def quiet(done: int, total: int) -> None:
-    pass
-
-
 def observed(model: load.Model, tokens: Tokens, collect: Collect | None = None, settings: Any = SETTINGS) -> Statistics:
-    return calibrate(model, tokens, settings, quiet, collect=collect)[0]
+    return calibrate(model, tokens, settings, silent, collect=collect)[0]
 
 
 CASES = [("float32", kind) for kind in COLLECTED] + [("bfloat16", kind) for kind in COLLECTED if kind != "shifts"]
@@ -77,13 +74,13 @@ def test_grown_is_direct(models: dict[str, load.Model], tokens: Tokens, tmp_path
     direct = observed(model, tokens, collect)
     for number in (6, 18) if dtype != "float16" else (6,):  # of 18, one fold is whole already
         few, settings = first(tokens, number)
-        calibrate(model, few, settings, quiet, collect=collect)[0].save(tmp_path / "few")
+        calibrate(model, few, settings, silent, collect=collect)[0].save(tmp_path / "few")
         passed: list[int] = []
         grown, _ = calibrate(
             model,
             replace(tokens, since=number),
             SETTINGS,
-            lambda done, total, passed=passed: passed.append(total),  # type: ignore[misc]
+            lambda done, total, phase=SAMPLES, passed=passed: passed.append(total) if phase == SAMPLES else None,
             collect=collect,
             base=Statistics.load(tmp_path / "few"),
         )
@@ -111,7 +108,7 @@ def test_squared_gradients_go_on(models: dict[str, load.Model], tokens: Tokens, 
     later = replace(tokens, since=6)
     with pytest.raises(Stop):
         calibrate(model, later, settings, stop_after(11), Checkpoint(tmp_path / "k", 0), base=base)
-    grown, _ = calibrate(model, later, settings, quiet, Checkpoint(tmp_path / "k", 0), base=base)
+    grown, _ = calibrate(model, later, settings, silent, Checkpoint(tmp_path / "k", 0), base=base)
     assert any(site.fisher for site in direct.sites.values())
     for name, statistics in (("grown", grown), ("direct", direct)):
         statistics.save(tmp_path / name)
@@ -127,10 +124,10 @@ def test_growing_in_steps_kills_and_shards_changes_nothing(
     for kill in sorted(dice.sample(range(1, 15), 3)):
         with pytest.raises(Stop):
             calibrate(model, later, SETTINGS, stop_after(kill), Checkpoint(tmp_path / "k", 0), base=base)
-    assert same(calibrate(model, later, SETTINGS, quiet, Checkpoint(tmp_path / "k", 0), base=base)[0], direct)
+    assert same(calibrate(model, later, SETTINGS, silent, Checkpoint(tmp_path / "k", 0), base=base)[0], direct)
     sharded = replace(SETTINGS, shards=2)
     for shard in (1, 0):
-        calibrate(model, later, replace(sharded, shard=shard), quiet, Checkpoint(tmp_path / "s", 0), base=base)
+        calibrate(model, later, replace(sharded, shard=shard), silent, Checkpoint(tmp_path / "s", 0), base=base)
     passed: list[int] = []
     merged, _ = calibrate(
         model, later, sharded, lambda d, t: passed.append(d), Checkpoint(tmp_path / "s", 0), base=base
@@ -138,9 +135,9 @@ def test_growing_in_steps_kills_and_shards_changes_nothing(
     assert not passed
     assert same(merged, direct)
     middle, _ = calibrate(
-        model, replace(first(tokens, 12)[0], since=6), replace(SETTINGS, samples=12), quiet, base=base
+        model, replace(first(tokens, 12)[0], since=6), replace(SETTINGS, samples=12), silent, base=base
     )
-    assert same(calibrate(model, replace(tokens, since=12), SETTINGS, quiet, base=middle)[0], direct)
+    assert same(calibrate(model, replace(tokens, since=12), SETTINGS, silent, base=middle)[0], direct)
 
 
 @pytest.mark.parametrize("fisher", [0, 6, 9])
@@ -153,7 +150,7 @@ def test_layer_by_layer(models: dict[str, load.Model], path: Path, tokens: Token
     arguments = (Streamed(streamed, "cpu", "float32", tmp_path / "layers"), later, settings)
     with pytest.raises(Stop):
         calibrate_streamed(*arguments, stop_after(15), None, base)
-    grown, _ = calibrate_streamed(*arguments, quiet, None, base)
+    grown, _ = calibrate_streamed(*arguments, silent, None, base)
     for name, statistics in (("grown", grown), ("direct", direct)):
         statistics.save(tmp_path / name)
     assert (tmp_path / "grown").read_bytes() == (tmp_path / "direct").read_bytes()
@@ -247,7 +244,7 @@ def test_texts_of_different_lengths_end_batches_too(
     stored(store, models, uneven, 3)  # one sample a fold, and the next is shorter
     chosen = base(store, uneven)
     assert chosen is not None
-    grown, _ = calibrate(models["float32"], replace(uneven, since=3), SETTINGS, quiet, base=chosen.statistics)
+    grown, _ = calibrate(models["float32"], replace(uneven, since=3), SETTINGS, silent, base=chosen.statistics)
     assert same(grown, observed(models["float32"], uneven))
     even = Tokens("even", tokens.windows)
     stored(store, models, even, 3)

@@ -16,15 +16,18 @@ import pytest
 from synthetic import mamba, write
 
 from sweep.compare import load
+from sweep.compare.analysis.cost import MEASURED, Estimate
+from sweep.compare.analysis.ranking import Group, Row
 from sweep.compare.answer import Answer, answer, headlines
 from sweep.compare.charts import charts
 from sweep.compare.render import sentences
 from sweep.compare.render.numbers import nats
+from sweep.compare.render.ranked import ranked
 from sweep.compare.render.writers import FORMATS, LINE, LONGEST, WIDEST
 from sweep.compare.tables.catalogue import tables
 from sweep.core.errors import UsageError
 from tests.unit.compare.conftest import Done
-from tests.unit.compare.test_cost import evaluated
+from tests.unit.compare.test_cost import evaluated, lossy
 
 Run = Callable[..., Done]
 WORLD = mamba(layers=2, size=60)
@@ -410,16 +413,17 @@ def test_python(forty: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "error", "text"),
+    ("value", "error", "text", "compact"),
     [
-        (0.005634, 0.000213, "0.0056 ± 0.0002"), (1.5, float("nan"), "1.5"), (12.3456, 3.0, "12 ± 3"),
-        (1.2e-8, 3e-9, "(1.2 ± 0.3)e-8"), (-0.01, 0.002, "−0.010 ± 0.002"),
+        (0.005634, 0.000213, "0.0056 ± 0.0002", "0.0056(2)"), (1.5, float("nan"), "1.5", "1.5"),
+        (12.3456, 3.0, "12 ± 3", "12(3)"), (1.2e-8, 3e-9, "(1.2 ± 0.3)e-8", "1.2(3)e-8"),
+        (-0.01, 0.002, "−0.010 ± 0.002", "−0.010(2)"), (0.123, 0.097, "0.12 ± 0.10", "0.12(10)"),
+        (250.0, 30.0, "250 ± 30", "250(30)"), (0.5, 0.0, "0.5", "0.5"),
     ],
 )  # fmt: skip
-def test_nats_to_the_digit_of_their_error(value: float, error: float, text: str) -> None:
-    from sweep.compare.analysis.cost import Estimate
-
+def test_nats_to_the_digit_of_their_error(value: float, error: float, text: str, compact: str) -> None:
     assert nats(Estimate(value, error)) == text
+    assert nats(Estimate(value, error), compact=True) == compact
     assert nats(None) == "–"
 
 
@@ -458,3 +462,55 @@ def test_what_is_known_of_some_places_is_no_best(tmp_path: Path) -> None:
     assert all(np.isnan(e.overall[0]) for e in v.evidence)
     assert "nothing is known of the SQNR" in sentences.verdict(v)
     assert "dB" not in next(line for line in headlines(a) if "method" in line)
+
+
+@pytest.mark.parametrize("columns", [80, 48, 40, 34])
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_number_that_ranks_keeps_its_error_at_any_width(tmp_path: Path, columns: int, measured: bool) -> None:
+    for alpha, kl in ((0.9995, 0.02), (0.99999, 0.01), (0.9999, 0.015)):
+        if measured:
+            evaluated(tmp_path / str(alpha), kl, 7.0, alpha=alpha)
+        else:
+            write(tmp_path / str(alpha), mamba(layers=2, size=2000), alpha=alpha)
+    lines = shown(tmp_path, columns)
+    assert max(map(len, lines)) <= columns
+    table, _, note = " ".join(lines[2 : lines.index("", 2)]).partition("0.012(3) stands for")
+    errors = re.findall(r"\d(?: ± <?[\d.]+|\(\d+\))", table)
+    assert len(errors) >= (3 if measured else 2)  # of SQNR the best one is what others are held against
+    compact = "(" in table
+    assert compact == (note.split() == ["0.012", "±", "0.003"])
+    assert compact or columns > 40
+
+
+def test_two_measures_and_settings_that_are_not_ranked_fit_40_columns(tmp_path: Path) -> None:
+    for alpha, kl in ((0.9995, 0.02), (0.99999, 0.01), (0.99, 0.03)):
+        lossy(evaluated(tmp_path / str(alpha), kl, 7.0, alpha=alpha), 1, 1e-4)
+    write(tmp_path / "m", WORLD, method="minmax")
+    for alpha in (0.9995, 0.99999):
+        lossy(write(tmp_path / f"int4{alpha}", WORLD, alpha=alpha, format="int4"), 1, 1e-3)
+    lines = shown(tmp_path, 40)
+    assert max(map(len, lines)) <= 40
+    table = lines[2 : lines.index("", 2)]
+    assert len(re.findall(r"\d\(\d+\)", "\n".join(table[:-1]))) == 3 * 2 + 2
+
+
+def test_names_that_are_too_long_are_not_cut_to_the_same() -> None:
+    estimate = Estimate(0.012, 0.003)
+    rows = [
+        Row(f"percentile 0.{'9' * n}", n, estimate, None, None, 30.0, None, 0.0, None, None, "") for n in (20, 21, 22)
+    ]
+    lines = [line.plain for line in ranked([Group("here", MEASURED, tuple(rows))], 30, 20)]
+    assert max(map(len, lines[:-1])) <= 30  # the last one is a note, which wraps
+    text = "".join(lines)
+    assert text.count("9") == 20 + 21 + 22
+    assert text.count("0.012(3)") == 4  # and the note
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("name", ["settings", "formats", "alpha", "verdicts", "data"])
+@pytest.mark.parametrize("columns", [80, 40])
+def test_every_table_has_its_errors_at_any_width(forty: Path, name: str, columns: int) -> None:
+    wide, narrow = (shown(forty, width, "--table", name) for width in (400, columns))
+    assert max(map(len, narrow)) <= columns
+    errors = re.compile(r"[\d.]+ ± <?[\d.e-]+")
+    assert sorted(set(errors.findall("\n".join(narrow)))) == sorted(set(errors.findall("\n".join(wide))))

@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import vl_convert
-from synthetic import mamba, write
+from synthetic import jackknife, mamba, write
 
 import sweep.compare.charts as package
 from sweep.compare import load
+from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.answer import answer
 from sweep.compare.charts import charts
 from sweep.compare.facts import Answer
@@ -125,8 +126,8 @@ def test_nothing_shown_depends_on_the_order_in_which_rows_come(
     """The database returns rows of a query without ORDER BY as its threads come; backwards is one such order."""
     plain = Comparison.sql
 
-    def backwards(self: Comparison, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        rows = plain(self, query, parameters)
+    def backwards(self: Comparison, query: str, *more: Any) -> list[tuple[Any, ...]]:
+        rows = plain(self, query, *more)
         return rows if re.search(r"ORDER BY[^)]*$", query) else rows[::-1]
 
     def shown(a: Answer) -> tuple[str, str]:
@@ -365,3 +366,133 @@ def test_every_axis_of_a_figure_says_what_it_shows(swept: Answer, grouped: Answe
                 continue  # of rows and columns with names
             axes = encodings(chart.spec, "x")
             assert any(axis.get("title") or axis.get("axis", {}).get("title") for axis in axes), (name, axes)
+
+
+def test_the_map_of_formats_writes_errors_and_marks_ties(tmp_path: Path) -> None:
+    for format, cost in (("int8", 0.01), ("int4", 0.5)):
+        for i, alpha in enumerate((0.99, 0.9995, 0.9999)):
+            kl = cost * (1, 1.02, 2)[i]
+            evaluation = {"kl": kl, "kl_se": cost / 10, "sites": [], "tokens": {"sha256": "t", "samples": 30}}
+            write(
+                tmp_path / "s" / f"{format}{alpha}", mamba(layers=1, size=60), alpha=alpha, format=format,
+                evaluation=evaluation,
+            )  # fmt: skip
+    a = answer(load(tmp_path / "s"))
+    chart = charts(a)["methods-formats"]
+    said = {(row["setting"], row["format"]): (row["said"], row["small"]) for row in rows_of(chart.spec)}
+    assert said["percentile 0.99", "int8"] == ("0.010", "± 0.001")
+    assert said["percentile 0.9995", "int8"] == ("~ 0.010", "± 0.001")
+    assert said["percentile 0.9999", "int4"] == ("1.00", "± 0.05")
+    assert "~ marks what is tied with it" in chart.caption
+    drawn = vl_convert.vegalite_to_svg(standalone(chart, a))
+    assert "~ 0.010" in drawn
+    assert "± 0.05" in drawn
+
+
+def test_of_cells_that_repeat_one_another_the_map_of_formats_has_one(tmp_path: Path) -> None:
+    for sweep in ("a", "b"):
+        for format in ("int8", "int4"):
+            for alpha in (0.99, 0.9995):
+                path = write(
+                    tmp_path / sweep / f"{format}{alpha}", mamba(layers=1, size=60), alpha=alpha, format=format
+                )
+                predicts(path, 0.01 + alpha)
+    drawn = rows_of(charts(answer(load(tmp_path / "a", tmp_path / "b")))["methods-formats"].spec)
+    assert len(drawn) == len({(row["context"], row["setting"], row["format"]) for row in drawn}) == 4
+
+
+def by_hand(cell: Path, column: str, layer: int, site: str) -> np.ndarray[Any, Any]:
+    table = pd.read_parquet(cell / "replicates.parquet")
+    values: np.ndarray[Any, Any] = (
+        table[(table.layer == layer) & (table.site == site)].sort_values("fold")[column].to_numpy()
+    )
+    return values
+
+
+def test_the_map_of_places_has_errors_and_marks_what_is_not_told_from_the_dearest(tmp_path: Path) -> None:
+    for alpha in (0.9, 0.9995):
+        write(tmp_path / "s" / str(alpha), mamba(layers=3, size=2000), alpha=alpha)
+    a = answer(load(tmp_path / "s"))
+    chart = charts(a)["cost-map"]
+    seen = set()
+    for number, label in enumerate(a.runs.labels):
+        table = [row for row in rows_of(chart.spec) if row["cell"] == label]
+        (dearest,) = (row for row in table if row["mark"] == "○")
+        assert dearest["cost"] == max(row["cost"] for row in table)
+        cell = a.runs.listed[number].path
+        most = 10 ** (-by_hand(cell, "sqnr_db", dearest["layer"], dearest["site"]) / 10)
+        for row in table:
+            mine = 10 ** (-by_hand(cell, "sqnr_db", row["layer"], row["site"]) / 10)
+            assert row["error"] == pytest.approx(jackknife(mine), rel=1e-3)
+            if row is not dearest:
+                tied = dearest["cost"] - row["cost"] <= quantile(0.95, freedom(len(mine))) * jackknife(mine - most)
+                assert row["mark"] == ("~" if tied else "")
+                seen.add(row["mark"])
+    assert seen == {"", "~"}
+
+
+def test_the_best_alpha_has_errors_and_marks_ties(tmp_path: Path) -> None:
+    world = mamba(layers=3, size=300)
+    for alpha in (0.9, 0.995, 0.9995):
+        write(tmp_path / "s" / str(alpha), world, alpha=alpha)
+    a = answer(load(tmp_path / "s"))
+    chart = charts(a)["best-alpha"]
+    table = rows_of(chart.spec)
+    marks = {row["mark"] for row in table}
+    assert marks == {"best", "tied", ""}
+    for row in table:
+        best = next(
+            r for r in table if (r["layer"], r["site"], r["mark"]) == (row["layer"], row["site"], "best")
+        )  # fmt: skip
+        mine, its = (
+            by_hand(tmp_path / "s" / str(r["value"]), "sqnr_db", row["layer"], row["site"]) for r in (row, best)
+        )
+        assert row["error"] == pytest.approx(jackknife(mine), rel=1e-3)
+        if row is not best:
+            error = jackknife(its - mine)
+            assert row["below_error"] == pytest.approx(error, rel=1e-3)
+            assert (row["mark"] == "tied") == (row["below"] <= quantile(0.95, freedom(len(mine))) * error)
+
+
+def test_differences_have_errors_and_are_faint_within_noise(swept: Answer, tmp_path: Path) -> None:
+    for name in ("difference-scale", "difference-sqnr"):
+        chart = charts(swept)[name]
+        assert all(row["error"] is not None for row in rows_of(chart.spec))
+    for seed in range(2):
+        write(tmp_path / "s" / str(seed), mamba(layers=6, seed=seed, tokens=f"{seed}" * 64), alpha=0.99)
+    a = answer(load(tmp_path / "s"))
+    chart = charts(a)["difference-scale"]
+    noise = [row["noise"] for row in rows_of(chart.spec)]
+    assert sum(noise) > 0.8 * len(noise)  # nothing but noise differs
+    assert "Faint: noise may be all of it" in chart.caption
+    assert "opacity" in chart.spec["encoding"]
+
+
+def test_no_tooltip_shows_a_number_without_the_error_that_is_known(swept: Answer, grouped: Answer) -> None:
+    """Of every chart, by the fields of its tooltips: what is estimated has an error or a band beside it."""
+    estimated = {"cost", "sqnr", "below", "gain", "ratio", "clip", "scale", "predicted", "measured", "loss", "change"}
+    bounds = {"error", "low", "small", "below_error", "ratio_error", "predicted_error", "measured_error"}
+    for a in (swept, grouped):
+        for name, chart in charts(a).items():
+            for tip in encodings(chart.spec, "tooltip"):
+                fields = {one["field"] for one in tip}
+                if fields & estimated:
+                    assert fields & bounds, (name, fields)
+
+
+def test_a_gain_has_its_band_and_is_not_said_to_reach_beyond_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for alpha in (0.99, 0.9995):
+        path = write(tmp_path / "s" / str(alpha), mamba(layers=2, size=60), alpha=alpha) / "replicates.parquet"
+        table = pd.read_parquet(path)
+        table["silu_gain"] = np.where(table.site == "x_conv_out", rng.uniform(0.9, 1.0, len(table)), None)
+        table.to_parquet(path)
+    drawn = rows_of(charts(answer(load(tmp_path / "s")))["gain"].spec)
+    known = [row for row in drawn if row["of"] == "x_conv_out"]
+    assert known
+    for row in known:
+        mine = by_hand(tmp_path / "s" / row["setting"].split()[1], "silu_gain", row["layer"], "x_conv_out")
+        assert row["error"] == pytest.approx(jackknife(mine.astype(float)), rel=1e-3)
+        assert row["low"] == pytest.approx(row["gain"] - 2 * row["error"], rel=1e-3)
+        assert row["gain"] < row["high"] <= 1
+    assert all(row["high"] is None for row in drawn if row["of"] != "x_conv_out")

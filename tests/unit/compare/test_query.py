@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -184,3 +186,30 @@ def test_as_a_program(demo: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert '"cells"' in done.stdout
+
+
+@pytest.mark.parametrize("name", ["scales", "replicates", "convergence", "histograms"])
+def test_a_cell_of_which_any_table_is_torn_is_set_apart(name: str, tmp_path: Path) -> None:
+    cells = [write(tmp_path / str(alpha), mamba(layers=1, size=60), alpha=alpha) for alpha in (0.9, 0.99)]
+    file = cells[0] / f"{name}.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    runs = load(tmp_path)
+    assert [cell.path for cell in runs.listed] == [cells[1]]
+    assert [str(problem) for problem in runs.problems] == [f"{cells[0]}: damaged, {name}.parquet is torn"]
+    cells[1].joinpath(file.name).write_bytes(b"")
+    with pytest.raises(UsageError, match=f"no cell can be read; the first: .*{name}.parquet is torn"):
+        load(tmp_path)
+
+
+def test_a_table_damaged_inside_is_named(tmp_path: Path, compare: Callable[..., Any]) -> None:
+    """Its ends are whole, so that nobody knows before its values are asked for."""
+    cells = [write(tmp_path / str(alpha), mamba(layers=1, size=60), alpha=alpha) for alpha in (0.9, 0.99)]
+    file = cells[1] / "replicates.parquet"
+    content = file.read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    file.write_bytes(content[:4] + bytes(end - 4) + content[end:])
+    done = compare(str(tmp_path), "--no-html")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: {cells[1]}: damaged, replicates.parquet: ")
+    assert done.err.endswith("; remove the cell, or compute it again, and compare once more\n")
+    assert done.err.count("\n") == 1

@@ -13,10 +13,10 @@ from scipy import stats
 
 from sweep.compare import Comparison, load
 from sweep.compare.analysis import recommend as module
-from sweep.compare.analysis.advice import Advice, LayerChoice
+from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.agreement import AGREE, DISAGREE, TIED
-from sweep.compare.analysis.board import Means
 from sweep.compare.analysis.cost import MEASURED, PREDICTED, SQNR, Costs, Estimate
+from sweep.compare.analysis.layer_choice import Choices, choices
 from sweep.compare.analysis.recommend import recommend
 
 IN, OUT, PRE = "x_conv_in", "out_proj_in", "x_conv_pre"
@@ -41,6 +41,10 @@ def names(one: Advice) -> list[str]:
     return [r.setting.removeprefix("percentile ") for r in one.runners]
 
 
+def chosen(by_layer: Choices) -> list[tuple[int, str, float, float]]:
+    return [(c.layer, c.setting, c.sqnr_db, c.loss_db) for c in by_layer.layers]
+
+
 def test_by_sqnr(tmp_path: Path) -> None:
     """The best one's error is 0.02 dB, others' 0.02, 0.52 and 1.02; they are paired, so errors of what is lost are
     0, 0.5 and 1 dB. Three tests: 0.05 dB are certain and negligible, 3 dB six errors, 3.5 dB three and a half."""
@@ -56,7 +60,11 @@ def test_by_sqnr(tmp_path: Path) -> None:
     assert [r.tied for r in one.runners] == [False, True, False, True]
     assert {(r.cost, r.more) for r in one.runners} == {(None, None)}
     assert (one.agreement, one.perplexity, one.unranked) == (None, None, ())
-    assert (one.best.cell, one.layer_loss_db, one.site_loss_db) == (2, 0.0, 0.0)
+    assert one.best.cell == 2
+    by_layer = choices(runs, one)
+    assert chosen(by_layer) == [(0, "percentile 0.999", 30.0, 0.0)]
+    assert (by_layer.layer_loss_db, by_layer.site_loss_db) == (0.0, 0.0)
+    assert [c.sqnr_se for c in by_layer.layers] == pytest.approx([0.02])
 
 
 @pytest.mark.parametrize(("factor", "tied"), [(0.99, True), (1.01, False)])
@@ -182,12 +190,9 @@ def test_perplexity_beside_measured_cost(tmp_path: Path) -> None:
     assert (one.kind, one.perplexity) == (PREDICTED, None)
 
 
-def test_of_equals_the_first_is_best() -> None:
-    layer = np.zeros(1, np.int64)
-    table = np.tile([1.0, 2.0], 32)[:, None]
-    means = Means(list(range(64)), layer, layer + 1, np.ones(1), table)
-    assert means.ranked == [*range(1, 64, 2), *range(0, 64, 2)]
-    assert means.of_cell == {n: 1.0 + n % 2 for n in range(64)}
+def test_of_equals_the_first_is_best(tmp_path: Path) -> None:
+    (one,) = recommend(several(tmp_path, 1.0, 2.0, 1.0, 2.0, 1.0))
+    assert [(r.cell, r.sqnr_db) for r in one.runners] == [(1, 2.0), (3, 2.0), (0, 1.0), (2, 1.0), (4, 1.0)]
 
 
 def test_settings_of_unknown_cost_are_not_ranked(tmp_path: Path) -> None:
@@ -195,8 +200,9 @@ def test_settings_of_unknown_cost_are_not_ranked(tmp_path: Path) -> None:
     runs = several(tmp_path, 20.0, 21.0, 30.0)
     (one,) = recommend(runs, None, Costs(runs, {0: Estimate(0.1), 1: Estimate(0.2)}, {2: Estimate(0.01)}))
     assert (one.kind, names(one), one.unranked) == (MEASURED, ["0.9", "0.99"], ("percentile 0.999",))
-    assert one.layers == (LayerChoice(0, "percentile 0.999", 30.0, 10.0),)
-    assert (one.layer_loss_db, one.site_loss_db) == (10.0, 10.0)
+    by_layer = choices(runs, one)
+    assert chosen(by_layer) == [(0, "percentile 0.99", 21.0, 1.0)]
+    assert (by_layer.layer_loss_db, by_layer.site_loss_db) == (1.0, 1.0)
     assert one.runners[1].tied  # 0.1 more, of unknown error
     assert one.agreement is not None
     assert (one.agreement.cells, one.agreement.first, one.agreement.best) == (2, 1, 0)
@@ -213,16 +219,16 @@ def test_layers_and_sites_have_a_best_of_their_own(tmp_path: Path) -> None:
     )
     cell(tmp_path / "a", first | {(0, PRE): 99.0, (2, IN): np.inf, (3, OUT): 99.0}, alpha=0.9)
     cell(tmp_path / "b", second | {(0, PRE): 0.0, (2, IN): 10.0, (3, OUT): np.inf}, alpha=0.99)
-    (one,) = recommend(load(tmp_path))
+    (one,) = recommend(runs := load(tmp_path))
     assert [r.sqnr_db for r in one.runners] == pytest.approx([21.8, 21.6])
-    assert one.layers == (
-        LayerChoice(0, "percentile 0.9", 22.0, 1.0),
-        LayerChoice(1, "percentile 0.99", 23.0, 0.0),
-        LayerChoice(3, "percentile 0.99", 21.0, 0.0),
-    )
-    assert one.layer_loss_db == pytest.approx(2 / 5)
-    assert one.site_loss_db == pytest.approx(8 / 5)
-    assert one.worst_layer == one.layers[0]
+    by_layer = choices(runs, one)
+    assert chosen(by_layer) == [
+        (0, "percentile 0.9", 22.0, 1.0),
+        (1, "percentile 0.99", 23.0, 0.0),
+        (3, "percentile 0.99", 21.0, 0.0),
+    ]
+    assert by_layer.layer_loss_db == pytest.approx(2 / 5)
+    assert by_layer.site_loss_db == pytest.approx(8 / 5)
     assert one.best.setting == "percentile 0.99"
 
 
@@ -251,7 +257,7 @@ def test_where_some_sqnr_are_unknown_those_with_the_fewest_are_compared(tmp_path
         assert (names(one), one.unranked) == (["0.999", "0.9", "0.99"], ())
         assert np.isnan(one.best.sqnr_db)
         assert np.isnan([r.loss_db for r in one.runners[1:]]).all()
-        assert one.layers == (LayerChoice(0, "percentile 0.9", 25.0, 0.0),)
+        assert chosen(choices(runs, one)) == [(0, "percentile 0.9", 25.0, 0.0)]
         (one,) = recommend(runs, None, costs(runs, (Estimate(0.1, 0, 9), Estimate(0.4, 0, 9), Estimate(0.3, 0, 9))))
         assert names(one) == ["0.9", "0.999", "0.99"]
         assert np.isnan([one.runners[1].sqnr_db, one.runners[1].loss_db]).all()

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import mamba, write
+from synthetic import jackknife, mamba, write
 
 from sweep.compare import Comparison, load
 from sweep.compare.answer import Answer, answer
+from sweep.compare.render import html
 from sweep.compare.render.writers import FORMATS
 from sweep.compare.tables.catalogue import tables
-from sweep.compare.tables.table import Column, Table
+from sweep.compare.tables.table import Column, Table, naming
+from sweep.quantization.sites import quantized
 from tests.unit.compare.conftest import Done
 
 Run = Callable[..., Done]
@@ -217,3 +219,49 @@ def test_settings_and_formats(tmp_path: Path) -> None:
         expected = rows[~rows.site.str.endswith("_pre")].sqnr_db.mean()
         setting = "minmax" if method == "minmax" else "percentile 0.9995"
         assert table.loc[setting, format] == pytest.approx(expected)
+
+
+def test_one_pairing_of_values_and_errors_serves_paper_and_page() -> None:
+    """A column that holds nothing goes with its errors; errors that hold nothing go alone; a text is no number."""
+    nan = float("nan")
+    table = Table.of(
+        "t", "T", "", "name | a:nats | ± a:nats | b:nats | ± b:nats | c:nats | ± c:nats | d:nats",
+        [("x", 0.5, 0.1, None, 0.2, 1.0, None, None), ("y", nan, None, nan, 0.2, None, nan, "")],
+    )  # fmt: skip
+    assert table.pairs() == [(0, None), (1, 2), (5, None)]
+    assert table.merged() == (["name", "a", "c"], [["x", "0.5 ± 0.1", "1"], ["y", "–", "–"]], [False, True, True])
+    page = html.table(table)
+    assert [name for name, *_ in page["heads"]] == ["name", "a", "c"]
+    assert [name for *_, name in page["heads"]] == ["", "± a", ""]
+    assert [[cell.text for cell in row] for row in page["rows"]] == table.merged()[1]
+    assert [cell.error for cell in page["rows"][0]] == ["", "0.1", ""]
+    assert Table.of("t", "T", "", "a | ± a | b", [(None, 1.0, "")]).pairs() == [(0, 1), (2, None)]
+
+
+@pytest.mark.parametrize(
+    ("heads", "right", "count"),
+    [
+        (["context", "rank", "setting"], [False, True, False], 3), (["context", "layer", "dB"], [False, True, True], 2),
+        (["knob", "context", "dB"], [False, False, True], 2), (["layer", "scale"], [True, True], 1), (["a"], [True], 1),
+    ],
+)  # fmt: skip
+def test_the_columns_that_name_a_row(heads: list[str], right: list[bool], count: int) -> None:
+    assert naming(heads, right) == count
+
+
+def test_the_best_setting_of_a_layer_has_its_errors(found: Answer) -> None:
+    table = named(found, "choices").frame()
+    assert (table["± SQNR"] > 0).all()
+    one = found.advice[0]
+    row = table[table.context == one.context].iloc[0]
+    (group,) = (g for g in found.ranking if g.context == one.context)
+    at = {r.setting: found.runs.listed[r.cell].path for r in group.rows}
+
+    def by_fold(setting: str) -> pd.Series:
+        left = pd.read_parquet(at[setting] / "replicates.parquet")
+        left = left[(left.layer == row.layer) & left.site.isin(quantized())]
+        return left.groupby("fold").sqnr_db.mean()
+
+    mine, its = by_fold(row["best setting"]), by_fold(one.best.setting)
+    assert row["± SQNR"] == pytest.approx(jackknife(mine.to_numpy()))
+    assert row["± loss"] == pytest.approx(jackknife((mine - its).to_numpy()))

@@ -17,6 +17,7 @@ from synthetic import World, jackknife, write
 from sweep.compare import load
 from sweep.compare.analysis.convergence import ENOUGH, convergence
 from sweep.compare.analysis.differences import evidence
+from sweep.compare.analysis.layer_choice import choices
 from sweep.compare.analysis.recommend import recommend
 from sweep.compare.analysis.rules import MATTERS
 from sweep.compare.analysis.significance import FAMILY, freedom, quantile
@@ -155,11 +156,12 @@ def test_a_loss_weighs_layers_by_their_sites(tmp_path: Path) -> None:
     """0.9 wins by 1 dB at both sites of layer 0, 0.9995 by 4 dB at the one of layer 1: means 2/3 and 4/3."""
     sites = {0: ("x_conv_in", "out_proj_in"), 1: ("x_conv_in",)}
     two(tmp_path, sites, lambda t: np.where(t.layer == 0, 1.0, -4.0))
-    (one,) = recommend(load(tmp_path))
+    (one,) = recommend(runs := load(tmp_path))
     assert one.best.setting == "percentile 0.9995"
     assert one.runners[1].loss_db == pytest.approx(2 / 3)
-    assert one.layer_loss_db == pytest.approx((2 * 1.0 + 1 * 0.0) / 3)
-    assert one.site_loss_db == pytest.approx((2 * 1.0 + 1 * 0.0) / 3)
+    by_layer = choices(runs, one)
+    assert by_layer.layer_loss_db == pytest.approx((2 * 1.0 + 1 * 0.0) / 3)
+    assert by_layer.site_loss_db == pytest.approx((2 * 1.0 + 1 * 0.0) / 3)
 
 
 def test_every_site_has_a_best_setting_of_its_own(tmp_path: Path) -> None:
@@ -167,10 +169,11 @@ def test_every_site_has_a_best_setting_of_its_own(tmp_path: Path) -> None:
     are lost with 0.9995 everywhere, by site (3 + 0 + 0) / 3."""
     sites = {0: ("x_conv_in", "out_proj_in"), 1: ("x_conv_in",)}
     two(tmp_path, sites, lambda t: np.where(t.layer == 1, -4.0, np.where(t.site == "x_conv_in", 3.0, -1.0)))
-    (one,) = recommend(load(tmp_path))
+    (one,) = recommend(runs := load(tmp_path))
     assert one.best.setting == "percentile 0.9995"
-    assert one.layer_loss_db == pytest.approx(2 / 3)
-    assert one.site_loss_db == pytest.approx(1.0)
+    by_layer = choices(runs, one)
+    assert by_layer.layer_loss_db == pytest.approx(2 / 3)
+    assert by_layer.site_loss_db == pytest.approx(1.0)
 
 
 def test_what_has_no_error_is_not_called_worse(tmp_path: Path) -> None:

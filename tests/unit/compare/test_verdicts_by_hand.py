@@ -33,6 +33,7 @@ from sweep.compare.analysis.significance import FAMILY
 from sweep.compare.analysis.verdicts import Verdict, verdicts
 
 Row = tuple[int, str, float, float, float, float, float]  # layer, site, ln scale, its p, dB, its error, p of both
+NO_COSTS = SimpleNamespace(ranked=lambda *cells: (SQNR, []), measured={}, predicted={})
 QUESTION = Contrast("alpha", "here", ("0.9", "0.99", "0.999"), (3, 4, 5), 0)
 T8 = float(stats.t.ppf(0.975, 2 / (1.2 / 8 + 2 / 7)))  # of eight folds
 BY_SCALE = (0, "x_conv_in", 0.1, 1e-9, 0.01, 0.001, 1.0)  # a scale that moved, and 0.01 dB within their error
@@ -62,7 +63,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
         kind = MEASURED if nats else SQNR
         monkeypatch.setattr(module, "cost_differences", lambda costs, questions, chosen: ([kind], [nats]))
         prints = dict.fromkeys(cells, 1) if same else {n: n for n in cells}
-        (verdict,) = verdicts(SimpleNamespace(listed=[]), None, prints, object())  # type: ignore[arg-type]
+        (verdict,) = verdicts(SimpleNamespace(listed=[]), None, prints, NO_COSTS)  # type: ignore[arg-type]
         return verdict
 
     return judge

@@ -19,6 +19,7 @@ import pytest
 
 from sweep.config.arguments import arranged
 from sweep.config.config import Config
+from sweep.config.hydra_errors import refuse
 from sweep.config.knobs import Calibration, Data, Evaluate, Model, Wandb
 from sweep.core import cli, provenance
 from sweep.core.console import Console
@@ -189,6 +190,7 @@ def test_a_shell_completes_commands_and_the_knobs_of_run(tmp_path: Path) -> None
     environment = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     for line, expected in (
         ("mamba-sweep re", {"reproduce", "recipe"}),
+        ("mamba-sweep compare r", set()),  # bash goes on with files
         ("mamba-sweep run meth", {"method="}),
         ("mamba-sweep run alpha=0.9 model=mamba1-1", {"model=mamba1-1.4b", "model=mamba1-130m"}),
     ):
@@ -200,6 +202,61 @@ def test_a_shell_completes_commands_and_the_knobs_of_run(tmp_path: Path) -> None
         )
         done = subprocess.run(["bash", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert set(done.stdout.split()) == expected, done.stderr
+
+
+def installs(shell: str) -> str:
+    """The line of the documentation that sets completion up in a shell."""
+    text = (ROOT / "docs" / "commands.md").read_text()
+    (line,) = (line for line in text.splitlines() if f"install={shell}" in line and "sweep run" in line)
+    return line
+
+
+def within(shell: str, tmp_path: Path, *words: str) -> str:
+    (tmp_path / "runs of mine").mkdir()
+    environment = {
+        "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path),
+    }  # fmt: skip
+    done = subprocess.run(
+        [shell, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes(tmp_path: Path) -> None:
+    lines = ("mamba-sweep re", "mamba-sweep run meth", "mamba-sweep run model=mamba1-1", "mamba-sweep compare ru")
+    program = "; ".join([installs("fish"), *(f"complete -C '{line}'; echo" for line in lines)])
+    shown = within("fish", tmp_path, "--no-config", "-c", program).split("\n\n")
+    answers = [{line.split("\t")[0] for line in part.splitlines() if line} for part in shown]
+    assert answers[:4] == [
+        {"recipe", "reproduce"}, {"method="}, {"model=mamba1-1.4b", "model=mamba1-130m"}, {"runs of mine/"},
+    ]  # fmt: skip
+
+
+ZSH = r"""
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z '{install}; echo REA""DY'
+zpty -r -m z shown '*READY*'
+zpty -n -w z $'mamba-sweep re\t\t'
+zpty -r -m z shown '*recipe*reproduce*'
+zpty -n -w z $'\C-umamba-sweep run meth\t'
+zpty -r -m z shown '*method=*'
+zpty -n -w z $'\C-umamba-sweep run alpha=0.9 model=mamba1-1\t\t'
+zpty -r -m z shown '*mamba1-1.4b*mamba1-130m*'
+zpty -n -w z $'\C-umamba-sweep compare ru\t'
+zpty -r -m z shown '*runs\\ of\\ mine*'
+print completed
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_completes(tmp_path: Path) -> None:
+    """On a terminal of its own; what does not come is waited for until the time is up."""
+    install = installs("zsh").replace("&& compinit", "&& compinit -u -D")  # whoever's files there are, and no cache
+    assert within("zsh", tmp_path, "-f", "-c", ZSH.format(install=install)) == "completed\n"
 
 
 ENDS = """
@@ -302,3 +359,24 @@ def test_wandb_variables_hold_where_no_knob_is_given(monkeypatch: pytest.MonkeyP
     assert (wandb_connection.mode("auto"), wandb_connection.mode("offline")) == ("disabled", "offline")
     monkeypatch.delenv("WANDB_PROJECT")
     assert Wandb().project == "mamba-scales"
+
+
+def test_a_refusal_of_hydras_is_printed_as_all_others_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One place prints errors: with commands as they were typed, and to a reader that is gone without a traceback."""
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mamba-sweep", "run"])
+    error = cli.UsageError("no such; see python -m sweep.store --help")
+    with pytest.raises(SystemExit) as ended:
+        refuse(error)
+    first = capsys.readouterr().err
+    assert (ended.value.code, cli.said(str(error))) == (cli.USAGE, cli.USAGE)
+    assert first == capsys.readouterr().err == "error: no such; see mamba-sweep store --help\n"
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with pytest.raises(SystemExit):
+        refuse(error)

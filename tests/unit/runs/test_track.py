@@ -302,6 +302,21 @@ def test_progress_is_reported_once_a_second_and_at_the_end(tmp_path: Path) -> No
     assert len(run.reports) <= 3
 
 
+def test_gradients_are_reported_beside_the_samples_and_never_added_to_them(tmp_path: Path) -> None:
+    run = _Broken(tmp_path.resolve())
+    tracker = WandbTracker(tmp_path, run)
+    for done in range(8):
+        tracker.progress(done + 1, 8)
+        tracker.differentiated(done, 7)
+    told = {key: value for report in run.reports for key, value in report.items()}
+    assert told == {
+        "calibration/done": 8, "calibration/samples": 8,
+        "calibration/gradients_done": 7, "calibration/gradients": 7,
+    }  # fmt: skip
+    assert {"calibration/gradients_done": 0, "calibration/gradients": 7} in run.reports  # each phase is told at once
+    assert len(run.reports) <= 6
+
+
 def test_no_place_to_write_is_no_reason_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "wandb").write_text("a file where W&B's folder should be")
     tracker = start(Wandb(mode="offline"), tmp_path, "name", "group", {})

@@ -14,7 +14,9 @@ from cells import CONFIG, finished
 from sweep.config.config import Config
 from sweep.config.knobs import Wandb
 from sweep.core.errors import UsageError
+from sweep.core.progress import GRADIENTS
 from sweep.runs.tracking import TrackedRun, trackers, view
+from sweep.runs.tracking.tracker import NullTracker
 from tests.harness import ROOT
 
 NOTEBOOK = """
@@ -59,6 +61,7 @@ def test_a_cell_is_followed_by_a_tracker_of_another_package(package: Path, tmp_p
         f"hydra.run.dir={tmp_path / 'cell'}",
     ]  # fmt: skip
     env = {"PYTHONPATH": f"{ROOT}:{package}", "PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": str(tmp_path)}
+    env |= {"OMP_NUM_THREADS": "1"}  # as the tests have it
     command = [sys.executable, "-m", "sweep", *cell]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -105,6 +108,7 @@ def test_an_error_of_a_tracker_costs_a_warning_and_no_cell(
     monkeypatch.setattr(trackers, "known", lambda: {"broken": lambda run: broken, "none": lambda run: None})
     started = trackers.start(run)
     assert (started.records, started.hints) == ({"broken": {"id": 7}}, [])
+    started.progress(0, 1, GRADIENTS)  # it has no method for these
     started.progress(1, 2)
     started.progress(2, 2)
     started.results(run.directory)
@@ -114,6 +118,23 @@ def test_an_error_of_a_tracker_costs_a_warning_and_no_cell(
         "tracker broken: ConnectionResetError: gone; the cell goes on",
         "tracker broken: RuntimeError: still gone; the cell goes on",
     ]
+
+
+def test_a_tracker_that_counts_gradients_is_told_of_them(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    class Counting(NullTracker):
+        def progress(self, done: int, total: int) -> None:
+            seen.append(("samples", done, total))
+
+        def differentiated(self, done: int, total: int) -> None:
+            seen.append(("gradients", done, total))
+
+    monkeypatch.setattr(trackers, "known", lambda: {"counting": lambda run: Counting()})
+    started = trackers.start(run)
+    started.progress(1, 8)
+    started.progress(1, 4, GRADIENTS)
+    assert seen == [("samples", 1, 8), ("gradients", 1, 4)]
 
 
 def test_a_tracker_that_cannot_start_is_left_out_unless_it_was_asked_for_what_cannot_be(

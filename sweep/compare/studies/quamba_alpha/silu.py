@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from sweep.compare.analysis.layer_choice import choices
 from sweep.compare.analysis.silu_gain import TOLERANCE
 from sweep.compare.query.database import SCALES
 from sweep.compare.studies.quamba_alpha.reply import (
@@ -154,9 +155,10 @@ def layers(case: Case) -> Reply:
             )
     for one in case.advice:
         if one.context.endswith("tensor"):
+            loss = choices(case.runs, one).layer_loss_db
             text.append(
-                f"{one.context}: one setting ({one.best.setting}) for all layers loses {one.layer_loss_db:.2f} dB on "
-                f"average against the best of each."
+                f"{one.context}: one setting ({one.best.setting}) for all layers loses {loss:.2f} dB on average "
+                "against the best of each."
             )
     return Reply(
         "Do layers differ?",

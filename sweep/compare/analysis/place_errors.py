@@ -1,0 +1,74 @@
+"""Standard errors of what a cell says of a place, told from its replicates, and what they do not tell apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+import duckdb
+import numpy as np
+
+from sweep.compare.analysis.per_site import read
+from sweep.compare.analysis.significance import Floats, freedom, jackknife, quantile
+from sweep.compare.query.comparison import Comparison
+from sweep.compare.query.database import REPLICATES
+from sweep.quantization.sites import quantized
+
+Place = tuple[int, int, str]  # cell, layer, site
+
+
+def replicates(runs: Comparison, cells: Sequence[int], expression: str) -> dict[Place, Floats]:
+    """What SQL's `expression` of the groups of a place says without one fold, [K], by place; empty where the cells
+    have no replicates or not that column."""
+    source = runs.source(REPLICATES, list(cells)) if cells else None
+    if source is None:
+        return {}
+    query = (
+        f"SELECT cell, layer, site, list(t ORDER BY fold) FROM (SELECT cell, layer, site, fold, {expression} AS t "
+        f"FROM {source} GROUP BY ALL) GROUP BY ALL HAVING count(*) = count(t) AND count(*) > 1 "
+        "ORDER BY cell, layer, site"
+    )
+    try:
+        return {(cell, layer, site): np.array(values) for cell, layer, site, values in runs.sql(query)}
+    except duckdb.BinderException:
+        return {}
+
+
+def errors(runs: Comparison, cells: Sequence[int], expression: str) -> dict[Place, float]:
+    """The jackknife error of each of `replicates`."""
+    return {place: float(jackknife(values)) for place, values in replicates(runs, cells, expression).items()}
+
+
+def sqnr_replicates(runs: Comparison, cells: Sequence[int]) -> dict[Place, Floats]:
+    """SQNR of a place without one fold, dB, [K]; groups pooled."""
+    sites = runs.sites
+    known: dict[Place, Floats] = {}
+    for cell, places in read(runs, list(cells)).items():
+        if places.sqnr_replicates is not None:
+            at = zip(places.codes.tolist(), places.sqnr_replicates, strict=True)
+            known |= {(cell, code // len(sites), sites[code % len(sites)]): values for code, values in at}
+    return known
+
+
+def layer_replicates(runs: Comparison, cells: Collection[int]) -> dict[tuple[int, int], Floats]:
+    """Mean SQNR of the quantized sites of a layer without one fold, dB, [K], by cell and layer."""
+    sites = defaultdict(list)
+    for (cell, layer, site), values in sqnr_replicates(runs, sorted(cells)).items():
+        if site in quantized() and np.isfinite(values).all():
+            sites[cell, layer].append(values)
+    return {place: np.asarray(np.mean(values, axis=0)) for place, values in sites.items()}
+
+
+def unresolved(first: float, firsts: Floats | None, other: float, others: Floats | None, paired: bool) -> bool:
+    """Whether noise may be all of the difference of two values, told from their replicates: it is within the half-width
+    of 95 % confidence. Without replicates nothing is told apart, and nothing marked.
+
+    paired: whether the replicates of both left out the same folds."""
+    if firsts is None or others is None:
+        return False
+    if paired and firsts.shape == others.shape:
+        error = float(jackknife(others - firsts))
+    else:
+        error = float(np.hypot(jackknife(firsts), jackknife(others)))
+    folds = min(len(firsts), len(others))
+    return abs(other - first) <= quantile(0.95, freedom(folds)) * error
