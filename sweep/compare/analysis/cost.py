@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
-from sweep.compare.analysis.significance import Floats, freedom, jackknife
+from sweep.compare.analysis.significance import Floats, freedom, jackknife, paired_error
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import REPLICATES, SCALES, deployed
 from sweep.runs.compared import Cell
@@ -100,7 +100,8 @@ class Costs:
                 exact = _texts(scores[a], scores[b])
             else:
                 same = self.runs.listed[a].key == self.runs.listed[b].key
-                exact = _paired(folds.get(a), folds.get(b)) if same else None
+                error = paired_error(folds.get(a), folds.get(b)) if same else None
+                exact = None if error is None else (error, freedom(len(folds[a])))
             se, df = exact or (float(np.hypot(values[a].se, values[b].se)), min(values[a].df, values[b].df))
             differences[a, b] = Estimate(value, se, df)
         return differences
@@ -163,12 +164,6 @@ def ask(runs: Comparison, name: str, cells: list[int], query: str) -> list[tuple
         return runs.sql(query.format(f"(FROM {source} WHERE {deployed()})"))
     except duckdb.BinderException:
         return []
-
-
-def _paired(first: Floats | None, second: Floats | None) -> tuple[float, float] | None:
-    if first is None or second is None or first.shape != second.shape:
-        return None
-    return float(jackknife(second - first)), freedom(len(first))
 
 
 def _scores(cell: Cell) -> Scores | None:

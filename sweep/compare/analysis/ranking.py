@@ -10,18 +10,19 @@ from typing import Any
 from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.contexts import contexts
 from sweep.compare.analysis.cost import Costs, Estimate
-from sweep.compare.analysis.mean_sqnr import known_sqnr
+from sweep.compare.analysis.mean_sqnr import known_sqnr, mean_sqnr
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import SCALES, deployed
 
 BEST, AS_GOOD, UNRANKED = "best", "tied", "not ranked"
-MOST = 250  # cells whose share of clipped values is looked up where no record has it, the best of every group first
+MOST = 250  # cells of which errors are looked up, and what no record has, the best of every group first
 
 
 @dataclass(frozen=True)
 class Row:
-    """One cell. measured, predicted: nats per token. more: cost above the best one's, nats or None. sqnr: mean dB;
-    lost: dB below the best one's, with its error. clipped: share of all values at quantized sites.
+    """One cell. measured, predicted: nats per token. more: cost above the best one's, nats or None. sqnr: mean dB, and
+    its standard error sqnr_se, None where replicates do not tell it or were not looked up; lost: dB below the best
+    one's, with its error. clipped: share of all values at quantized sites.
     rise: of perplexity, above the unquantized network's. verdict: BEST, AS_GOOD within error or what
     matters, UNRANKED where the ranking measure is unknown, or empty."""
 
@@ -36,6 +37,7 @@ class Row:
     perplexity: Estimate | None
     rise: Estimate | None
     verdict: str
+    sqnr_se: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
         there = {r.cell for r in rows}
         rows += [row(name, n, UNRANKED, means.get(n), None, None) for n, name in names.items() if n not in there]
         ranked.append(Group(one.context, one.kind, tuple(rows)))
-    return _with_clipped(runs, [*ranked, *alone])
+    return _looked_up(runs, [*ranked, *alone])
 
 
 def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
@@ -119,15 +121,20 @@ def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
     return Estimate(float(value), float("nan") if error is None else float(error))
 
 
-def _with_clipped(runs: Comparison, groups: list[Group]) -> list[Group]:
-    """The groups with the share of clipped values: as run.json says, else looked up for the best of every group."""
+def _looked_up(runs: Comparison, groups: list[Group]) -> list[Group]:
+    """The groups with the errors of SQNR and the share of clipped values: as run.json says, else looked up."""
+    best = [cell for _, cell in sorted((rank, row.cell) for group in groups for rank, row in enumerate(group.rows))]
+    errors = {n: e.se for n, e in mean_sqnr(runs, best[:MOST]).items() if math.isfinite(e.se)}
     clipped: dict[int, float | None] = {}
     if not (runs.filters.site or runs.filters.layer):
         clipped = {n: cell.totals.clip_fraction for n, cell in enumerate(runs.listed) if cell.totals}
-    ranked = sorted(
-        (rank, row.cell) for group in groups for rank, row in enumerate(group.rows) if row.cell not in clipped
-    )
-    if source := runs.source(SCALES, [cell for _, cell in ranked[:MOST]]) if ranked else None:
+    others = [cell for cell in best if cell not in clipped]
+    if others and (source := runs.source(SCALES, others[:MOST])):
         query = f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {deployed()} GROUP BY cell"
         clipped |= dict(runs.sql(query))
-    return [replace(g, rows=tuple(replace(r, clipped=clipped.get(r.cell)) for r in g.rows)) for g in groups]
+
+    def more(row: Row) -> Row:
+        known = row.sqnr is not None
+        return replace(row, clipped=clipped.get(row.cell), sqnr_se=errors.get(row.cell) if known else None)
+
+    return [replace(group, rows=tuple(map(more, group.rows))) for group in groups]

@@ -72,3 +72,11 @@ def jackknife(replicates: Floats) -> Floats:
         return np.full(replicates.shape[:-1], np.nan)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.sqrt((folds - 1) * np.var(replicates, axis=-1)))
+
+
+def paired_error(first: Floats | None, second: Floats | None) -> float | None:
+    """Standard error of `second - first` from replicates [K] that left out the same folds of one calibration; None
+    where either has none, or not as many."""
+    if first is None or second is None or first.shape != second.shape:
+        return None
+    return float(jackknife(second - first))

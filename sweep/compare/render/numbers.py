@@ -34,6 +34,19 @@ def nats(value: Estimate | None, error: bool = True, signed: bool = False, compa
     return f"{shown}({error_shown.replace('.', '').lstrip('0')})" if compact else f"{shown} ± {error_shown}"
 
 
+def decibels(value: float | None, error: float | None = None, compact: bool = False) -> str:
+    """`33.28 ± 0.02`, or compact `33.28(2)` and `25.8(3)`, to the first digit of the error; one too small to show is an
+    upper bound. An en dash for None."""
+    if value is None or math.isnan(value):
+        return "–"
+    shown = f"{value:.2f}".replace("-", "−")
+    if error is None or not math.isfinite(error):
+        return shown
+    if round(100 * error) == 0:
+        return f"{shown}(<1)" if compact else f"{shown} ± <0.01"
+    return nats(Estimate(value, max(error, 0.01)), compact=True) if compact else f"{shown} ± {error:.2f}"
+
+
 def share(value: float | None) -> str:
     """`0.05 %`; an upper bound if that would round to 0."""
     if value is None or math.isnan(value):

@@ -12,9 +12,8 @@ from rich.text import Text
 from sweep.compare.analysis.contexts import short
 from sweep.compare.analysis.cost import SQNR, Estimate
 from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED, Group, Row
-from sweep.compare.render.numbers import COMPACT, counted, nats, share
+from sweep.compare.render.numbers import COMPACT, counted, decibels, nats, share
 from sweep.compare.render.sentences import plus
-from sweep.compare.tables.table import Column
 
 HEADINGS = {
     "measured": "KL, nats", "predicted": "predicted, nats", "sqnr": "SQNR dB", "lost": "against best", "verdict": "",
@@ -27,10 +26,11 @@ SHORTEST = 12  # characters of a setting; longer ones go on in the next line whe
 @dataclass(frozen=True)
 class _Form:
     """How rows are shown. names: their columns, fields of a Row. compact: errors as 0.012(3), headings word by word
-    over several lines, one space between columns."""
+    over several lines, one space between columns. by_sqnr: whether SQNR ranks, which then has its error."""
 
     names: tuple[str, ...]
     compact: bool
+    by_sqnr: bool
 
     def columns(self, rows: Sequence[Row]) -> list[tuple[list[str], list[str]]]:
         """(lines of the heading, text of each row) of every column."""
@@ -45,7 +45,7 @@ class _Form:
     def _text(self, name: str, row: Row) -> str:
         value = getattr(row, name)
         if name == "sqnr":
-            return Column("", "db").show(value)
+            return decibels(value, row.sqnr_se if self.by_sqnr else None, self.compact)
         if name == "clipped":
             return share(value)
         if name == "lost":
@@ -110,7 +110,7 @@ def _fitting(rows: Sequence[Row], width: int, by_cost: bool) -> _Form:
         order = ["perplexity", "rise", "predicted", "measured", "clipped"]
     for compact in (False, True):
         for out in range(len(order) + 1):
-            form = _Form(tuple(name for name in names if name not in order[:out]), compact)
+            form = _Form(tuple(name for name in names if name not in order[:out]), compact, not by_cost)
             if sum(_sizes(form, rows)) + len(form.gap) * (len(form.names) - 1) <= width:
                 return form
     return form

@@ -8,8 +8,7 @@ from sweep.compare.analysis.cost import SQNR
 from sweep.compare.analysis.ranking import AS_GOOD, BEST, UNRANKED
 from sweep.compare.facts import Answer
 from sweep.compare.render import html
-from sweep.compare.render.numbers import nats, share
-from sweep.compare.tables.table import Column
+from sweep.compare.render.numbers import decibels, nats, share
 
 COSTS = (("measured", "KL, nats"), ("predicted", "predicted, nats"))  # per token
 
@@ -34,23 +33,20 @@ def ranking(a: Answer) -> dict[str, Any]:
             raw = ("", "") if e is None else (html.raw(e.value), html.raw(e.se))
             shown.append(html.Shown(text, raw[0], "n", raw[1]))
         shown.insert(place, html.Shown(row.verdict, row.verdict, "tie" if row.verdict in (BEST, AS_GOOD) else ""))
-        rows.append(
-            [*shown, html.shown(Column("", "db"), row.sqnr), html.Shown(share(row.clipped), html.raw(row.clipped), "n")]
-        )
+        sqnr = html.Shown(decibels(row.sqnr, row.sqnr_se), html.raw(row.sqnr), "n", html.raw(row.sqnr_se))
+        rows.append([*shown, sqnr, html.Shown(share(row.clipped), html.raw(row.clipped), "n")])
     kinds = list(dict.fromkeys(group.kind for group in a.ranking))
     proxy = " What a setting costs the network was not measured: SQNR is a proxy." if SQNR in kinds else ""
     unranked = any(row.verdict == UNRANKED for _, _, row in ranked)
     rest = " Not ranked: not known by that measure, or measured on other text." if unranked else ""
-    numeric = {"#", "SQNR, dB", "clipped", *(head for _, head in costs)}
+    with_errors = {"SQNR, dB", *(head for _, head in costs)}
+    numeric = {"#", "clipped", *with_errors}
     return {
         "name": "ranking",
         "title": "Ranking",
         "caption": f"By {', '.join(kinds)}; costs are per token, ± is one standard error. Tied: no worse than the best "
         f"beyond error.{proxy}{rest}",
-        "heads": [
-            (head, "n" if head in numeric else "", f"± {head}" if any(head == h for _, h in costs) else "")
-            for head in heads
-        ],
+        "heads": [(head, "n" if head in numeric else "", f"± {head}" if head in with_errors else "") for head in heads],
         "rows": rows,
         "count": len(ranked),
         "most": html.MOST,

@@ -27,6 +27,7 @@ def settings_table(a: Answer) -> Table:
                     *with_error(r.predicted),
                     *with_error(r.more),
                     r.sqnr,
+                    r.sqnr_se,
                     None if r.lost is None else -r.lost.value,
                     None if r.lost is None else r.lost.se,
                     r.clipped,
@@ -41,8 +42,8 @@ def settings_table(a: Answer) -> Table:
         f"nothing certain of the model. Tied: within error, or within {NEGLIGIBLE_NATS} nats or {NEGLIGIBLE_DB} dB. "
         "More: than the best one.",
         "context | rank:count | setting | verdict | ranked by | KL nats:nats | ± KL:nats | predicted nats:nats | "
-        "± predicted:nats | more nats:nats | ± more:nats | mean SQNR dB:db | against best dB:gain | ± dB:db | "
-        "clipped:share | perplexity:number | ± perplexity:number",
+        "± predicted:nats | more nats:nats | ± more:nats | mean SQNR dB:db | ± SQNR dB:db | against best dB:gain | "
+        "± dB:db | clipped:share | perplexity:number | ± perplexity:number",
         rows,
     )
 

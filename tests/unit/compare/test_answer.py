@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,12 +17,12 @@ import pytest
 from synthetic import mamba, write
 
 from sweep.compare import load
-from sweep.compare.analysis.cost import MEASURED, Estimate
-from sweep.compare.analysis.ranking import Group, Row
+from sweep.compare.analysis.cost import MEASURED, SQNR, Estimate
+from sweep.compare.analysis.ranking import BEST, Group, Row
 from sweep.compare.answer import Answer, answer, headlines
 from sweep.compare.charts import charts
 from sweep.compare.render import sentences
-from sweep.compare.render.numbers import nats
+from sweep.compare.render.numbers import decibels, nats
 from sweep.compare.render.ranked import ranked
 from sweep.compare.render.writers import FORMATS, LINE, LONGEST, WIDEST
 from sweep.compare.tables.catalogue import tables
@@ -492,6 +493,34 @@ def test_two_measures_and_settings_that_are_not_ranked_fit_40_columns(tmp_path: 
     assert max(map(len, lines)) <= 40
     table = lines[2 : lines.index("", 2)]
     assert len(re.findall(r"\d\(\d+\)", "\n".join(table[:-1]))) == 3 * 2 + 2
+
+
+def test_where_sqnr_ranks_it_has_its_error() -> None:
+    rows = [Row("mse", 0, None, None, None, 33.284, None, 0.0, None, None, BEST, 0.006)]
+    rows += [Row("minmax", 1, None, None, None, 25.79, Estimate(7.49, 0.31), 0.0, None, None, "", 0.314)]
+    group = Group("here", SQNR, tuple(rows))
+    wide, narrow = ([line.plain.split() for line in ranked([group], width, 20)] for width in (80, 36))
+    assert wide[1:] == [
+        ["mse", "33.28", "±", "0.01", "0", "best"],
+        ["minmax", "25.79", "±", "0.31", "−7.49", "±", "0.31", "0"],
+    ]
+    assert narrow[-3:-1] == [["mse", "33.28(1)", "best"], ["minmax", "25.8(3)", "−7.5(3)"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text", "compact"),
+    [
+        (33.284, 0.02, "33.28 ± 0.02", "33.28(2)"),
+        (25.79, 0.31, "25.79 ± 0.31", "25.8(3)"),
+        (-3.1, 0.004, "−3.10 ± <0.01", "−3.10(<1)"),
+        (2.0, None, "2.00", "2.00"),
+        (2.0, math.nan, "2.00", "2.00"),
+        (None, 0.1, "–", "–"),
+        (math.nan, 0.1, "–", "–"),
+    ],
+)
+def test_decibels(value: float | None, error: float | None, text: str, compact: str) -> None:
+    assert (decibels(value, error), decibels(value, error, compact=True)) == (text, compact)
 
 
 def test_names_that_are_too_long_are_not_cut_to_the_same() -> None:

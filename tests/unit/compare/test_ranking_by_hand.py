@@ -78,13 +78,27 @@ def test_what_is_known_of_a_row(tmp_path: Path) -> None:
     assert (second.lost.value, second.lost.se) == (-1.0, 0.0)
 
 
+def test_a_mean_has_the_error_of_its_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """WOBBLE has a jackknife error of 1; both sites move together, so their mean has it, too. Without replicates none
+    is known, and of many cells only that of the best of each group is looked up."""
+    cell(tmp_path / "a", {(0, IN): 30.0, (0, OUT): 20.0}, WOBBLE, alpha=0.9)
+    cell(tmp_path / "b", {(0, IN): 29.0, (0, OUT): 20.0}, [0.3 * w for w in WOBBLE], alpha=0.99)
+    cell(tmp_path / "c", {(0, IN): 28.0, (0, OUT): 20.0}, alpha=0.999, replicates=False)
+    (group,) = groups(load(tmp_path))
+    assert column(group, "sqnr") == [25.0, 24.5, 24.0]
+    assert column(group, "sqnr_se") == [pytest.approx(1.0), pytest.approx(0.3), None]
+    monkeypatch.setattr(module, "MOST", 1)
+    (group,) = groups(load(tmp_path))
+    assert column(group, "sqnr_se") == [pytest.approx(1.0), None, None]
+
+
 def test_settings_that_the_ranking_leaves_out_come_last(tmp_path: Path) -> None:
     runs = several(tmp_path, 20.0, 21.0, 30.0)
     costs = Costs(runs, {0: Estimate(0.2, 0.0, 9), 1: Estimate(0.1, 0.0, 9)}, {2: Estimate(0.3)})
     (group,) = groups(runs, costs)
     assert words(group) == [("0.99", BEST), ("0.9", ""), ("0.999", UNRANKED)]
     last = group.rows[-1]
-    assert last == Row("percentile 0.999", 2, None, last.predicted, None, 30.0, None, 0.0, None, None, UNRANKED)
+    assert last == Row("percentile 0.999", 2, None, last.predicted, None, 30.0, None, 0.0, None, None, UNRANKED, 0.0)
     assert last.predicted is costs.predicted[2]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +232,44 @@ def test_layers_and_sites_have_a_best_of_their_own(tmp_path: Path) -> None:
     assert by_layer.layer_loss_db == pytest.approx(2 / 5)
     assert by_layer.site_loss_db == pytest.approx(8 / 5)
     assert one.best.setting == "percentile 0.99"
+
+
+def test_a_cell_without_the_layers_asked_for_is_not_ranked(tmp_path: Path) -> None:
+    for n, (layer, mean) in enumerate(((0, 20.0), (0, 21.0), (1, 30.0))):
+        cell(tmp_path / f"c{n}", {(layer, IN): mean}, alpha=ALPHAS[n])
+    (one,) = recommend(load(tmp_path, layer=0))
+    assert (names(one), one.unranked) == (["0.99", "0.9"], ("percentile 0.999",))
+
+
+def test_choices_of_layers_have_their_errors(tmp_path: Path) -> None:
+    """a wins layer 0 by 2 dB, b layer 1 by 5, so b is best. Errors of a are 1 dB, of b 0.25, and of what b loses to a
+    0.75, as the same folds are left out of both; of another calibration they would not be."""
+    noise = NOISE.tolist()
+    cell(tmp_path / "a", {(0, IN): 30.0, (1, IN): 20.0}, noise, alpha=0.9)
+    cell(tmp_path / "b", {(0, IN): 28.0, (1, IN): 25.0}, [x / 4 for x in noise], alpha=0.99)
+
+    def errors(runs: Comparison) -> list[Any]:
+        (one,) = recommend(runs)
+        by_layer = choices(runs, one)
+        assert chosen(by_layer) == [(0, "percentile 0.9", 30.0, 2.0), (1, "percentile 0.99", 25.0, 0.0)]
+        return [error for c in by_layer.layers for error in (c.sqnr_se, c.loss_se)]
+
+    assert errors(load(tmp_path)) == pytest.approx([1.0, 0.75, 0.25, 0.0])
+    record = tmp_path / "a" / "run.json"
+    text = record.read_text()
+    record.write_text(text.replace(json.loads(text)["calibration"]["key"], "another"))
+    assert errors(load(tmp_path)) == [pytest.approx(1.0), None, pytest.approx(0.25), 0.0]
+    record.write_text(text)
+    (tmp_path / "b" / "replicates.parquet").unlink()
+    assert errors(load(tmp_path)) == [pytest.approx(1.0), None, None, None]
+
+
+def test_no_choice_of_layers_without_any_sqnr(tmp_path: Path) -> None:
+    runs = several(tmp_path, 20.0, 21.0)
+    (one,) = recommend(runs)
+    nothing = choices(runs, replace(one, runners=tuple(replace(r, sqnr_db=np.nan) for r in one.runners)))
+    assert nothing.layers == ()
+    assert np.isnan([nothing.layer_loss_db, nothing.site_loss_db]).all()
 
 
 def test_cells_without_a_common_place_are_not_compared(tmp_path: Path) -> None:
