@@ -9,6 +9,11 @@ from scipy import stats
 from sweep.compare.analysis.significance import FAMILY, freedom, holm, jackknife, p_values, quantile, two_sided
 
 
+@pytest.fixture(autouse=True)
+def no_quantile_is_known_yet() -> None:
+    quantile.cache_clear()
+
+
 @pytest.mark.parametrize("df", [1, 2, 3, 7, 8, 15, 64])
 def test_tail_of_t(df: int) -> None:
     t = np.array([0.0, 0.3, 1.0, 2.5, 8.0, 30.0])
