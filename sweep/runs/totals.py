@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,8 +68,12 @@ class Totals:
         )
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Totals:
-        return cls(**{**raw, "sites": tuple(raw["sites"])})
+    def from_dict(cls, raw: Mapping[str, Any]) -> Totals | None:
+        """None where another version has written other ones: the table is read then."""
+        known = {field.name: raw.get(field.name) for field in fields(cls)}
+        if not known.keys() <= raw.keys():
+            return None
+        return cls(**known | {"sites": tuple(raw["sites"])})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"sites": list(self.sites)}

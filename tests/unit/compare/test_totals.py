@@ -189,6 +189,10 @@ def test_totals_by_hand() -> None:
     assert (totals.places, totals.finite, totals.unknown) == (5, 2, 1)
     assert (totals.sqnr_db, totals.clip_fraction) == (31.5, 0.35)
     assert Totals.from_dict(json.loads(json.dumps(totals.to_dict()))) == totals
+    others = totals.to_dict() | {"of a later version": 1}
+    assert Totals.from_dict(others) == totals
+    del others["grid"]
+    assert Totals.from_dict(others) is None
     assert of(ROWS[::-1]) == totals
     nothing = of(ROWS[1:2])
     assert nothing

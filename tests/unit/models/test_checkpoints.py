@@ -77,9 +77,8 @@ def test_weights_arrive_in_the_dtype_asked_for(tmp_path: Path, layout: layouts.W
 
 
 # VmHWM, not ru_maxrss: that one survives exec and so begins at the test process's own
-# of each path in a fork, which begins with what its parent holds
 PEAK = """
-import os, re, sys
+import re, sys
 from pathlib import Path
 from sweep.config import knobs
 from sweep.models import assemble, checkpoint_dir, load, source
@@ -89,16 +88,11 @@ import transformers.models.bamba.modeling_bamba, transformers.models.mamba2.mode
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-for path in sys.argv[1:]:
-    if child := os.fork():
-        assert os.waitpid(child, 0)[1] == 0, path
-        continue
-    model = knobs.Model("local", path)
-    source.settings(model)
-    before = peak()
-    lm = load.load(model, "cpu", "bfloat16").lm
-    print(peak() - before, sum(p.nbytes for p in lm.parameters()))
-    break
+model = knobs.Model("local", sys.argv[1])
+source.settings(model)
+before = peak()
+lm = load.load(model, "cpu", "bfloat16").lm
+print(peak() - before, sum(p.nbytes for p in lm.parameters()))
 """
 
 
@@ -127,21 +121,17 @@ WRITERS = {
 }
 
 
-def test_loading_holds_no_weight_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", WRITERS)
+def test_loading_holds_no_weight_twice(tmp_path: Path, name: str) -> None:
     # 38 M float32 parameters, 150 MB on disk, loaded in bfloat16, 75 MB: a careless loader needs 225 MB (hybrid: 275)
-    places = [tmp_path / name for name in WRITERS]
-    for write, place in zip(WRITERS.values(), places, strict=True):
-        place.mkdir()
-        write(place)
+    WRITERS[name](tmp_path)
+    passing = 80e6 if "hybrid" in name else 50e6  # a float32 tensor, more of transformers, and what malloc makes of it
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", PEAK, *map(str, places)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name, line in zip(WRITERS, done.stdout.splitlines(), strict=True):
-        peak, size = map(int, line.split())
-        passing = 80e6 if "hybrid" in name else 50e6  # a float32 tensor, more of transformers, and what malloc makes
-        assert size > 70e6, name
-        assert peak < 1.2 * size + passing, f"{name}: peak {peak / 1e6:.0f} MB for {size / 1e6:.0f} MB of weights"
+    peak, size = map(int, done.stdout.split())
+    assert size > 70e6
+    assert peak < 1.2 * size + passing, f"peak {peak / 1e6:.0f} MB for {size / 1e6:.0f} MB of weights"
 
 
 def test_identity_follows_weights_and_configuration_and_nothing_else(tmp_path: Path, cache: Path) -> None:
