@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +68,10 @@ class Totals:
         )
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Totals:
+    def from_dict(cls, raw: Mapping[str, Any]) -> Totals | None:
+        """None for those of a version that had others: the table itself tells then."""
+        if raw.keys() != {field.name for field in fields(cls)}:
+            return None
         return cls(**{**raw, "sites": tuple(raw["sites"])})
 
     def to_dict(self) -> dict[str, Any]:

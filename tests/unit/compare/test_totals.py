@@ -160,6 +160,18 @@ def test_the_first_table_may_be_the_damaged_one(tmp_path: Path) -> None:
     assert answer(runs).ranking[0].rows
 
 
+@pytest.mark.usefixtures("huge")
+def test_totals_of_another_version_are_not_looked_at(tmp_path: Path) -> None:
+    """The cell is sound: its table tells."""
+    cells = [with_totals(write(tmp_path / str(alpha), mamba(layers=1, size=60), alpha=alpha)) for alpha in ALPHAS]
+    record = json.loads((cells[0] / "run.json").read_text())
+    fewer = {name: value for name, value in record["totals"].items() if name != "grid"}
+    for other in (fewer, record["totals"] | {"new": 1}):
+        (cells[0] / "run.json").write_text(json.dumps(record | {"totals": other}))
+        runs = load(tmp_path)
+        assert (runs.problems, len(runs.listed), runs.unopened) == ([], 4, set())
+
+
 SCHEMA = pa.schema(
     [
         ("layer", pa.int32()),
