@@ -15,8 +15,8 @@ def show(table: Table, console: Console, keys: int = 1) -> None:
     """Print a table: as it is where it fits, else in parts below one another, else row by row, a line for each value.
 
     keys: how many of its first columns name a row. Every part has them, all but the first one if they take more than
-    half of the width; where even these do, there are no parts. A column whose heading begins with ± has the errors of
-    the one before it, and stays beside it."""
+    half of the width; where even these do, or name several rows alike, there are no parts. A column whose heading
+    begins with ± has the errors of the one before it, and stays beside it."""
     every = list(range(len(table.columns)))
     parts = _parts(table, every[:keys], _Widths(table, every, console), console.width)
     if parts == [every]:
@@ -52,6 +52,8 @@ def _parts(table: Table, keys: list[int], widths: _Widths, width: int) -> list[l
         return [every]
     if len(keys) > 1 and widths(keys) > width / 2:
         keys = keys[1:]
+        if len({tuple(map(str, row)) for row in _cells(table, keys)}) < table.row_count:
+            return []
     units = [unit for unit in _units(table) if unit[0] not in keys]
     if widths(keys) > width / 2 or any(widths([*keys, *unit]) > width for unit in units):
         return []
@@ -101,5 +103,7 @@ def _records(table: Table, keys: int) -> Iterator[Text]:
                 yield Text(f"  {heads[unit[0]].ljust(longest)}  {said}")
 
 
-def _cells(table: Table) -> list[tuple[RenderableType, ...]]:
-    return list(zip(*(column.cells for column in table.columns), strict=True))
+def _cells(table: Table, columns: Sequence[int] | None = None) -> list[tuple[RenderableType, ...]]:
+    """The cells of every row, in all columns unless some are given."""
+    chosen = table.columns if columns is None else [table.columns[i] for i in columns]
+    return list(zip(*(column.cells for column in chosen), strict=True))

@@ -69,11 +69,10 @@ class Totals:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Totals | None:
-        """None where another version has written other ones: the table is read then."""
-        known = {field.name: raw.get(field.name) for field in fields(cls)}
-        if not known.keys() <= raw.keys():
+        """None for those of a version that had others: the table itself tells then."""
+        if raw.keys() != {field.name for field in fields(cls)}:
             return None
-        return cls(**known | {"sites": tuple(raw["sites"])})
+        return cls(**{**raw, "sites": tuple(raw["sites"])})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"sites": list(self.sites)}

@@ -8,6 +8,8 @@ from sweep.compare.analysis.agreement import Agreement, kl_and_perplexity, with_
 from sweep.compare.analysis.contexts import Context
 from sweep.compare.analysis.cost import MEASURED, SQNR, Costs, Estimate
 
+SAME_DB = 9  # decimals of means that are compared: the last bits of one go with the order in which threads add it up
+
 
 @dataclass(frozen=True, eq=False)
 class Board:
@@ -26,7 +28,7 @@ class Board:
     def of(cls, costs: Costs, context: Context, sqnr: dict[int, float]) -> Board:
         kind, cells = costs.ranked(context.cells)
         values = {n: costs.values(kind)[n] for n in cells} if kind != SQNR else {}
-        by = {n: cost.value for n, cost in values.items()} or {n: -mean for n, mean in sqnr.items()}
+        by = {n: cost.value for n, cost in values.items()} or {n: -round(mean, SAME_DB) for n, mean in sqnr.items()}
         return cls(
             context,
             kind,

@@ -33,11 +33,13 @@ def shared_mean(runs: Comparison, cells: Sequence[int]) -> dict[int, float]:
 
 
 def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
-    """Mean SQNR of the quantized sites, dB, by cell, with its jackknife error over folds if replicates tell one."""
+    """Mean SQNR of the quantized sites, dB, by cell, with its jackknife error over folds if replicates tell one: that
+    of the places where it is finite whichever fold is left out, since means of other places differ by more."""
     means = known_sqnr(runs)
     query = (
-        "SELECT cell, list(mean ORDER BY fold) FROM (SELECT cell, fold, avg(sqnr_db) AS mean FROM {} "
-        "WHERE isfinite(sqnr_db) GROUP BY cell, fold) GROUP BY cell"
+        "SELECT cell, list(mean ORDER BY fold) FROM (SELECT cell, fold, avg(sqnr_db) AS mean FROM (FROM {} QUALIFY "
+        "bool_and(coalesce(isfinite(sqnr_db), false)) OVER (PARTITION BY cell, layer, site)) GROUP BY cell, fold) "
+        "GROUP BY cell"
     )
     known = [n for n in cells if n in means]
     plain = [n for n in known if runs.listed[n].granularity == "tensor"]
@@ -57,6 +59,7 @@ def _pooled(runs: Comparison, cells: list[int]) -> dict[int, Floats]:
     replicates = {}
     for n, places in read(runs, cells).items():
         if places.sqnr_replicates is not None:
-            counted = rounded[places.codes % len(runs.sites)] & np.isfinite(places.sqnr)
-            replicates[n] = np.asarray(places.sqnr_replicates[counted].mean(0))
+            counted = rounded[places.codes % len(runs.sites)] & np.isfinite(places.sqnr_replicates).all(1)
+            if counted.any():
+                replicates[n] = np.asarray(places.sqnr_replicates[counted].mean(0))
     return replicates

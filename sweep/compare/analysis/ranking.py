@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sweep.compare.analysis.advice import Advice
+from sweep.compare.analysis.board import SAME_DB
 from sweep.compare.analysis.contexts import contexts
 from sweep.compare.analysis.cost import Costs, Estimate
 from sweep.compare.analysis.mean_sqnr import known_sqnr, mean_sqnr
@@ -80,7 +81,7 @@ def ranking(runs: Comparison, costs: Costs, advice: Sequence[Advice]) -> list[Gr
             if values:
                 cost = {n: values[n].value for n in known}
             else:
-                cost = {n: -means[n] for n in context.cells if n in means}
+                cost = {n: -round(means[n], SAME_DB) for n in context.cells if n in means}
             order = sorted(zip(context.cells, context.names, strict=True), key=lambda c: cost.get(c[0], math.inf))
             several = sum(n in cost for n in context.cells) > 1
             rows = [

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.compare.analysis.contrasts import Contrast, contrasts
-from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, Costs
+from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR, Costs, Pair
 from sweep.compare.analysis.differences import Evidence, digests, evidence
 from sweep.compare.analysis.effects import Effect, Nats, cost_differences, largest
 from sweep.compare.analysis.perplexity import Perplexity, perplexities
@@ -75,23 +75,28 @@ def verdicts(
     Raises UsageError for an unknown baseline."""
     questions = contrasts(runs.listed, baseline)
     prints = prints or digests(runs)
-    chosen = _examined(runs, questions, prints)
+    costs = costs or Costs.of(runs)
+    chosen = _examined(runs, [_judged(costs, q) for q in questions], prints)
     pairs = [(q, pair) for q, here in zip(questions, chosen, strict=True) for pair in here]
     scales_decide = [q.knob not in ("format", "granularity") for q, _ in pairs]
     examined = evidence(runs, [pair for _, pair in pairs], scales_decide, prints)
     tested = _corrected(examined)
     at, results = 0, []
     measured = perplexities(runs, questions)
-    costs = costs or Costs.of(runs)
     kinds, nats = cost_differences(costs, questions, chosen)
     for question, here, texts, kind, more in zip(questions, chosen, measured, kinds, nats, strict=True):
         part = slice(at, at + len(here))
         at = part.stop
         same = len({prints[c] for c in question.cells}) == 1
-        unknown = _unknown(costs, question)
-        judged = [t for t in tested[part] if kind == SQNR or question.value(t.evidence.other) not in unknown]
-        results.append(_judge(question, same, judged, texts, kind, more, unknown))
+        results.append(_judge(question, same, tested[part], texts, kind, more, _unknown(costs, question)))
     return results
+
+
+def _judged(costs: Costs, question: Contrast) -> list[Pair]:
+    """The pairs of which the measure that decides is known."""
+    kind, ranked = costs.ranked(question.cells, question.cells[question.baseline])
+    known = set(ranked)
+    return [pair for pair in question.pairs if kind == SQNR or pair[1] in known]
 
 
 def _unknown(costs: Costs, question: Contrast) -> tuple[str, ...]:
@@ -102,16 +107,16 @@ def _unknown(costs: Costs, question: Contrast) -> tuple[str, ...]:
     return tuple(value for value, cell in pairs if known and cell not in known)
 
 
-def _examined(runs: Comparison, questions: Sequence[Contrast], prints: dict[int, int]) -> list[list[tuple[int, int]]]:
+def _examined(runs: Comparison, judged: Sequence[list[Pair]], prints: dict[int, int]) -> list[list[Pair]]:
     """The pairs to test of every question: all, or in a huge sweep those whose mean SQNR differs most."""
-    if sum(len(q.pairs) for q in questions) <= PAIRS:
-        return [q.pairs for q in questions]
+    if sum(map(len, judged)) <= PAIRS:
+        return list(judged)
     means = dict(runs.sql("SELECT cell, mean FROM totals WHERE mean IS NOT NULL"))
-    ranked: list[tuple[float, int, tuple[int, int]]] = []
-    for i, q in enumerate(questions):
-        differing = [(abs(means.get(b, 0) - means.get(a, 0)), i, (a, b)) for a, b in q.pairs if prints[a] != prints[b]]
+    ranked: list[tuple[float, int, Pair]] = []
+    for i, pairs in enumerate(judged):
+        differing = [(abs(means.get(b, 0) - means.get(a, 0)), i, (a, b)) for a, b in pairs if prints[a] != prints[b]]
         ranked += sorted(differing, reverse=True)[:EACH]
-    chosen: list[list[tuple[int, int]]] = [[] for _ in questions]
+    chosen: list[list[Pair]] = [[] for _ in judged]
     for _, i, pair in sorted(ranked, reverse=True)[:TOP]:
         chosen[i].append(pair)
     return chosen

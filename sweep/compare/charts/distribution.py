@@ -42,6 +42,8 @@ def histogram(a: Answer) -> Chart | None:
         )
         if layer in layers
     ]
+    if not clips:
+        return None
     # four decades below the widest clip; what lies lower never meets a clip
     low = max(row[4] for row in clips) * 1e-4
     bins = [row for row in bins if row[1] >= low]

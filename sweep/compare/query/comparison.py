@@ -30,7 +30,7 @@ from sweep.compare.query.damage import torn
 from sweep.compare.query.database import FEW, GROUPING, SCALES, ordered, register, scan
 from sweep.compare.query.filters import Filters
 from sweep.compare.query.labels import labels, warnings
-from sweep.compare.query.opening import more_cells, no_cells, open_cells
+from sweep.compare.query.opening import more_cells, no_cells, on_demand, open_cells
 from sweep.core.errors import UsageError
 from sweep.runs.compared import Cell, Problem, read
 from sweep.runs.discovery import find
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Arrays = dict[str, NDArray[Any]]
-OF_ROWS = re.compile(r"\b(rows|points|deployed|stored)\b", re.IGNORECASE)  # tables of rows that are in memory
+OF_ROWS = re.compile(r"\b(rows|points|deployed|stored|scales)\b", re.IGNORECASE)  # tables of rows
+QUOTED = re.compile(r"'[^']*'")  # such as a path, which may name anything
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,29 +96,43 @@ class Comparison:
 
     def _open(self, query: str, cells: Iterable[int] | None) -> None:
         """Read the rows of cells, if a query names a table of them."""
-        if self.unopened and OF_ROWS.search(query):
+        if self.unopened and OF_ROWS.search(QUOTED.sub("", query)):
             self._read(self.unopened if cells is None else cells)
 
     def _read(self, cells: Iterable[int]) -> None:
         """Read the rows of cells; of a damaged cell there are none, and it is a problem from then on."""
-        if numbers := sorted(self.unopened.intersection(cells)):
-            damaged = more_cells(self.database, [self.listed[n] for n in numbers], numbers)
-            self.unopened.difference_update(numbers)
-            self.damaged.update(damaged)
-            self.problems.extend(damaged.values())
+        if not (numbers := sorted(self.unopened.intersection(cells))):
+            return
+        damaged = more_cells(self.database, [self.listed[n] for n in numbers], numbers)
+        self.unopened.difference_update(numbers)
+        self.damaged.update(damaged)
+        self.problems.extend(damaged.values())
+        left = [n for n in range(len(self.listed)) if n not in self.damaged]
+        if damaged and left:
+            on_demand(self.database, [self.listed[n] for n in left], self.filters, numbers=left)
+
+    def sound(self) -> Comparison:
+        """The comparison of the cells that are not damaged: this one, unless some have turned out to be. Raises
+        UsageError if all have."""
+        if not self.damaged:
+            return self
+        left = [cell for n, cell in enumerate(self.listed) if n not in self.damaged]
+        if not left:
+            raise UsageError(f"no cell can be read; the first: {self.problems[0]}")
+        return _opened(left, self.problems, self.filters)
 
     def source(self, name: str, cells: Sequence[int] | None = None) -> str | None:
-        """SQL for the rows of a file of `cells` (default all) with the cell's number; None if no cell has it.
+        """SQL for the rows of a file of `cells` (default all) with the cell's number; None if no cell has it. Every
+        cell has its scales: of damaged ones there are none.
 
         name: `replicates.parquet`, `convergence.parquet`, `histograms.parquet` or `grouping.parquet`, which is of
         x_conv_out and has no column for the site.
         """
         numbers = range(len(self.listed)) if cells is None else sorted(set(cells))
-        if name == SCALES:
-            self._read(numbers)
+        self._read(numbers)
         have = [i for i in numbers if i not in self.damaged and (self.listed[i].path / name).exists()]
         if not have:
-            return None
+            return "(SELECT * FROM scales() WHERE FALSE)" if name == SCALES and numbers else None
         table = scan([self.listed[i] for i in have], name, have, whole=True)
         return f"(SELECT * FROM {table} WHERE {self.filters.layers if name == GROUPING else self.filters.rows})"
 
@@ -133,7 +148,11 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
     listed, problems = read(find([str(p) for p in paths]))
     if not listed:
         raise UsageError(f"none of {len(problems)} cells is finished; the first: {problems[0]}")
-    listed = chosen.cells(listed)
+    return _opened(chosen.cells(listed), problems, chosen)
+
+
+def _opened(listed: list[Cell], problems: list[Problem], chosen: Filters) -> Comparison:
+    """The comparison of cells. problems: those there are before any table is opened."""
     database = duckdb.connect()
     # prefetching pays for files far away; here it costs a tenth of the time
     database.execute("SET disable_parquet_prefetching = true; SET preserve_insertion_order = false")
@@ -157,7 +176,7 @@ def load(*paths: str | Path, **filters: object) -> Comparison:
         for (site,) in database.execute("SELECT DISTINCT unnest(sites) AS site FROM totals ORDER BY site").fetchall()
     ]
     unopened = set() if whole else set(range(len(listed)))
-    return Comparison(listed, problems, warnings(listed), names, sites, chosen, database, unopened)
+    return Comparison(listed, list(problems), warnings(listed), names, sites, chosen, database, unopened)
 
 
 def _without(cells: list[Cell], problems: Sequence[Problem]) -> list[Cell]:

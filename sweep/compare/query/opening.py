@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import duckdb
 
+from sweep.compare.query.damage import torn
 from sweep.compare.query.database import FEW, GROUPS, NEEDED, SCALES, literal, scan
 from sweep.compare.query.filters import Filters
 from sweep.core.errors import UsageError
@@ -22,7 +23,7 @@ def open_cells(
     while True:
         try:
             _store(database, cells, filters)
-            _on_demand(database, cells, filters, len(cells) <= FEW)
+            on_demand(database, cells, filters, len(cells) <= FEW)
             return cells, problems
         except duckdb.Error:
             bad = dict(_damaged(database, cells))
@@ -38,7 +39,7 @@ def no_cells(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> bool:
     """Create `scales()`, and `rows` without any; for cells of one scale a site, all of whose rows are asked for. False
     if the first one's table, which has the columns, cannot be read."""
     try:
-        _on_demand(database, cells, Filters(), False)
+        on_demand(database, cells, Filters())
     except duckdb.Error:
         return False
     database.execute("CREATE TABLE stored (cell INT, layer INT, site VARCHAR, scale DOUBLE, sqnr_db DOUBLE)")
@@ -47,8 +48,11 @@ def no_cells(database: duckdb.DuckDBPyConnection, cells: list[Cell]) -> bool:
 
 
 def more_cells(database: duckdb.DuckDBPyConnection, cells: list[Cell], numbers: list[int]) -> dict[int, Problem]:
-    """Add the rows of cells to those of `no_cells`; the cells that cannot be read come back as problems, by number."""
-    left, problems = dict(zip(numbers, cells, strict=True)), dict[int, Problem]()
+    """Add the rows of cells to those of `no_cells`; the cells that cannot be read, or of FEW at most any table of which
+    is torn, come back as problems, by number."""
+    bad = {problem.path: problem for problem in (torn(cells) if len(cells) <= FEW else [])}
+    problems = {n: bad[cell.path] for n, cell in zip(numbers, cells, strict=True) if cell.path in bad}
+    left = {n: cell for n, cell in zip(numbers, cells, strict=True) if n not in problems}
     while left:
         chosen = list(left.values())
         table = scan(chosen, SCALES, list(left), files=_files(database, "more", chosen))
@@ -64,10 +68,16 @@ def more_cells(database: duckdb.DuckDBPyConnection, cells: list[Cell], numbers: 
     return problems
 
 
-def _on_demand(database: duckdb.DuckDBPyConnection, cells: list[Cell], filters: Filters, whole: bool) -> None:
-    """Create `scales()`, a macro, whose rows are read when it is asked. whole: see `scan`; else only the first file is
-    looked into before."""
-    every = scan(cells, SCALES, whole=whole, files=_files(database, "every", cells))
+def on_demand(
+    database: duckdb.DuckDBPyConnection,
+    cells: list[Cell],
+    filters: Filters,
+    whole: bool = False,
+    numbers: list[int] | None = None,
+) -> None:
+    """Create `scales()`, a macro, whose rows are read when it is asked. whole, numbers: see `scan`; if not whole, only
+    the first file is looked into before."""
+    every = scan(cells, SCALES, numbers, whole, files=_files(database, "every", cells))
     database.execute(f"CREATE OR REPLACE MACRO scales() AS TABLE SELECT * FROM {every} WHERE {filters.rows}")
 
 

@@ -55,7 +55,7 @@ def verdict(v: Verdict) -> str:
         none = f"no site's SQNR moves by {NEGLIGIBLE_DB} dB (at most {v.bound:.2f} dB, error included)"
         if v.nats:
             most = max(n.reach for n in v.nats)
-            none = f"{v.kind} by less than {NEGLIGIBLE_NATS} nats per token (at most {most:.1g}, error included)"
+            none = f"{v.kind} by less than {NEGLIGIBLE_NATS} nats per token (at most {most:.2g}, error included)"
         text.append(f"Scales differ beyond their error, by up to {np.expm1(moved):.2%}, but {none}.")
     elif v.verdict == NOISE:
         text.append(f"Against {base}, no scale moves by more than its error explains.")

@@ -316,3 +316,13 @@ def test_mean_sqnr_by_hand(tmp_path: Path) -> None:
     (alone,) = mean_sqnr(runs, [at["g"]]).values()
     assert (alone.df, np.isnan(alone.se)) == (0.0, True)
     assert mean_sqnr(runs, []) == {}
+
+
+@pytest.mark.parametrize("value", [None, np.nan, np.inf])
+def test_a_place_that_a_fold_alone_tells_has_no_part_in_the_error(tmp_path: Path, value: float | None) -> None:
+    """Without one of the folds nothing is known at OUT, 20 dB above IN: no mean of the others is one of IN alone."""
+    path = cell(tmp_path / "a", {(0, IN): 20.0, (1, OUT): 40.0}, wobble(0.5), alpha=0.1)
+    table = pd.read_parquet(path / "replicates.parquet")
+    table.loc[(table.site == OUT) & (table.fold == 2), "sqnr_db"] = value
+    table.to_parquet(path / "replicates.parquet")
+    assert mean_sqnr(load(tmp_path), [0])[0] == Estimate(30.0, pytest.approx(0.5), DF)

@@ -87,6 +87,17 @@ def test_where_all_or_none_is_known_nothing_is_said_of_it(tmp_path: Path) -> Non
         assert "SQNR decides" not in sentences.verdict(v)
 
 
+def test_of_too_many_pairs_those_of_known_cost_are_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.5 differs most from the baseline, and would be the one that is tested."""
+    three_of_four(tmp_path)
+    monkeypatch.setattr("sweep.compare.analysis.verdicts.PAIRS", 1)
+    monkeypatch.setattr("sweep.compare.analysis.verdicts.EACH", 1)
+    _, v = judged(tmp_path)
+    assert (v.kind, v.verdict, v.unknown) == (MEASURED, MATTERS, ("0.5",))
+    assert [n.value for n in v.nats] == ["0.95"]
+    assert "Tested: the 1 of 2 values that differ most." in sentences.verdict(v)
+
+
 def test_what_is_not_judged_moves_no_verdict(tmp_path: Path) -> None:
     """Two evaluated values with the same scales and costs, and one beside them that differs by decibels."""
     for alpha in (0.9995, 0.9996):

@@ -9,10 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import synthetic
 import yaml
 
 from sweep.compare.query.comparison import load
 from sweep.compare.recipes.command import main
+from sweep.compare.recipes.gather import gather
 from sweep.config import recipe as recipes
 from sweep.config.config import Config, from_dict
 from sweep.config.knobs import Calibration, Data, Model
@@ -295,3 +297,9 @@ def test_a_changed_file_is_another_cell(tmp_path: Path) -> None:
     first = Config(Model("tiny", "nowhere"), Data("stdlib"), recipe=str(file)).identity
     file.write_text(GOOD.replace("0.99", "0.999"))
     assert Config(Model("tiny", "nowhere"), Data("stdlib"), recipe=str(file)).identity != first
+
+
+def test_a_cell_of_before_losses_says_so(tmp_path: Path) -> None:
+    synthetic.write(tmp_path / "old", synthetic.mamba(layers=1, size=60))
+    with pytest.raises(UsageError, match="old: written before losses were predicted; start the cell again with cal"):
+        gather([str(tmp_path)])

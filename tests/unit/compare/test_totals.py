@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from sweep.compare.analysis.differences import evidence
 from sweep.compare.analysis.mean_sqnr import shared_mean
 from sweep.compare.analysis.per_site import points, shared_places
 from sweep.compare.answer import answer
+from sweep.compare.charts import charts
 from sweep.compare.query import comparison
 from sweep.compare.render.conclusions import spoken
 from sweep.compare.tables.catalogue import tables
+from sweep.core.errors import UsageError
 from sweep.runs.totals import Totals
 
 ALPHAS = (0.9, 0.99, 0.999, 0.9995)
@@ -135,7 +138,7 @@ def damaged(path: Path, keeping: int) -> None:
 def test_damage_that_keeps_the_size_is_told_once_it_is_read(tmp_path: Path) -> None:
     world = mamba(layers=2, size=60)
     cells = [with_totals(write(tmp_path / str(alpha), world, alpha=alpha)) for alpha in ALPHAS]
-    damaged(cells[2] / "scales.parquet", 4)
+    damaged(cells[2] / "scales.parquet", 8)  # its ends are whole
     runs = load(tmp_path)
     assert not runs.problems
     assert [len(t.rows) for t in tables(answer(runs)) if t.name == "choices"] == [2]
@@ -155,6 +158,18 @@ def test_the_first_table_may_be_the_damaged_one(tmp_path: Path) -> None:
     assert [problem.path for problem in runs.problems] == [cells[0]]
     assert len(runs.listed) == 3
     assert answer(runs).ranking[0].rows
+
+
+@pytest.mark.usefixtures("huge")
+def test_totals_of_another_version_are_not_looked_at(tmp_path: Path) -> None:
+    """The cell is sound: its table tells."""
+    cells = [with_totals(write(tmp_path / str(alpha), mamba(layers=1, size=60), alpha=alpha)) for alpha in ALPHAS]
+    record = json.loads((cells[0] / "run.json").read_text())
+    fewer = {name: value for name, value in record["totals"].items() if name != "grid"}
+    for other in (fewer, record["totals"] | {"new": 1}):
+        (cells[0] / "run.json").write_text(json.dumps(record | {"totals": other}))
+        runs = load(tmp_path)
+        assert (runs.problems, len(runs.listed), runs.unopened) == ([], 4, set())
 
 
 SCHEMA = pa.schema(
@@ -190,8 +205,6 @@ def test_totals_by_hand() -> None:
     assert (totals.sqnr_db, totals.clip_fraction) == (31.5, 0.35)
     assert Totals.from_dict(json.loads(json.dumps(totals.to_dict()))) == totals
     others = totals.to_dict() | {"of a later version": 1}
-    assert Totals.from_dict(others) == totals
-    del others["grid"]
     assert Totals.from_dict(others) is None
     assert of(ROWS[::-1]) == totals
     nothing = of(ROWS[1:2])
@@ -209,3 +222,55 @@ def test_a_fingerprint_is_of_every_bit(change: dict[str, object]) -> None:
     assert other
     assert one.rows != other.rows
     assert (one.grid != other.grid) is ("layer" in change or "site" in change)
+
+
+def the_same_is_said_as_of_few(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = []
+    for most in (500, 2):
+        monkeypatch.setattr(comparison, "FEW", most)
+        runs = load(root)
+        answered = answer(runs)
+        every = tables(answered)
+        assert len(answered.runs.problems) == 1
+        assert len(runs.scales()) == len(answered.runs.listed) * 22
+        both.append((spoken(answered), [t.shown() for t in every if t.name != "problems"]))
+        assert charts(answered)
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("bad", ["0.9995", "0.9", "0.999"])
+def test_where_damage_shows_late_all_is_said_anew(bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the baseline of alpha, from which other tables are made too, as of others."""
+    world = mamba(layers=2, size=60)
+    for alpha in ALPHAS:
+        with_totals(write(tmp_path / str(alpha), world, alpha=alpha))
+    with_totals(write(tmp_path / "minmax", world, method="minmax", alpha=None))
+    damaged(tmp_path / bad / "scales.parquet", 8)
+    the_same_is_said_as_of_few(tmp_path, monkeypatch)
+
+
+def test_a_torn_table_beside_the_scales_sets_its_cell_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for alpha in ALPHAS:
+        with_totals(write(tmp_path / str(alpha), mamba(layers=2, size=60), alpha=alpha))
+    torn = tmp_path / "0.99" / "replicates.parquet"
+    torn.write_bytes(torn.read_bytes()[:-20])
+    the_same_is_said_as_of_few(tmp_path, monkeypatch)
+
+
+@pytest.mark.usefixtures("huge")
+def test_of_cells_that_are_all_damaged_nothing_is_said(tmp_path: Path) -> None:
+    cells = [with_totals(write(tmp_path / str(alpha), mamba(layers=1, size=60), alpha=alpha)) for alpha in ALPHAS]
+    for cell in cells:
+        torn = cell / "replicates.parquet"
+        torn.write_bytes(torn.read_bytes()[:-20])
+    with pytest.raises(UsageError, match="no cell can be read; the first"):
+        answer(load(tmp_path))
+
+
+@pytest.mark.usefixtures("huge")
+def test_a_path_may_be_called_like_a_table(many: Path, tmp_path: Path) -> None:
+    """That it is queried asks for no other cell's rows."""
+    shutil.copytree(many, tmp_path / "rows")
+    runs = load(tmp_path / "rows")
+    assert runs.sql(f"SELECT count(*) FROM {runs.source('replicates.parquet', [3])}") == [(2 * 11 * 8,)]
+    assert sorted(runs.unopened) == [n for n in range(11) if n != 3]

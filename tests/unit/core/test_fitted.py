@@ -84,3 +84,17 @@ def test_of_two_names_the_first_goes_where_both_take_half() -> None:
     assert [head[0] for head in heads] == ["setting", "setting"]
     assert "p" in heads[0]
     assert shown(30, keys=2, heads=("scale\nmin", "setting", "cost"))[1] == "0.5  percentile 0.99999"
+
+
+def test_parts_tell_their_rows_apart() -> None:
+    """Two contexts with a layer 0 each: without its context no part would say whose it is."""
+    made = Table(title="Layers")
+    for head in ("context", "layer", "cost", "loss"):
+        made.add_column(head, no_wrap=True)
+    for context in ("tiny · int8 · tensor", "tiny · int4 · tensor"):
+        made.add_row(context, "0", "0.0123", "0.0004")
+    out = io.StringIO()
+    fitted.show(made, Console(file=out, width=36), 2)
+    lines = out.getvalue().splitlines()
+    assert lines[1:4] == ["tiny · int8 · tensor  0", "  cost  0.0123", "  loss  0.0004"]
+    assert lines[4] == "tiny · int4 · tensor  0"
