@@ -119,11 +119,13 @@ def only(encodings: Spec, *names: str) -> Spec:
 
 
 def rows(columns: Sequence[str], values: Iterable[Sequence[Any]]) -> Spec:
-    """Inline data; numbers with 5 significant digits, NaN as null."""
-    return {"values": [dict(zip(columns, map(short, row), strict=True)) for row in values]}
+    """Inline data: numbers with the 4 significant digits that are shown of them, errors with 2, an alpha with 5; NaN as
+    null."""
+    digits = [2 if name.endswith("error") else 5 if name == "alpha" else 4 for name in columns]
+    return {"values": [dict(zip(columns, map(short, row, digits), strict=True)) for row in values]}
 
 
-def short(value: Any) -> Any:
+def short(value: Any, digits: int = 4) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value

@@ -9,7 +9,7 @@ from sweep.compare.analysis.significance import jackknife
 from sweep.compare.charts.base import AT_SITE, SHOWN, TIED, Chart, rows
 from sweep.compare.facts import Answer
 
-FIELDS = ("cell", "context", "site", "layer", "value", "alpha", "sqnr", "error", "below", "below_error", "mark")
+FIELDS = ("cell", "context", "site", "layer", "alpha", "sqnr", "error", "below", "below_error", "mark")
 
 
 def best_alpha(a: Answer) -> Chart | None:
@@ -26,12 +26,12 @@ def best_alpha(a: Answer) -> Chart | None:
     at = {(c, layer, site): db for c, site, layer, db in a.runs.sql(query) if a.runs.listed[c].alpha is not None}
     marked, alpha = _marked(a, contexts, at), {c: a.runs.listed[c].alpha for c in contexts}
     table = [
-        (a.runs.labels[c], contexts[c], site, layer, alpha[c], f"{alpha[c]:.10g}", db, *rest)
+        (a.runs.labels[c], contexts[c], site, layer, f"{alpha[c]:.10g}", db, *rest)
         for ((c, layer, site), db), rest in zip(at.items(), marked, strict=True)
     ]
     if not table:
         return None
-    alphas = [text for _, text in sorted({(row[4], row[5]) for row in table}, reverse=True)]
+    alphas = sorted({row[4] for row in table}, key=float, reverse=True)
     names, borders = ["best", "0.1", "0.3", "1", "3", "10", "30"], (0.1, 0.3, 1, 3, 10, 30)
     step = "7"
     for i, border in reversed(list(enumerate(borders))):

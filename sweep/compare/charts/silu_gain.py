@@ -9,7 +9,7 @@ from sweep.compare.facts import Answer
 from sweep.compare.query.database import SCALES
 from sweep.quantization.sites import ordered
 
-FIELDS = ("of", "layer", "gain", "error", "low", "high", "ratio", "ratio_error")
+FIELDS = ("of", "layer", "gain", "error", "ratio", "ratio_error")
 
 
 def gain(a: Answer) -> Chart | None:
@@ -26,8 +26,7 @@ def gain(a: Answer) -> Chart | None:
     table = []
     for c, site, layer, value, ratio in a.runs.sql(query):
         se, ratio_se = (known.get((c, layer, site)) for known in (of_gain, of_ratio))
-        reach = (None, None) if se is None else (value - 2 * se, max(value, min(value + 2 * se, 1.0)))
-        table.append((*names[c], site, layer, value, se, *reach, ratio, ratio_se))
+        table.append((*names[c], site, layer, value, se, ratio, ratio_se))
     if not table:
         return None
     sites = ordered({row[3] for row in table})
@@ -61,7 +60,11 @@ def gain(a: Answer) -> Chart | None:
             "height": 240,
             "layer": [
                 {
-                    "transform": [{"filter": "isValid(datum.low)"}],
+                    "transform": [
+                        {"filter": "isValid(datum.error)"},
+                        {"calculate": "datum.gain - 2 * datum.error", "as": "low"},
+                        {"calculate": "max(datum.gain, min(datum.gain + 2 * datum.error, 1))", "as": "high"},
+                    ],
                     "mark": {"type": "area", "opacity": 0.14, "clip": True},
                     "encoding": {
                         "x": x,
