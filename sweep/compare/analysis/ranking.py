@@ -17,6 +17,7 @@ from sweep.compare.query.database import SCALES, deployed
 
 BEST, AS_GOOD, UNRANKED = "best", "tied", "not ranked"
 MOST = 250  # cells of which errors are looked up, and what no record has, the best of every group first
+MANY = 50  # the same for errors where there are so many cells that not all are opened
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def _known(evaluation: dict[str, Any], name: str) -> Estimate | None:
 def _looked_up(runs: Comparison, groups: list[Group]) -> list[Group]:
     """The groups with the errors of SQNR and the share of clipped values: as run.json says, else looked up."""
     best = [cell for _, cell in sorted((rank, row.cell) for group in groups for rank, row in enumerate(group.rows))]
-    errors = {n: e.se for n, e in mean_sqnr(runs, best[:MOST]).items() if math.isfinite(e.se)}
+    means = mean_sqnr(runs, best[: MANY if runs.unopened else MOST])
+    errors = {n: mean.se for n, mean in means.items() if math.isfinite(mean.se)}
     clipped: dict[int, float | None] = {}
     if not (runs.filters.site or runs.filters.layer):
         clipped = {n: cell.totals.clip_fraction for n, cell in enumerate(runs.listed) if cell.totals}
