@@ -146,7 +146,7 @@ def main(cells: int = 10_000, directory: str | None = None) -> list[dict[str, An
             {"what": f"{cells:,} cells: peak memory, MB", "value": memory, "at most": 2048.0},
             {"what": "import sweep.compare, s", "value": loaded - start, "at most": 0.5},
             {"what": "24 cells: answer and HTML, s", "value": report},
-            {"what": "24 cells: HTML, MB", "value": page.stat().st_size / 1e6, "at most": 6.0},
+            {"what": "24 cells: HTML, MB", "value": page.stat().st_size / 1e6, "at most": 4.0},
             {"what": "24 cells: HTML until all is drawn in Chromium, s", "value": opened(page), "at most": 2.0},
         ]
     return table(f"Comparing cells of {LAYERS} layers x {len(SITES)} sites", rows)

@@ -444,9 +444,7 @@ def test_the_best_alpha_has_errors_and_marks_ties(tmp_path: Path) -> None:
         best = next(
             r for r in table if (r["layer"], r["site"], r["mark"]) == (row["layer"], row["site"], "best")
         )  # fmt: skip
-        mine, its = (
-            by_hand(tmp_path / "s" / r["alpha"], "sqnr_db", row["layer"], row["site"]) for r in (row, best)
-        )
+        mine, its = (by_hand(tmp_path / "s" / r["alpha"], "sqnr_db", row["layer"], row["site"]) for r in (row, best))
         assert row["error"] == float(f"{jackknife(mine):.2g}")
         if row is not best:
             error = jackknife(its - mine)
