@@ -26,7 +26,7 @@ from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from sweep.core.files import draft
 from sweep.runs.tracking import wandb_connection
-from tests.harness import ROOT, command
+from tests.harness import ROOT, command, require
 
 MODULES = ["compare", "dashboard", "quamba", "reproduce", "runs", "store", "track"]
 CONFIG = Config(Model("tiny", "pkg://sweep/models/tiny"), Data("stdlib"))
@@ -212,6 +212,7 @@ def installs(shell: str) -> str:
 
 
 def within(shell: str, tmp_path: Path, *words: str) -> str:
+    require(shutil.which(shell), f"there is no {shell}")
     (tmp_path / "runs of mine").mkdir()
     environment = {
         "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path),
@@ -224,7 +225,6 @@ def within(shell: str, tmp_path: Path, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
 def test_fish_completes(tmp_path: Path) -> None:
     lines = ("mamba-sweep re", "mamba-sweep run meth", "mamba-sweep run model=mamba1-1", "mamba-sweep compare ru")
     program = "; ".join([installs("fish"), *(f"complete -C '{line}'; echo" for line in lines)])
@@ -252,7 +252,6 @@ print completed
 """
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
 def test_zsh_completes(tmp_path: Path) -> None:
     """On a terminal of its own; what does not come is waited for until the time is up."""
     install = installs("zsh").replace("&& compinit", "&& compinit -u -D")  # whoever's files there are, and no cache
