@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 
 from sweep.compare.analysis.per_site import read
-from sweep.compare.analysis.significance import Floats, freedom, jackknife, quantile
+from sweep.compare.analysis.significance import Floats, freedom, jackknife, paired_error, quantile
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import REPLICATES
 from sweep.quantization.sites import quantized
@@ -66,9 +66,8 @@ def unresolved(first: float, firsts: Floats | None, other: float, others: Floats
     paired: whether the replicates of both left out the same folds."""
     if firsts is None or others is None:
         return False
-    if paired and firsts.shape == others.shape:
-        error = float(jackknife(others - firsts))
-    else:
+    error = paired_error(firsts, others) if paired else None
+    if error is None:
         error = float(np.hypot(jackknife(firsts), jackknife(others)))
     folds = min(len(firsts), len(others))
     return abs(other - first) <= quantile(0.95, freedom(folds)) * error

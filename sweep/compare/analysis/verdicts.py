@@ -76,7 +76,8 @@ def verdicts(
     questions = contrasts(runs.listed, baseline)
     prints = prints or digests(runs)
     costs = costs or Costs.of(runs)
-    chosen = _examined(runs, [_judged(costs, q) for q in questions], prints)
+    ranked = [costs.ranked(q.cells, q.cells[q.baseline]) for q in questions]
+    chosen = _examined(runs, [_judged(q, *of) for q, of in zip(questions, ranked, strict=True)], prints)
     pairs = [(q, pair) for q, here in zip(questions, chosen, strict=True) for pair in here]
     scales_decide = [q.knob not in ("format", "granularity") for q, _ in pairs]
     examined = evidence(runs, [pair for _, pair in pairs], scales_decide, prints)
@@ -84,24 +85,23 @@ def verdicts(
     at, results = 0, []
     measured = perplexities(runs, questions)
     kinds, nats = cost_differences(costs, questions, chosen)
-    for question, here, texts, kind, more in zip(questions, chosen, measured, kinds, nats, strict=True):
+    unknown = [_unknown(costs, q, *of) for q, of in zip(questions, ranked, strict=True)]
+    for question, here, texts, kind, more, left in zip(questions, chosen, measured, kinds, nats, unknown, strict=True):
         part = slice(at, at + len(here))
         at = part.stop
         same = len({prints[c] for c in question.cells}) == 1
-        results.append(_judge(question, same, tested[part], texts, kind, more, _unknown(costs, question)))
+        results.append(_judge(question, same, tested[part], texts, kind, more, left))
     return results
 
 
-def _judged(costs: Costs, question: Contrast) -> list[Pair]:
-    """The pairs of which the measure that decides is known."""
-    kind, ranked = costs.ranked(question.cells, question.cells[question.baseline])
+def _judged(question: Contrast, kind: str, ranked: Sequence[int]) -> list[Pair]:
+    """The pairs of which the measure that decides is known. kind, ranked: that measure, and the cells it ranks."""
     known = set(ranked)
     return [pair for pair in question.pairs if kind == SQNR or pair[1] in known]
 
 
-def _unknown(costs: Costs, question: Contrast) -> tuple[str, ...]:
+def _unknown(costs: Costs, question: Contrast, kind: str, ranked: Sequence[int]) -> tuple[str, ...]:
     """Values of unknown cost, if that of others is known: by the measure that decides, or where that is SQNR by any."""
-    kind, ranked = costs.ranked(question.cells, question.cells[question.baseline])
     known = set(ranked) if kind != SQNR else set(question.cells) & (costs.measured.keys() | costs.predicted.keys())
     pairs = zip(question.values, question.cells, strict=True)
     return tuple(value for value, cell in pairs if known and cell not in known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from sweep.compare.analysis.place_errors import Place, sqnr_replicates, unresolved
-from sweep.compare.analysis.significance import jackknife
+from sweep.compare.analysis.significance import jackknife, paired_error
 from sweep.compare.charts.base import AT_SITE, SHOWN, TIED, Chart, rows
 from sweep.compare.facts import Answer
 
@@ -107,9 +107,7 @@ def _marked(
         top, mine, its = best[place], known.get(place), known.get(best[place])
         paired = a.runs.listed[place[0]].key == a.runs.listed[top[0]].key
         error = None if mine is None else float(jackknife(mine))
-        of_below = None
-        if place != top and mine is not None and its is not None and paired and mine.shape == its.shape:
-            of_below = float(jackknife(its - mine))
+        of_below = paired_error(mine, its) if paired and place != top else None
         tied = place != top and unresolved(at[top], its, db, mine, paired)
         marked.append((error, at[top] - db, of_below, "best" if place == top else "tied" if tied else ""))
     return marked
