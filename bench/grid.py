@@ -86,7 +86,7 @@ def storing(dtype: str) -> list[dict[str, Any]]:
     tokens = Tokens("random", tuple(np.asarray(geometry.tokens(DEFAULT, 512))))
     settings = Calibration(samples=DEFAULT, seqlen=512, batch_size=8, folds=8)
     begin = time.perf_counter()
-    statistics, _ = calibrate(model, tokens, settings, lambda done, total: None)
+    statistics, _ = calibrate(model, tokens, settings, lambda *_: None)
     full = time.perf_counter() - begin
     kept, key = CalibrationStore(Path(f"store-{dtype}")), Key("130m", {"geometry": "130m", "dtype": dtype})
     begin = time.perf_counter()

@@ -35,7 +35,7 @@ from sweep.quantization.sites import quantized
 from sweep.quantization.statistics import Statistics
 from sweep.runs import until
 
-REPEATS = 1  # of minutes each
+REPEATS = 3  # of four minutes each
 SEQLEN = 512
 HALF, WHOLE = 512, 1024
 SIZES = (64, 128, 256, 512, 1024, 2048)  # whole batches of every fold, so that each goes on from the one before
@@ -77,25 +77,32 @@ def _timed(samples: int | str, store: str) -> list[float]:
 
 def growing() -> list[dict[str, Any]]:
     _timed(8, "warm")
-    grown, swept, further = [], [], []
+    start, grown, running, swept, further = [], [], [], [], []
     for i in range(REPEATS):
-        anew, _ = _timed(WHOLE, f"anew{i}"), _timed(HALF, f"grown{i}")
-        again = _timed(WHOLE, f"grown{i}")
-        largest, every = _timed(SIZES[-1], f"largest{i}"), _timed(",".join(map(str, SIZES)), f"all{i}")
+        start.append(_timed(8, f"small{i}"))  # what a command takes before and after its samples
+        anew, _, again = _timed(WHOLE, f"anew{i}"), _timed(HALF, f"grown{i}"), _timed(WHOLE, f"grown{i}")
+        two: list[int | str] = [SIZES[-1], ",".join(map(str, SIZES))]
+        both = {given: _timed(given, f"{i}-{given}") for given in (two if i % 2 else two[::-1])}
+        largest, every = (both[given] for given in two)
         grown.append([a / b for a, b in zip(again, anew, strict=True)])
+        running.append([(a - s) / (b - s) for a, b, s in zip(again, anew, start[-1], strict=True)])
         swept.append([a / b for a, b in zip(every, largest, strict=True)])
-        further.append((every[1] - largest[1]) / (len(SIZES) - 1))
+        further.append([(a - b) / (len(SIZES) - 1) for a, b in zip(every, largest, strict=True)])
     sizes, size = ", ".join(map(str, SIZES)), f"{WHOLE} samples of {SEQLEN} tokens"
     return [
-        _ratio(f"{size} after {HALF} / from nothing", grown, 0.55),
-        _ratio(f"a sweep over {sizes} samples / one cell of {SIZES[-1]}", swept, 1.10),
-        {"what": "processor seconds of each further size", "value": median(further)},
+        _value(f"{size} after {HALF} / from nothing, whole commands", grown),
+        _value("the same, without what a command of 8 samples takes", running, 0.55),
+        _value(f"a sweep over {sizes} samples / one cell of {SIZES[-1]}", swept, 1.10),
+        _value("seconds of each further size", further),
+        _value("seconds of a command of 8 samples", start),
     ]
 
 
-def _ratio(what: str, pairs: list[list[float]], most: float) -> dict[str, Any]:
+def _value(what: str, pairs: list[list[float]], most: float | None = None) -> dict[str, Any]:
     wall, processor = (median(pair[k] for pair in pairs) for k in (0, 1))
-    return {"what": what, "value": wall, "of processor time": processor, "at most": most}
+    spread = f"{min(pair[0] for pair in pairs):.3g} to {max(pair[0] for pair in pairs):.3g}"
+    limit = {} if most is None else {"at most": most}
+    return {"what": what, "value": wall, "of all repeats": spread, "of processor time": processor, **limit}
 
 
 def _folds(setting: list[str]) -> Floats:
@@ -165,7 +172,7 @@ def _calibrations() -> list[list[Statistics]]:
             since = STEPS[len(grown) - 1] if grown else 0
             text = Tokens("stdlib", windows[start : start + samples], since)
             settings, base = Calibration(samples, SHORT, 4), grown[-1] if grown else None
-            grown.append(calibrate(model, text, settings, lambda done, total: None, base=base)[0])
+            grown.append(calibrate(model, text, settings, lambda *_: None, base=base)[0])
         every.append(grown)
     return every
 

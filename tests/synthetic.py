@@ -125,7 +125,7 @@ def write(
             for k in range(folds):
                 replicates.append({
                     **where, "fold": k, "scale": scales[k], "sqnr_db": sqnr(left[k], scales[k], largest)[1],
-                    "silu_gain": gain, "ratio": weight and scales[k] / weight,
+                    "silu_gain": gain and gain * scales[k] / scale, "ratio": weight and scales[k] / weight,
                 })  # fmt: skip
             if grid is not None:
                 continue

@@ -18,7 +18,8 @@ from sweep.compare.query.comparison import Comparison
 from sweep.compare.render import conclusions, sentences
 from sweep.compare.studies.quamba_alpha import replies
 from sweep.compare.studies.quamba_alpha.reply import HIGH, MODERATE
-from sweep.compare.tables.pivots import METRICS, main_site, one_per_model, pick
+from sweep.compare.tables.chosen import main_site, one_per_model, pick
+from sweep.compare.tables.layers import METRICS
 from sweep.core.errors import allowed
 
 __all__ = ["Answer", "answer", "headlines"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -46,11 +47,12 @@ class Planner:
         key = spec.keys()
         cells: list[tuple[Sequence[str], Config]] = []
         for number, job in enumerate(jobs):
-            try:
-                cells.append((job, config := settled(compose(job))))
+            with _named(number, job):
+                cells.append((job, settled(compose(job))))
+        # the most samples first: those of the others are the first of them, and the text is read once
+        for number, (asked, config) in sorted(enumerate(cells), key=lambda cell: -cell[1][1].calibration.samples):
+            with _named(number, asked):
                 key(config)
-            except (UsageError, HydraException, OmegaConfBaseException) as error:
-                raise UsageError(f"cell {number} ({' '.join(job)}): {one_line(error)}") from error
         if cells:
             first, config = cells[0]
             tell(next((o[7:] for o in reversed(first) if o.startswith("device=")), "auto"), config)
@@ -101,6 +103,15 @@ class Planner:
             return str(composed.hydra.sweep.subdir)
         finally:
             HydraConfig.instance().cfg = former
+
+
+@contextmanager
+def _named(number: int, job: Sequence[str]) -> Iterator[None]:
+    """Whatever is wrong with a cell as a UsageError that names it."""
+    try:
+        yield
+    except (UsageError, HydraException, OmegaConfBaseException) as error:
+        raise UsageError(f"cell {number} ({' '.join(job)}): {one_line(error)}") from error
 
 
 def _product(overrides: list[Override]) -> list[list[str]]:

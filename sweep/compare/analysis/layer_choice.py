@@ -8,16 +8,15 @@ import numpy as np
 
 from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.per_site import points, shared_places
-from sweep.compare.analysis.place_errors import layer_replicates
-from sweep.compare.analysis.significance import jackknife, paired_error
+from sweep.compare.analysis.place_errors import difference_error, layer_replicates
+from sweep.compare.analysis.significance import jackknife
 from sweep.compare.query.comparison import Comparison
 
 
 @dataclass(frozen=True)
 class LayerChoice:
     """setting: the best of a layer. sqnr_db: its mean over the layer's quantized sites. loss_db: what the best global
-    setting loses here. Each with its standard error over folds, None where no replicates tell it: that of the loss if
-    both are of one calibration."""
+    setting loses here. Each with its standard error over folds, None where no replicates tell it."""
 
     layer: int
     setting: str
@@ -56,6 +55,6 @@ def choices(runs: Comparison, advice: Advice) -> Choices:
         mine, others = known.get((cell, layer)), known.get((cells[best], layer))
         error = None if mine is None else float(jackknife(mine))
         same = runs.listed[cell].key == runs.listed[cells[best]].key
-        of_loss = paired_error(others, mine) if same else None
+        of_loss = difference_error(others, mine, same)
         chosen.append(LayerChoice(layer, names[cell], float(table[top[k], k]), error, float(loss[k]), of_loss))
     return Choices(tuple(chosen), float(np.average(loss, weights=weight)), float((sqnr.max(0) - sqnr[best]).mean()))

@@ -59,15 +59,21 @@ def layer_replicates(runs: Comparison, cells: Collection[int]) -> dict[tuple[int
     return {place: np.asarray(np.mean(values, axis=0)) for place, values in sites.items()}
 
 
-def unresolved(first: float, firsts: Floats | None, other: float, others: Floats | None, paired: bool) -> bool:
-    """Whether noise may be all of the difference of two values, told from their replicates: it is within the half-width
-    of 95 % confidence. Without replicates nothing is told apart, and nothing marked.
+def difference_error(firsts: Floats | None, others: Floats | None, paired: bool) -> float | None:
+    """Standard error of a difference of two values, told from their replicates; None where either has none.
 
     paired: whether the replicates of both left out the same folds."""
     if firsts is None or others is None:
-        return False
+        return None
     error = paired_error(firsts, others) if paired else None
-    if error is None:
-        error = float(np.hypot(jackknife(firsts), jackknife(others)))
+    return float(np.hypot(jackknife(firsts), jackknife(others))) if error is None else error
+
+
+def unresolved(first: float, firsts: Floats | None, other: float, others: Floats | None, paired: bool) -> bool:
+    """Whether noise may be all of the difference of two values: it is within the half-width of 95 % confidence. Without
+    replicates nothing is told apart, and nothing marked. paired: as `difference_error` takes it."""
+    error = difference_error(firsts, others, paired)
+    if firsts is None or others is None or error is None:
+        return False
     folds = min(len(firsts), len(others))
     return abs(other - first) <= quantile(0.95, freedom(folds)) * error

@@ -133,7 +133,8 @@ def _looked_up(runs: Comparison, groups: list[Group]) -> list[Group]:
         clipped = {n: cell.totals.clip_fraction for n, cell in enumerate(runs.listed) if cell.totals}
     others = [cell for cell in best if cell not in clipped]
     if others and (source := runs.source(SCALES, others[:MOST])):
-        query = f"SELECT cell, sum(clip_fraction * n) / sum(n) FROM {source} WHERE {deployed()} GROUP BY cell"
+        share = "sum(clip_fraction * n) / sum(n) FILTER (clip_fraction IS NOT NULL)"
+        query = f"SELECT cell, {share} FROM {source} WHERE {deployed()} GROUP BY cell"
         clipped |= dict(runs.sql(query))
 
     def more(row: Row) -> Row:

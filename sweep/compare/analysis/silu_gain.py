@@ -9,9 +9,16 @@ different units: a ratio above 1 is no expansion, and its size says nothing abou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
 
+import duckdb
+import numpy as np
+
+from sweep.compare.analysis.significance import Floats, jackknife
 from sweep.compare.query.comparison import Comparison
+from sweep.compare.query.database import GROUPS, REPLICATES, SCALES
 from sweep.quantization.methods.registry import METHODS
 
 TOLERANCE = 1e-3  # a quantile interpolated inside a histogram bin may be off by its width, 2^-10
@@ -24,19 +31,26 @@ def is_quantile(method: str) -> bool:
 
 @dataclass(frozen=True)
 class Silu:
-    """Extremes over the layers and settings of a model at one site; layers from 0."""
+    """Extremes over the layers and settings of a model at one site; layers from 0. Each `…_se` is the standard error of
+    what is named before it, over folds; None where no replicates tell it. That of an extreme is of its row: which row
+    it is, noise may decide."""
 
     model: str
     site: str
     rows: int
     gain_low: float
-    gain_mean: float
+    gain_low_se: float | None
     gain_high: float
+    gain_high_se: float | None
     gain_high_layer: int
     ratio_low: float
+    ratio_low_se: float | None
     ratio_high: float
+    ratio_high_se: float | None
     ratio_above_one: int  # rows with a ratio above 1 though SiLU did not expand there
     expanded: int  # rows with a gain above 1 by more than rounding: impossible for a quantile
+    gain_mean: float
+    gain_mean_se: float | None = None
 
     @property
     def holds(self) -> bool:
@@ -50,12 +64,62 @@ def silu(runs: Comparison, cells: list[int] | None = None) -> list[Silu]:
         n for n in (cells if cells is not None else range(len(runs.listed)))
         if is_quantile(runs.listed[n].method)
     ]  # fmt: skip
-    source = runs.source("scales.parquet", numbers)
+    source = runs.source(SCALES, numbers)
     if source is None:
         return []
-    query = f"""
-        SELECT model, site, count(*), min(silu_gain), avg(silu_gain), max(silu_gain), arg_max(layer, silu_gain),
-               min(ratio), max(ratio), count(*) FILTER (ratio > 1 AND silu_gain <= 1 + {TOLERANCE}),
-               count(*) FILTER (silu_gain > 1 + {TOLERANCE})
-        FROM {source} WHERE silu_gain IS NOT NULL GROUP BY model, site ORDER BY model, site DESC"""
-    return [Silu(*row) for row in runs.sql(query)]
+    errors = runs.source(REPLICATES, numbers)
+    try:
+        rows = runs.sql(_query(source, errors))
+    except duckdb.BinderException:  # replicates of before they had these columns
+        errors = None
+        rows = runs.sql(_query(source, None))
+    of_mean = _errors_of_means(runs, errors) if errors else {}
+    return [replace(Silu(*row), gain_mean_se=of_mean.get(row[:3])) for row in rows]
+
+
+def _query(source: str, replicates: str | None) -> str:
+    """SQL for all of a Silu but the error of its mean."""
+    place = ", ".join(("cell", "layer", "site", *GROUPS))
+    told = "NULL::DOUBLE AS gain_se, NULL::DOUBLE AS ratio_se"
+    if replicates:
+        told = ", ".join(
+            f"CASE WHEN count({column}) = count(*) AND count(*) > 1 THEN sqrt((count(*) - 1) * var_pop({column})) END "
+            f"AS {name}"
+            for name, column in (("gain_se", "silu_gain"), ("ratio_se", "ratio"))
+        )
+    same = " AND ".join(f"s.{name} IS NOT DISTINCT FROM e.{name}" for name in ("cell", "layer", "site", *GROUPS))
+    at = ", ".join(
+        f"{end}({column}), arg_{end}({{'se': {error}}}, {column}).se" + (f", arg_{end}(s.layer, {column})" * at_layer)
+        for column, error, end, at_layer in (
+            ("silu_gain", "gain_se", "min", 0),
+            ("silu_gain", "gain_se", "max", 1),
+            ("ratio", "ratio_se", "min", 0),
+            ("ratio", "ratio_se", "max", 0),
+        )
+    )
+    return f"""
+        WITH e AS (SELECT {place}, {told} FROM {replicates or source} WHERE silu_gain IS NOT NULL GROUP BY {place})
+        SELECT model, s.site, count(*), {at}, count(*) FILTER (ratio > 1 AND silu_gain <= 1 + {TOLERANCE}),
+               count(*) FILTER (silu_gain > 1 + {TOLERANCE}), avg(silu_gain)
+        FROM {source} s LEFT JOIN e ON {same}
+        WHERE silu_gain IS NOT NULL GROUP BY model, s.site ORDER BY model, s.site DESC"""
+
+
+def _errors_of_means(runs: Comparison, replicates: str) -> dict[tuple[str, str, int], float]:
+    """Standard error of the mean gain by model, site and number of rows. Cells of one calibration left out the same
+    folds; calibrations err independently of each other."""
+    query = (
+        "SELECT cell, site, list(total ORDER BY fold), any_value(n) FROM (SELECT cell, site, fold, sum(silu_gain) AS "
+        f"total, count(*) AS n FROM {replicates} WHERE silu_gain IS NOT NULL GROUP BY ALL) GROUP BY cell, site"
+    )
+    calibrations: dict[tuple[str, str], dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[tuple[str, str], int] = defaultdict(int)
+    for number, site, folds, n in runs.sql(query):
+        cell = runs.listed[number]
+        calibrations[cell.model, site][cell.key].append(np.array(folds))
+        rows[cell.model, site] += n
+    told = {}
+    for (model, site), each in calibrations.items():
+        n = rows[model, site]
+        told[model, site, n] = math.hypot(*(float(jackknife(np.sum(cells, 0))) / n for cells in each.values()))
+    return {place: error for place, error in told.items() if math.isfinite(error)}

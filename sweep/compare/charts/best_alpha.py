@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from sweep.compare.analysis.place_errors import Place, sqnr_replicates, unresolved
-from sweep.compare.analysis.significance import jackknife, paired_error
+from sweep.compare.analysis.place_errors import Place, difference_error, sqnr_replicates, unresolved
+from sweep.compare.analysis.significance import jackknife
 from sweep.compare.charts.base import AT_SITE, SHOWN, TIED, Chart, rows
 from sweep.compare.facts import Answer
 
@@ -107,7 +107,7 @@ def _marked(
         top, mine, its = best[place], known.get(place), known.get(best[place])
         paired = a.runs.listed[place[0]].key == a.runs.listed[top[0]].key
         error = None if mine is None else float(jackknife(mine))
-        of_below = paired_error(mine, its) if paired and place != top else None
+        of_below = difference_error(mine, its, paired) if place != top else None
         tied = place != top and unresolved(at[top], its, db, mine, paired)
         marked.append((error, at[top] - db, of_below, "best" if place == top else "tied" if tied else ""))
     return marked

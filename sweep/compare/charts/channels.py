@@ -14,7 +14,7 @@ from sweep.compare.analysis.significance import Floats
 from sweep.compare.charts.base import Chart, Spec, rows
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import GROUPING, SCALES
-from sweep.compare.tables.pivots import pick
+from sweep.compare.tables.chosen import pick
 
 LAYERS, CELLS = 6, 2
 POINTS = 640  # of a curve; of more channels the largest of some neighbours is drawn

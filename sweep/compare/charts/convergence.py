@@ -22,7 +22,7 @@ from sweep.compare.charts.base import (
 )
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import CONVERGENCE, deployed
-from sweep.compare.tables.pivots import pick
+from sweep.compare.tables.chosen import pick
 from sweep.quantization.methods.registry import METHODS
 
 LAYERS = 8

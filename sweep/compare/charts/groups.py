@@ -7,7 +7,7 @@ from itertools import product
 from sweep.compare.charts.base import Chart, rows
 from sweep.compare.facts import Answer
 from sweep.compare.query.database import GROUPING, SCALES
-from sweep.compare.tables.pivots import pick
+from sweep.compare.tables.chosen import pick
 
 LAYERS = 8
 REST = ("scale", "error", "relative", "heads", "positions")

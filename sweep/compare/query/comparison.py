@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from sweep.compare.query.damage import torn
 from sweep.compare.query.database import FEW, GROUPING, SCALES, ordered, register, scan
 from sweep.compare.query.filters import Filters
-from sweep.compare.query.labels import labels, warnings
+from sweep.compare.query.labels import labels, left_out, warnings
 from sweep.compare.query.opening import more_cells, no_cells, on_demand, open_cells
 from sweep.core.errors import UsageError
 from sweep.runs.compared import Cell, Problem, read
@@ -160,6 +160,7 @@ def _opened(listed: list[Cell], problems: list[Problem], chosen: Filters) -> Com
     with suppress(Exception):  # in Jupyter, DuckDB asks for ipywidgets before it will do without its bar
         database.execute("SET enable_progress_bar = false")
     listed = ordered(listed)
+    nothing: list[Cell] = []
     whole = len(listed) <= FEW or bool(chosen.site or chosen.layer) or any(cell.totals is None for cell in listed)
     if whole or not no_cells(database, listed):
         bad = torn(listed) if len(listed) <= FEW else []
@@ -168,6 +169,7 @@ def _opened(listed: list[Cell], problems: list[Problem], chosen: Filters) -> Com
         chosen.check(database, scan(listed, SCALES))
         there = {number for (number,) in database.execute("SELECT DISTINCT cell FROM rows").fetchall()}
         if len(there) < len(listed):  # of a model that has no such layer, or site, there is nothing to compare
+            nothing = [cell for n, cell in enumerate(listed) if n not in there]
             listed, _ = open_cells(database, [cell for n, cell in enumerate(listed) if n in there], chosen)
     names = labels(listed)
     register(database, listed, names, chosen, whole)
@@ -176,7 +178,9 @@ def _opened(listed: list[Cell], problems: list[Problem], chosen: Filters) -> Com
         for (site,) in database.execute("SELECT DISTINCT unnest(sites) AS site FROM totals ORDER BY site").fetchall()
     ]
     unopened = set() if whole else set(range(len(listed)))
-    return Comparison(listed, list(problems), warnings(listed), names, sites, chosen, database, unopened)
+    return Comparison(
+        listed, list(problems), warnings(listed) + left_out(nothing, chosen), names, sites, chosen, database, unopened
+    )
 
 
 def _without(cells: list[Cell], problems: Sequence[Problem]) -> list[Cell]:

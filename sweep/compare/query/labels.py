@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from sweep.compare.query.filters import Filters
 from sweep.runs.compared import Cell
 
 
@@ -70,6 +71,15 @@ def warnings(cells: Sequence[Cell]) -> list[str]:
                 "differences between such cells are not due to method, alpha or format alone"
             )
     return reasons
+
+
+def left_out(cells: Sequence[Cell], filters: Filters) -> list[str]:
+    """The warning about cells that have no row which passes the filters; none if there are none."""
+    if not cells:
+        return []
+    asked = " ".join(f"{name}={','.join(map(str, of))}" for name in ("site", "layer") if (of := getattr(filters, name)))
+    models = ", ".join(sorted({cell.model for cell in cells}))
+    return [f"left out: {len(cells)} cell{'s' * (len(cells) > 1)} of {models}, which has nothing of {asked}"]
 
 
 def _some(values: set[str]) -> str:

@@ -6,16 +6,11 @@ from sweep.compare.analysis.layer_choice import choices
 from sweep.compare.analysis.mean_sqnr import known_sqnr
 from sweep.compare.answer import Answer
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.tables.pivots import (
-    alpha_table,
-    layer_table,
-    minmax_table,
-    one_per_model,
-    ratio_table,
-    structure_table,
-)
+from sweep.compare.tables.chosen import one_per_model
+from sweep.compare.tables.layers import alpha_table, layer_table, minmax_table, ratio_table
 from sweep.compare.tables.sensitivity import sensitivity_table
 from sweep.compare.tables.settings import format_tables, settings_table
+from sweep.compare.tables.structure import structure_table
 from sweep.compare.tables.table import Table, Value
 from sweep.compare.tables.verdicts import verdict_table
 
@@ -53,19 +48,21 @@ def silu_table(a: Answer) -> Table:
     return Table.of(
         "silu",
         "What SiLU does, and what the ratio is",
-        "Over layers and settings. Gain: scale after / before SiLU. Ratio: activation / weight scale, no gain.",
-        "model | site | rows:count | gain min:number | gain mean:number | gain max:number | ratio min:number | "
-        "ratio max:number | ratio above 1:count | gain above 1:count",
+        "Over layers and settings. Gain: scale after / before SiLU. Ratio: activation / weight scale, no gain. The "
+        "error of a minimum or maximum is of that row; which row it is, noise may decide.",
+        "model | site | rows:count | gain min:number | ± gain min:number | gain mean:number | ± gain mean:number | "
+        "gain max:number | ± gain max:number | ratio min:number | ± ratio min:number | ratio max:number | "
+        "± ratio max:number | ratio above 1:count | gain above 1:count",
         (
             (
                 s.model,
                 s.site,
                 s.rows,
-                s.gain_low,
-                s.gain_mean,
-                s.gain_high,
-                s.ratio_low,
-                s.ratio_high,
+                *(s.gain_low, s.gain_low_se),
+                *(s.gain_mean, s.gain_mean_se),
+                *(s.gain_high, s.gain_high_se),
+                *(s.ratio_low, s.ratio_low_se),
+                *(s.ratio_high, s.ratio_high_se),
                 s.ratio_above_one,
                 s.expanded,
             )

@@ -97,10 +97,13 @@ def beside(shown: str, value: Value, error: Value) -> str:
     """A value with its error, both to the first digit of the error; the value alone if the error is unknown."""
     if not isinstance(value, float) or not isinstance(error, float) or not math.isfinite(value) or not error > 0:
         return shown
+    percent = 100 if shown.endswith("%") else 1
+    value, error = value * percent, error * percent
     decimals = max(0, -math.floor(math.log10(error))) if math.isfinite(error) else 9
     if decimals > 6:
-        return shown if not math.isfinite(error) else f"{shown} ± {error:.1g}"
-    return f"{value:{'+' if shown[0] in '+−' else ''}.{decimals}f} ± {error:.{decimals}f}".replace("-", "−", 1)
+        return shown if not math.isfinite(error) else f"{shown} ± {error:.1g}{'%' * (percent > 1)}"
+    text = f"{value:{'+' if shown[0] in '+−' else ''}.{decimals}f} ± {error:.{decimals}f}{'%' * (percent > 1)}"
+    return text.replace("-", "−", 1)
 
 
 def naming(heads: list[str], right: list[bool]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -243,7 +244,7 @@ def test_layers_and_sites_have_a_best_of_their_own(tmp_path: Path) -> None:
 
 def test_choices_of_layers_have_their_errors(tmp_path: Path) -> None:
     """a wins layer 0 by 2 dB, b layer 1 by 5, so b is best. Errors of a are 1 dB, of b 0.25, and of what b loses to a
-    0.75, as the same folds are left out of both; of another calibration they would not be."""
+    0.75, as the same folds are left out of both; of another calibration they add in quadrature."""
     noise = NOISE.tolist()
     cell(tmp_path / "a", {(0, IN): 30.0, (1, IN): 20.0}, noise, alpha=0.9)
     cell(tmp_path / "b", {(0, IN): 28.0, (1, IN): 25.0}, [x / 4 for x in noise], alpha=0.99)
@@ -258,7 +259,7 @@ def test_choices_of_layers_have_their_errors(tmp_path: Path) -> None:
     record = tmp_path / "a" / "run.json"
     text = record.read_text()
     record.write_text(text.replace(json.loads(text)["calibration"]["key"], "another"))
-    assert errors(load(tmp_path)) == [pytest.approx(1.0), None, pytest.approx(0.25), 0.0]
+    assert errors(load(tmp_path)) == pytest.approx([1.0, math.hypot(1.0, 0.25), 0.25, 0.0])
     record.write_text(text)
     (tmp_path / "b" / "replicates.parquet").unlink()
     assert errors(load(tmp_path)) == [pytest.approx(1.0), None, None, None]

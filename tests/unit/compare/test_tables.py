@@ -71,7 +71,6 @@ def test_structure_names_shape_and_axes(found: Answer) -> None:
     assert grouped["scales per layer"] == 4
     rows = found.runs.scales().query("granularity == 'group2x2' and site == 'x_conv_out'")
     assert (grouped["min"], grouped["max"]) == (rows.scale.min(), rows.scale.max())
-    assert grouped["mean"] == pytest.approx(rows.scale.mean())
     assert frame[frame.granularity == "tensor"]["shape"].unique().tolist() == ["()"]
     assert "per group, not per channel" in table.caption
 

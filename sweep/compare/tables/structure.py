@@ -1,0 +1,47 @@
+"""The table of what shapes scales have."""
+
+from __future__ import annotations
+
+from sweep.compare.analysis.place_errors import errors
+from sweep.compare.query.comparison import Comparison
+from sweep.compare.query.database import SCALES
+from sweep.compare.tables.table import Table, Value, columns
+
+AXES = (
+    "ssd_group: heads that share B and C; head_group: heads with similar channel profiles; dim_group: positions "
+    "inside a head. One scale per (ssd_group, head_group, dim_group): per group, not per channel."
+)
+
+
+def structure_table(runs: Comparison) -> Table:
+    """By granularity and site: shape, number and spread of the scales, and the meaning of the axes."""
+    query = f"""
+        SELECT model, s.granularity, site, s.cell, layer, count(*) AS n, count(DISTINCT s.ssd_group) AS ssd,
+               count(DISTINCT s.head_group) AS head, count(DISTINCT s.dim_group) AS dim,
+               min(scale) AS low, arg_min({{'se': scale_se}}, scale).se AS low_se,
+               max(scale) AS high, arg_max({{'se': scale_se}}, scale).se AS high_se
+        FROM (SELECT r.*, c.model, c.granularity FROM {runs.source(SCALES)} r JOIN cells c USING (cell)) s
+        GROUP BY model, s.granularity, site, s.cell, layer"""
+    spreads = errors(runs, range(len(runs.listed)), "max(scale) / min(scale)")
+    rows: list[tuple[Value, ...]] = []
+    for model, granularity, site, n, ssd, head, dim, *ends, spread, cell, layer in runs.sql(
+        "SELECT model, granularity, site, max(n), max(ssd), max(head), max(dim), "
+        "min(low), arg_min({'se': low_se}, low).se, max(high), arg_max({'se': high_se}, high).se, "
+        f"max(high / low), arg_max(cell, high / low), arg_max(layer, high / low) FROM ({query}) "
+        "GROUP BY ALL ORDER BY model, granularity DESC, site"
+    ):
+        shape = f"({', '.join(str(max(k, 1)) for k in (ssd, head, dim))})" if ssd + head + dim else "()"
+        of_spread = spreads.get((cell, layer, site)) if n > 1 else None
+        rows.append((model, granularity, site, shape, n, *ends, spread, of_spread))
+    return Table(
+        "structure",
+        "What a scale's shape means",
+        f"Shape is (ssd_group, head_group, dim_group); () is one scale for the tensor. {AXES} Min and max over layers "
+        "and settings. Spread: largest / smallest scale within a layer, where that is largest. The error of each is of "
+        "its row; which row it is, noise may decide.",
+        columns(
+            "model | granularity | site | shape | scales per layer:count | min:scale | ± min:scale | max:scale | "
+            "± max:scale | spread:number | ± spread:number"
+        ),
+        tuple(rows),
+    )

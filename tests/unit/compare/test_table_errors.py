@@ -1,0 +1,225 @@
+"""The errors in tables by layer, of SiLU and of shapes, against pandas on the replicates; and who is left out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from synthetic import jackknife, mamba, write
+
+from sweep.compare import Comparison, load
+from sweep.compare.analysis.place_errors import difference_error
+from sweep.compare.analysis.silu_gain import silu
+from sweep.compare.answer import Answer, answer
+from sweep.compare.tables.catalogue import tables
+from sweep.compare.tables.layers import alpha_table, layer_table
+from sweep.compare.tables.table import Table, beside
+from tests.handmade import cell
+
+SITE = "x_conv_out"
+
+
+@pytest.fixture(scope="module")
+def found(runs: Comparison) -> Answer:
+    return answer(runs)
+
+
+def named(a: Answer, name: str, title: str = "") -> pd.DataFrame:
+    return next(t for t in tables(a) if t.name == name and title in t.caption + t.title).frame()
+
+
+def number(runs: Comparison, method: str, alpha: float | None = None, format: str = "int8") -> int:
+    return next(
+        n
+        for n, c in enumerate(runs.listed)
+        if (c.method, c.alpha, c.format, c.granularity) == (method, alpha, format, "tensor")
+    )
+
+
+def folds(runs: Comparison, of: int, column: str, site: str = SITE) -> np.ndarray:
+    """[layers, folds] of a cell without groups, as its file has them."""
+    rows = pd.read_parquet(runs.listed[of].path / "replicates.parquet")
+    return rows[rows.site == site].pivot(index="layer", columns="fold", values=column).to_numpy()
+
+
+def errors(each: np.ndarray) -> list[float]:
+    told = [jackknife(row) for row in each]
+    assert min(told) > 0
+    return told
+
+
+def test_scales_and_their_differences(found: Answer) -> None:
+    table = named(found, "alpha", "percentile · int8 · tensor")
+    base = folds(found.runs, number(found.runs, "percentile", 0.9995), "scale")
+    for alpha in (0.99, 0.9999):
+        here = folds(found.runs, number(found.runs, "percentile", alpha), "scale")
+        assert table[f"± {alpha}"].tolist() == pytest.approx(errors(here))
+        ratio = table[f"{alpha}"] / table["0.9995"]
+        assert table[f"± Δ {alpha}"].tolist() == pytest.approx((ratio * errors(np.log(here / base))).tolist())
+
+
+def test_minmax_against_a_percentile(found: Answer) -> None:
+    runs, table = found.runs, named(found, "minmax", "percentile 0.9995")
+    cells = number(runs, "minmax"), number(runs, "percentile", 0.9995)
+    (s0, s1), (q0, q1) = ([folds(runs, n, column) for n in cells] for column in ("scale", "sqnr_db"))
+    assert table["± MinMax scale"].tolist() == pytest.approx(errors(s0))
+    assert table["± larger"].tolist() == pytest.approx(((1 + table["larger"]) * errors(np.log(s0 / s1))).tolist())
+    assert table["± MinMax dB"].tolist() == pytest.approx(errors(q0))
+    assert table["± percentile 0.9995 dB"].tolist() == pytest.approx(errors(q1))
+    assert table["± gain dB"].tolist() == pytest.approx(errors(q1 - q0))
+
+
+def test_ratio_and_gain(found: Answer) -> None:
+    table, mine = named(found, "ratio"), number(found.runs, "percentile", 0.9995)
+    assert table["± ratio"].tolist() == pytest.approx(errors(folds(found.runs, mine, "ratio")))
+    assert table["± SiLU gain"].tolist() == pytest.approx(errors(folds(found.runs, mine, "silu_gain")))
+
+
+def test_a_metric_by_layer(runs: Comparison) -> None:
+    mine = number(runs, "percentile", 0.99)
+    by_layer = layer_table(runs, "sqnr_db", SITE, [mine])
+    assert by_layer.frame().iloc[:, 2].tolist() == pytest.approx(errors(folds(runs, mine, "sqnr_db")))
+    assert "tell no error" not in by_layer.caption
+    unknown = layer_table(runs, "clip_fraction", SITE, [mine])
+    assert unknown.frame().iloc[:, 2].isna().all()
+    assert "tell no error" in unknown.caption
+
+
+def test_groups_are_pooled_as_everywhere(runs: Comparison) -> None:
+    grouped = next(n for n, c in enumerate(runs.listed) if c.granularity != "tensor")
+    table = layer_table(runs, "sqnr_db", SITE, [grouped]).frame()
+    points = runs.sql("SELECT layer, sqnr_db FROM points WHERE cell = ? AND site = ? ORDER BY layer", [grouped, SITE])
+    assert table.iloc[:, 1].tolist() == [db for _, db in points]
+    assert (table.iloc[:, 2] > 0).all()
+
+
+def test_shapes(found: Answer) -> None:
+    table = named(found, "structure")
+    mine = table[(table.granularity == "group2x2") & (table.site == SITE)].iloc[0]
+    grouped = next(c for c in found.runs.listed if c.granularity != "tensor")
+    rows = pd.read_parquet(grouped.path / "scales.parquet").query("site == @SITE")
+    least, most = (rows.sort_values("scale").iloc[i] for i in (0, -1))
+    assert (mine["± min"], mine["± max"]) == (least.scale_se, most.scale_se)
+    spread = rows.groupby("layer").scale.agg(lambda s: s.max() / s.min())
+    left = pd.read_parquet(grouped.path / "replicates.parquet").query("site == @SITE and layer == @spread.idxmax()")
+    each = left.groupby("fold").scale.agg(lambda s: s.max() / s.min())
+    assert mine["spread"] == pytest.approx(spread.max())
+    assert mine["± spread"] == pytest.approx(jackknife(each.to_numpy()))
+    assert np.isnan(table[table.granularity == "tensor"].iloc[0]["± spread"])  # one scale has none
+
+
+def test_what_silu_does(found: Answer) -> None:
+    runs = found.runs
+    x = next(s for s in found.silu if s.site == SITE)
+    cells = [n for n, c in enumerate(runs.listed) if c.granularity == "tensor"]
+    frames = [pd.read_parquet(runs.listed[n].path / "scales.parquet").assign(cell=n) for n in cells]
+    rows = pd.concat(frames).query("site == @SITE")
+    for end, gain, ratio in (
+        (0, (x.gain_low, x.gain_low_se), (x.ratio_low, x.ratio_low_se)),
+        (-1, (x.gain_high, x.gain_high_se), (x.ratio_high, x.ratio_high_se)),
+    ):
+        for column, (value, error) in (("silu_gain", gain), ("ratio", ratio)):
+            row = rows.sort_values(column).iloc[end]
+            assert value == row[column]
+            assert error == pytest.approx(jackknife(folds(runs, row.cell, column)[int(row.layer)]))
+    every = np.array([folds(runs, n, "silu_gain") for n in cells])
+    assert x.gain_mean == pytest.approx(rows.silu_gain.mean())
+    assert x.gain_mean_se == pytest.approx(jackknife(every.mean((0, 1))))
+    shown = named(found, "silu").query("site == @SITE").iloc[0]
+    assert (shown["± gain mean"], shown["± ratio max"]) == (x.gain_mean_se, x.ratio_high_se)
+
+
+def test_calibrations_err_independently(tmp_path: Path) -> None:
+    """The error of a mean over two calibrations is that of the half of each, in quadrature; of differences as well."""
+    for seed in range(2):
+        write(tmp_path / f"{seed}", mamba(layers=2, size=400, seed=seed, tokens=f"{seed}" * 64))
+    runs = load(tmp_path)
+    x = next(s for s in silu(runs) if s.site == SITE)
+    halves = [jackknife(folds(runs, n, "silu_gain").mean(0)) / 2 for n in range(2)]
+    assert x.gain_mean_se == pytest.approx(math.hypot(*halves))
+    one, other = np.arange(4.0), np.array([1.0, 0.0, 2.0, 5.0])
+    assert difference_error(one, other, paired=True) == pytest.approx(jackknife(other - one))
+    assert difference_error(one, other, paired=False) == pytest.approx(math.hypot(jackknife(one), jackknife(other)))
+    assert difference_error(one, other[:3], paired=True) == pytest.approx(
+        math.hypot(jackknife(one), jackknife(other[:3]))
+    )
+    assert difference_error(one, None, paired=False) is None
+
+
+def test_no_error_where_replicates_tell_none(tmp_path: Path) -> None:
+    world = mamba(layers=2, size=400)
+    for alpha in (0.99, 0.9995):
+        write(tmp_path / f"{alpha}", world, alpha=alpha)
+    (tmp_path / "0.99" / "replicates.parquet").unlink()
+    old = tmp_path / "0.9995" / "replicates.parquet"  # of before it had these columns
+    pq.write_table(pq.read_table(old).drop_columns(["silu_gain", "ratio"]), old)
+    runs = load(tmp_path)
+    x = next(s for s in silu(runs) if s.site == SITE)
+    assert [x.gain_low_se, x.gain_mean_se, x.gain_high_se, x.ratio_low_se, x.ratio_high_se] == [None] * 5
+    contrast = next(v.contrast for v in answer(runs).verdicts if v.contrast.knob == "alpha")
+    table = alpha_table(runs, contrast, SITE).frame()
+    assert table["± 0.99"].isna().all()
+    assert table["± Δ 0.99"].isna().all()
+    assert (table["± 0.9995"] > 0).all()
+
+
+def test_some_cells_without_replicates_leave_the_mean_without_error(tmp_path: Path) -> None:
+    world = mamba(layers=2, size=400)
+    for alpha in (0.99, 0.9995):
+        write(tmp_path / f"{alpha}", world, alpha=alpha)
+    (tmp_path / "0.99" / "replicates.parquet").unlink()
+    x = next(s for s in silu(load(tmp_path)) if s.site == SITE)
+    assert x.gain_mean_se is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "value", "error", "text"),
+    [
+        ("+1.23%", 0.01234, 0.002, "+1.2 ± 0.2%"), ("−0.05%", -0.0005, 0.00012, "−0.05 ± 0.01%"),
+        ("+12.30%", 0.123, 0.03, "+12 ± 3%"), ("+1.23", 1.234, 0.04, "+1.23 ± 0.04"),
+        ("0.04%", 0.0004, 2e-9, "0.04% ± 2e-07%"), ("0.04%", 0.0004, math.inf, "0.04%"),
+    ],
+)  # fmt: skip
+def test_errors_of_percentages(shown: str, value: float, error: float, text: str) -> None:
+    assert beside(shown, value, error) == text
+
+
+def test_cells_that_a_filter_leaves_nothing_of_are_named(tmp_path: Path) -> None:
+    for name, layers in (("small", 1), ("large", 3)):
+        places = {(layer, SITE): 30.0 for layer in range(layers)}
+        cell(tmp_path / name, places, model=name)
+        cell(tmp_path / f"{name}-minmax", places, model=name, method="minmax")
+    runs = load(tmp_path, layer="1-2")
+    assert [c.model for c in runs.listed] == ["large", "large"]
+    assert "left out: 2 cells of small, which has nothing of layer=1,2" in runs.warnings
+    assert not any("left out" in text for text in load(tmp_path, layer="0").warnings)
+
+
+def test_the_share_of_clipped_values_is_of_those_where_it_is_known(tmp_path: Path) -> None:
+    """As `totals` says it, so does what is looked up in the table."""
+    places: dict[tuple[int, str], float | None] = {(0, SITE): 30.0, (1, SITE): 30.0}
+    for alpha in (0.99, 0.9995):
+        path = cell(tmp_path / f"{alpha}", places, alpha=alpha, clipped=0.25)
+        rows = pq.read_table(path / "scales.parquet").to_pandas()
+        rows.loc[rows.layer == 1, "clip_fraction"] = np.nan
+        schema = pq.read_schema(path / "scales.parquet")
+        pq.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False), path / "scales.parquet")
+    a = answer(load(tmp_path))
+    assert [row.clipped for group in a.ranking for row in group.rows] == [0.25, 0.25]
+
+
+def test_no_table_shows_a_column_of_errors_twice(found: Answer) -> None:
+    for table in tables(found):
+        names = [c.name for c in table.columns]
+        assert len(names) == len(set(names)), table.name
+
+
+def test_terminal_and_page_show_percentages_with_errors(found: Answer) -> None:
+    table: Table = next(t for t in tables(found) if t.name == "minmax")
+    heads, rows, _ = table.merged()
+    assert all(" ± " in row[heads.index("larger")] and row[heads.index("larger")].endswith("%") for row in rows)
