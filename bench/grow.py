@@ -217,7 +217,7 @@ def main() -> list[dict[str, Any]]:
         Path("runs").mkdir()
         rows = [*growing(), *forecasting(), *stopping()]
         os.chdir("/")
-    return table("More samples of a stored calibration, with the shipped model (W&B disabled, one process)", rows)
+    return table("More samples of a stored calibration, with the shipped model (W&B disabled)", rows)
 
 
 if __name__ == "__main__":
