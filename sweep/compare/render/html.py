@@ -64,7 +64,7 @@ class Shown:
     text: str
     raw: str
     kind: str  # class of the table's cell: n for a number, wrap for a long text
-    error: str | None = None  # raw standard error, of a column that has one
+    error: str | None = None  # standard error to six digits, of a column that has one
 
 
 def table(t: Table, first: bool = True) -> dict[str, Any]:
@@ -93,7 +93,8 @@ def shown(column: Column, value: Value, error: Value = None) -> Shown:
     """A table's cell as the page has it."""
     text = column.show(value)
     kind = "n" if column.right else "wrap" if len(text) > WRAPPED else ""
-    return Shown(beside(text, value, error), raw(value), kind, raw(error))
+    told = f"{error:.6g}" if isinstance(error, float) and error == error else raw(error)
+    return Shown(beside(text, value, error), raw(value), kind, told)
 
 
 def raw(value: Value) -> str:
