@@ -37,9 +37,9 @@ def mean_sqnr(runs: Comparison, cells: list[int]) -> dict[int, Estimate]:
     of the places where it is finite whichever fold is left out, since means of other places differ by more."""
     means = known_sqnr(runs)
     query = (
-        "SELECT cell, list(mean ORDER BY fold) FROM (SELECT cell, fold, avg(sqnr_db) AS mean FROM (FROM {} QUALIFY "
-        "bool_and(coalesce(isfinite(sqnr_db), false)) OVER (PARTITION BY cell, layer, site)) GROUP BY cell, fold) "
-        "GROUP BY cell"
+        "SELECT cell, list(mean ORDER BY fold) FROM (SELECT cell, fold, avg(sqnr_db ORDER BY sqnr_db) AS mean FROM ("
+        "FROM {} QUALIFY bool_and(coalesce(isfinite(sqnr_db), false)) OVER (PARTITION BY cell, layer, site)) GROUP BY "
+        "cell, fold) GROUP BY cell"
     )
     known = [n for n in cells if n in means]
     plain = [n for n in known if runs.listed[n].granularity == "tensor"]

@@ -90,7 +90,7 @@ def _replicates(
         else:
             same = " AND ".join(f"r.{g} IS NOT DISTINCT FROM w.{g}" for g in GROUPS)
             query = (
-                f"SELECT cell, {code}, fold, avg(r.scale) AS scale, "
+                f"SELECT cell, {code}, fold, avg(r.scale ORDER BY r.scale) AS scale, "
                 f"{POOL.replace('sqnr_db', 'r.sqnr_db')} AS sqnr_db "
                 f"FROM {source} r JOIN weights w USING (cell, layer, site) WHERE {same} "
                 "GROUP BY cell, layer, site, fold"

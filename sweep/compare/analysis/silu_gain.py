@@ -42,7 +42,6 @@ class Silu:
     gain_low_se: float | None
     gain_high: float
     gain_high_se: float | None
-    gain_high_layer: int
     ratio_low: float
     ratio_low_se: float | None
     ratio_high: float
@@ -88,19 +87,16 @@ def _query(source: str, replicates: str | None) -> str:
             for name, column in (("gain_se", "silu_gain"), ("ratio_se", "ratio"))
         )
     same = " AND ".join(f"s.{name} IS NOT DISTINCT FROM e.{name}" for name in ("cell", "layer", "site", *GROUPS))
+    # of rows that tie the one that errs most, whatever the order in which they are read
     at = ", ".join(
-        f"{end}({column}), arg_{end}({{'se': {error}}}, {column}).se" + (f", arg_{end}(s.layer, {column})" * at_layer)
-        for column, error, end, at_layer in (
-            ("silu_gain", "gain_se", "min", 0),
-            ("silu_gain", "gain_se", "max", 1),
-            ("ratio", "ratio_se", "min", 0),
-            ("ratio", "ratio_se", "max", 0),
-        )
+        f"{sign}max({{'v': {sign}{column}, 'se': {error}}}).v, max({{'v': {sign}{column}, 'se': {error}}}).se"
+        for column, error in (("silu_gain", "gain_se"), ("ratio", "ratio_se"))
+        for sign in ("-", "")
     )
     return f"""
         WITH e AS (SELECT {place}, {told} FROM {replicates or source} WHERE silu_gain IS NOT NULL GROUP BY {place})
         SELECT model, s.site, count(*), {at}, count(*) FILTER (ratio > 1 AND silu_gain <= 1 + {TOLERANCE}),
-               count(*) FILTER (silu_gain > 1 + {TOLERANCE}), avg(silu_gain)
+               count(*) FILTER (silu_gain > 1 + {TOLERANCE}), avg(silu_gain ORDER BY silu_gain)
         FROM {source} s LEFT JOIN e ON {same}
         WHERE silu_gain IS NOT NULL GROUP BY model, s.site ORDER BY model, s.site DESC"""
 
@@ -110,7 +106,8 @@ def _errors_of_means(runs: Comparison, replicates: str) -> dict[tuple[str, str, 
     folds; calibrations err independently of each other."""
     query = (
         "SELECT cell, site, list(total ORDER BY fold), any_value(n) FROM (SELECT cell, site, fold, sum(silu_gain) AS "
-        f"total, count(*) AS n FROM {replicates} WHERE silu_gain IS NOT NULL GROUP BY ALL) GROUP BY cell, site"
+        f"total, count(*) AS n FROM {replicates} WHERE silu_gain IS NOT NULL GROUP BY ALL) GROUP BY cell, site "
+        "ORDER BY cell, site"
     )
     calibrations: dict[tuple[str, str], dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
     rows: dict[tuple[str, str], int] = defaultdict(int)

@@ -31,20 +31,24 @@ WEIGHTS = """
 CREATE TABLE weights AS
 SELECT *, energy / sum(energy) OVER (PARTITION BY cell, layer, site) AS share
 FROM (SELECT *, CASE WHEN isfinite(sqnr_db) THEN n * mse * pow(10, sqnr_db / 10) ELSE 0 END AS energy FROM {})"""
-# a site of one group keeps its bits: a round trip through decibels would change the last ones
-POOL = "CASE WHEN count(*) = 1 THEN any_value(sqnr_db) ELSE -10 * log10(sum(share * pow(10, -sqnr_db / 10))) END"
+# a site of one group keeps its bits: a round trip through decibels would change the last ones. Several are summed in
+# one order, lest the last bits be others in every run
+POOL = (
+    "CASE WHEN count(*) = 1 THEN any_value(sqnr_db) "
+    "ELSE -10 * log10(sum(share * pow(10, -sqnr_db / 10) ORDER BY share, sqnr_db)) END"
+)
 POOLED = f"""
 CREATE TABLE points AS
 SELECT cell, layer, site, scale, sqnr_db FROM rows WHERE cell NOT IN (SELECT cell FROM weights)
 UNION ALL
-SELECT cell, layer, site, avg(scale), {POOL} FROM weights GROUP BY cell, layer, site"""
+SELECT cell, layer, site, avg(scale ORDER BY scale), {POOL} FROM weights GROUP BY cell, layer, site"""
 
 # bit for bit: two cells of one print differ in no scale and no SQNR
 PRINT = f"bit_xor(hash(layer, site, {', '.join(GROUPS)}, scale, sqnr_db)) AS print"
 GRID = "bit_xor(hash(layer, site)) AS grid"
 SITES = "list(DISTINCT site ORDER BY site) AS sites"
 # over quantized sites
-MEAN = "avg(sqnr_db) FILTER (isfinite(sqnr_db) AND {0}) AS mean"
+MEAN = "avg(sqnr_db ORDER BY sqnr_db) FILTER (isfinite(sqnr_db) AND {0}) AS mean"
 COUNTS = (
     "count(*) FILTER ({0}) AS places, count(*) FILTER (isfinite(sqnr_db) AND {0}) AS finite, "
     "count(*) FILTER (scale > 0 AND (sqnr_db IS NULL OR isnan(sqnr_db)) AND {0}) AS unknown"

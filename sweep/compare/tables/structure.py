@@ -18,21 +18,20 @@ def structure_table(runs: Comparison) -> Table:
     query = f"""
         SELECT model, s.granularity, site, s.cell, layer, count(*) AS n, count(DISTINCT s.ssd_group) AS ssd,
                count(DISTINCT s.head_group) AS head, count(DISTINCT s.dim_group) AS dim,
-               min(scale) AS low, arg_min({{'se': scale_se}}, scale).se AS low_se,
-               max(scale) AS high, arg_max({{'se': scale_se}}, scale).se AS high_se
+               max({{'v': -scale, 'se': scale_se}}) AS low, max({{'v': scale, 'se': scale_se}}) AS high
         FROM (SELECT r.*, c.model, c.granularity FROM {runs.source(SCALES)} r JOIN cells c USING (cell)) s
         GROUP BY model, s.granularity, site, s.cell, layer"""
     spreads = errors(runs, range(len(runs.listed)), "max(scale) / min(scale)")
     rows: list[tuple[Value, ...]] = []
-    for model, granularity, site, n, ssd, head, dim, *ends, spread, cell, layer in runs.sql(
+    for model, granularity, site, n, ssd, head, dim, *ends, widest in runs.sql(
         "SELECT model, granularity, site, max(n), max(ssd), max(head), max(dim), "
-        "min(low), arg_min({'se': low_se}, low).se, max(high), arg_max({'se': high_se}, high).se, "
-        f"max(high / low), arg_max(cell, high / low), arg_max(layer, high / low) FROM ({query}) "
+        "-max(low).v, max(low).se, max(high).v, max(high).se, "  # of rows that tie the one that errs most
+        f"max({{'v': -high.v / low.v, 'cell': cell, 'layer': layer}}) FROM ({query}) "
         "GROUP BY ALL ORDER BY model, granularity DESC, site"
     ):
         shape = f"({', '.join(str(max(k, 1)) for k in (ssd, head, dim))})" if ssd + head + dim else "()"
-        of_spread = spreads.get((cell, layer, site)) if n > 1 else None
-        rows.append((model, granularity, site, shape, n, *ends, spread, of_spread))
+        of_spread = spreads.get((widest["cell"], widest["layer"], site)) if n > 1 else None
+        rows.append((model, granularity, site, shape, n, *ends, widest["v"], of_spread))
     return Table(
         "structure",
         "What a scale's shape means",
