@@ -130,6 +130,10 @@ def _near(ratio: Floats) -> float:
     return 100 * float((np.maximum(ratio, 1 / ratio) <= FACTOR).mean())
 
 
+def _held(ratio: Floats, low: float, high: float) -> float:
+    return 100 * float(((ratio * low <= 1) & (ratio * high >= 1)).mean())
+
+
 def forecasting() -> list[dict[str, Any]]:
     from scipy.special import chdtri
 
@@ -140,8 +144,7 @@ def forecasting() -> list[dict[str, Any]]:
         whole = np.concatenate([of_setting for _, of_setting in ratios])
         df, rest = few - 1, FOLDS - few - 1
         ideal = rng.chisquare(df, 10**6) / df / (rng.chisquare(rest, 10**6) / rest)
-        low, high = (df / float(chdtri(df, tail)) for tail in (0.025, 0.975))
-        held = 100 * float(((single * low <= 1) & (single * high >= 1)).mean())
+        low, high = (freedom(few) / float(chdtri(freedom(few), tail)) for tail in (0.025, 0.975))  # as it is printed
         from_these = f"{few * OF_A_FOLD} samples in {few} folds"
         rows += [
             {
@@ -155,7 +158,8 @@ def forecasting() -> list[dict[str, Any]]:
                 **({"at least": 80} if few == FEW[-1] else {}),
             },
             {"what": "the same where folds scatter normally, independently for every scale", "value": _near(ideal)},
-            {"what": "the 95 % interval of a scale's forecast holds the truth, %", "value": held},
+            {"what": "the 95 % interval of a setting's forecast holds the truth, %", "value": _held(whole, low, high)},
+            {"what": "the same of a scale's, %", "value": _held(single, low, high)},
             {"what": "forecast / truth, median over scales", "value": float(np.median(single))},
         ]
     return rows

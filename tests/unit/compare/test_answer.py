@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -17,6 +18,7 @@ import pytest
 from synthetic import mamba, write
 
 from sweep.compare import load
+from sweep.compare.__main__ import main
 from sweep.compare.analysis.cost import MEASURED, SQNR, Estimate
 from sweep.compare.analysis.ranking import BEST, Group, Row
 from sweep.compare.answer import Answer, answer, headlines
@@ -24,8 +26,11 @@ from sweep.compare.charts import charts
 from sweep.compare.render import sentences
 from sweep.compare.render.numbers import decibels, nats
 from sweep.compare.render.ranked import ranked
+from sweep.compare.render.terminal import show_table
 from sweep.compare.render.writers import FORMATS, LINE, LONGEST, WIDEST
 from sweep.compare.tables.catalogue import tables
+from sweep.compare.tables.table import Table
+from sweep.core.console import Console
 from sweep.core.errors import UsageError
 from tests.unit.compare.conftest import Done
 from tests.unit.compare.test_cost import evaluated, lossy
@@ -48,13 +53,13 @@ def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown(root: Path, columns: int, *more: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "sweep.compare", str(root), "--no-html", *more],
-        capture_output=True, text=True, timeout=120, env={"COLUMNS": str(columns), "PATH": ""},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "leaked" not in done.stderr
-    return done.stdout.splitlines()
+    """The lines of `sweep.compare` on a terminal so wide, run in this process: see test_nothing_leaks_on_stderr."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setenv("COLUMNS", str(columns))
+        patch.setattr("sys.argv", ["sweep.compare", str(root), "--no-html", *more])
+        assert main() == 0
+    return out.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("columns", [80, 40])
@@ -537,10 +542,23 @@ def test_names_that_are_too_long_are_not_cut_to_the_same() -> None:
     assert "…" not in text
 
 
-@pytest.mark.parametrize("name", ["settings", "formats", "alpha", "verdicts", "data"])
+@pytest.fixture(scope="module")
+def listed(forty: Path) -> list[Table]:
+    return tables(answer(load(forty)))
+
+
+@pytest.mark.parametrize("name", ["settings", "formats", "alpha", "verdicts", "data", "minmax", "silu", "layers"])
 @pytest.mark.parametrize("columns", [80, 40])
-def test_every_table_has_its_errors_at_any_width(forty: Path, name: str, columns: int) -> None:
-    wide, narrow = (shown(forty, width, "--table", name) for width in (400, columns))
-    assert max(map(len, narrow)) <= columns
+def test_every_table_has_its_errors_at_any_width(listed: list[Table], name: str, columns: int) -> None:
+    def drawn(width: int) -> str:
+        console = Console(file=io.StringIO(), width=width)
+        for table in listed:
+            if table.name == name:
+                show_table(table, console)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    wide, narrow = drawn(400), drawn(columns)
+    assert max(map(len, narrow.splitlines())) <= columns
     errors = re.compile(r"[\d.]+ ± <?[\d.e-]+")
-    assert sorted(set(errors.findall("\n".join(narrow)))) == sorted(set(errors.findall("\n".join(wide))))
+    assert sorted(set(errors.findall(narrow))) == sorted(set(errors.findall(wide)))
+    assert errors.search(wide) or name == "data"
