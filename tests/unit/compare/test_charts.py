@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sweep.compare.render.pictures import COLUMNS, ONE, save, standalone
 from sweep.compare.render.report import page
 from sweep.compare.render.theme import by_method, series
 from sweep.compare.tables.catalogue import tables
+from tests.unit.compare.conftest import Done
 
 ADDED = """
 from sweep.compare.charts.base import Chart, rows
@@ -148,7 +150,8 @@ def test_a_chart_is_one_file(swept: Answer, tmp_path: Path, monkeypatch: pytest.
     html = page(swept)
     assert 'id="chart-added"' in html
     assert "A chart from elsewhere" in html
-    save(swept, tmp_path / "plots")
+    monkeypatch.setattr(package, "__path__", [str(tmp_path)])  # all others are drawn elsewhere
+    assert save(swept, tmp_path / "plots") == 1
     assert (tmp_path / "plots" / "added.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "plots" / "added.txt").read_text() == "A chart from elsewhere. It counts cells.\n"
 
@@ -244,20 +247,30 @@ def test_the_map_shows_quantized_sites_alone_in_their_order(swept: Answer) -> No
     assert chart.opens
 
 
-def test_figures_fit_a_column_and_hold_no_title(swept: Answer, tmp_path: Path) -> None:
-    count = save(swept, tmp_path)
+def test_figures_are_files_that_fit_a_column_and_hold_no_title(
+    compare: Callable[..., Done], demo: Path, tmp_path: Path
+) -> None:
+    done = compare(str(demo), "--no-html", "--plots", str(tmp_path))
+    assert done.code == 0, done.err
+    a = answer(load(demo))
+    for name, chart in charts(a).items():
+        assert all((tmp_path / f"{name}.{kind}").exists() for kind in ("svg", "png", "pdf", "txt")), name
+        svg = (tmp_path / f"{name}.svg").read_text()
+        assert "var(--" not in svg
+        assert len(re.findall(r"aria-roledescription=\"[^\"]*mark\"|<path ", svg)) > 4, name
+        spec = standalone(chart, a)
+        assert "title" not in spec
+        assert chart.title not in svg
+        assert (tmp_path / f"{name}.txt").read_text().startswith(chart.title)
+        json.dumps(spec, allow_nan=False)
+    assert {"scales", "difference-scale", "difference-sqnr", "cost", "cost-map", "best-alpha"} <= charts(a).keys()
+    assert {"methods-formats", "histogram", "gain", "samples", "groups"} <= charts(a).keys()
     for columns, inches in COLUMNS.items():
         place = tmp_path / ONE if columns == 1 else tmp_path
-        assert len(list(place.glob("*.pdf"))) == count
+        assert len(list(place.glob("*.pdf"))) == len(charts(a))
         for file in place.glob("*.pdf"):
             width = float(re.search(rb"/MediaBox ?\[ ?0 0 ([\d.]+)", file.read_bytes())[1])  # type: ignore[index]
             assert 0.8 * 72 * inches < width <= 72 * inches + 1, file
-    for name, chart in charts(swept).items():
-        spec = standalone(chart, swept)
-        assert "title" not in spec
-        assert chart.title not in (tmp_path / f"{name}.svg").read_text()
-        assert (tmp_path / f"{name}.txt").read_text().startswith(chart.title)
-    json.dumps(spec, allow_nan=False)
 
 
 def with_grouping(cell: Path, absmax: list[float] | None) -> None:

@@ -182,29 +182,6 @@ def test_a_report_replaces_reports_only(compare: Run, tmp_path: Path) -> None:
         assert theirs.read_text() == "<html><title>Scales of dragons</title>"
 
 
-def test_charts_as_files(compare: Run, demo: Path, tmp_path: Path) -> None:
-    done = compare(str(demo), "--no-html", "--plots", str(tmp_path / "plots"))
-    assert done.code == 0, done.err
-    names = {p.name for p in (tmp_path / "plots").iterdir()}
-    for chart in (
-        "scales",
-        "difference-scale",
-        "difference-sqnr",
-        "cost",
-        "cost-map",
-        "best-alpha",
-        "methods-formats",
-        "histogram",
-        "gain",
-        "samples",
-        "groups",
-    ):
-        assert {f"{chart}.{kind}" for kind in ("svg", "png", "pdf", "txt")} <= names
-        svg = (tmp_path / "plots" / f"{chart}.svg").read_text()
-        assert "var(--" not in svg
-        assert len(re.findall(r"aria-roledescription=\"[^\"]*mark\"|<path ", svg)) > 4
-
-
 def test_settings_and_formats(tmp_path: Path) -> None:
     world = mamba(layers=2, size=60)
     cells = {
