@@ -78,8 +78,10 @@ def left_out(cells: Sequence[Cell], filters: Filters) -> list[str]:
     if not cells:
         return []
     asked = " ".join(f"{name}={','.join(map(str, of))}" for name in ("site", "layer") if (of := getattr(filters, name)))
-    models = ", ".join(sorted({cell.model for cell in cells}))
-    return [f"left out: {len(cells)} cell{'s' * (len(cells) > 1)} of {models}, which has nothing of {asked}"]
+    models = sorted({cell.model for cell in cells})
+    have = "have" if len(models) > 1 else "has"
+    cells_of = f"{len(cells)} cell{'s' * (len(cells) > 1)} of {', '.join(models)}"
+    return [f"left out: {cells_of}, which {have} nothing of {asked}"]
 
 
 def _some(values: set[str]) -> str:
