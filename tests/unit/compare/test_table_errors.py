@@ -294,3 +294,17 @@ def test_models_that_a_filter_leaves_nothing_of_are_many(tmp_path: Path) -> None
     for name, layers in (("one", 1), ("other", 1), ("large", 2)):
         cell(tmp_path / name, {(layer, SITE): 30.0 for layer in range(layers)}, model=name)
     assert "left out: 2 cells of one, other, which have nothing of layer=1" in load(tmp_path, layer="1").warnings
+
+
+def test_calibrations_of_two_dtypes_have_rankings_and_tables_of_their_own(tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        world = mamba(layers=2, size=200, dtype=dtype)
+        for method in ("minmax", "percentile"):
+            write(tmp_path / dtype / method, world, method=method)
+    a = answer(load(tmp_path))
+    for group in a.ranking:
+        (dtype,) = {a.runs.listed[row.cell].dtype for row in group.rows}
+        assert dtype in group.context
+        assert len(group.rows) == 2
+    titles = [t.title for t in tables(a) if t.name == "minmax"]
+    assert len(titles) == len(set(titles)) == 2
