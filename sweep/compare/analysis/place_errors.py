@@ -54,7 +54,8 @@ def layer_replicates(
 ) -> dict[tuple[int, int], Floats]:
     """Mean SQNR of the places of a layer without one fold, dB, [K], by cell and layer; not where it is not finite in
     every fold. codes: of the places, of which every cell has all, as `Places` has them."""
-    layers, means = codes // len(runs.sites), {}
+    layers = codes // len(runs.sites)
+    means: dict[tuple[int, int], Floats] = {}
     for cell, places in read(runs, sorted(cells)).items():
         if places.sqnr_replicates is not None:
             here = places.sqnr_replicates[np.searchsorted(places.codes, codes)]
