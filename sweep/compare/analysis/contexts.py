@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.labels import observed
+from sweep.compare.query.labels import told_apart
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def contexts(runs: Comparison) -> list[Context]:
     calibrations: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, cell in enumerate(listed):
         calibrations[cell.model, *cell.calibration].append(number)
-    told = [" ".join(filter(None, parts)) for parts in observed(listed)]
+    told = told_apart(listed)
     chosen = []
     for (model, *_), numbers in calibrations.items():
         for keys in (("format", "granularity"), ("granularity",), ()):

@@ -60,6 +60,11 @@ def observed(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     return [both(c) for c in cells]
 
 
+def told_apart(cells: Sequence[Cell]) -> list[str]:
+    """All of `observed` in one text for every cell; empty where its model has one calibration."""
+    return [" ".join(filter(None, parts)) for parts in observed(cells)]
+
+
 def calibrations(cells: Sequence[Cell]) -> list[str]:
     """A letter for every cell: cells of one letter observed the same model on the same tokens."""
     order = {c: i for i, c in enumerate(dict.fromkeys(cell.calibration for cell in cells))}

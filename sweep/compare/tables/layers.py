@@ -11,7 +11,7 @@ from sweep.compare.analysis.place_errors import difference_error, replicates, sq
 from sweep.compare.analysis.significance import Floats, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import SCALES
-from sweep.compare.query.labels import observed
+from sweep.compare.query.labels import told_apart
 from sweep.compare.tables.table import Column, Table, Value, columns
 
 METRICS = {
@@ -119,7 +119,7 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
     clipped, _ = _of_site(runs, [percentile], "clip_fraction", site)
     paired = runs.listed[minmax].key == runs.listed[percentile].key
     cell = runs.listed[percentile]
-    name, told = cell.setting, " ".join(filter(None, observed(runs.listed)[percentile]))
+    name, told = cell.setting, told_apart(runs.listed)[percentile]
     context = " · ".join(filter(None, (cell.model, told, cell.format, cell.granularity)))
     rows = []
     for layer in sorted({layer for cell, layer in scale if cell == minmax and (percentile, layer) in scale}):

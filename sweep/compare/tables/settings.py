@@ -7,7 +7,7 @@ from sweep.compare.analysis.mean_sqnr import mean_sqnr
 from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.answer import FEW as MOST
 from sweep.compare.answer import Answer
-from sweep.compare.query.labels import observed
+from sweep.compare.query.labels import told_apart
 from sweep.compare.tables.table import Table, Value, with_error
 
 
@@ -57,7 +57,7 @@ def format_tables(a: Answer) -> list[Table]:
             key = (cell.model, cell.granularity, *cell.calibration)
             grids.setdefault(key, {})[cell.setting, cell.format] = row.cell
     made = []
-    told = [" ".join(filter(None, parts)) for parts in observed(a.runs.listed)]
+    told = told_apart(a.runs.listed)
     for (model, granularity, *_), at in grids.items():
         formats = sorted({format for _, format in at})
         if len(formats) < 2 or len(at) > MOST:

@@ -211,6 +211,18 @@ def test_a_maximum_has_no_forecast(swept: Answer) -> None:
     assert last["high"] == pytest.approx(first["high"] / 2, rel=1e-3)
 
 
+def test_seeds_are_contexts_of_their_own(tmp_path: Path) -> None:
+    """Two texts of one name and size: no line goes through the points of both."""
+    for seed in "ab":
+        for format, alpha in itertools.product(("int8", "int4"), (0.99, 0.9995)):
+            place = tmp_path / f"{seed}{format}{alpha}"
+            write(place, mamba(layers=2, size=60, tokens=seed * 64), alpha=alpha, format=format)
+    drawn = charts(answer(load(tmp_path)))
+    for name in ("cost", "methods-formats"):
+        contexts = [row["context"] for row in rows_of(drawn[name].spec)]
+        assert sorted(contexts.count(c) for c in set(contexts)) == [4, 4], name
+
+
 def test_the_band_of_groups_is_that_of_their_mean(grouped: Answer) -> None:
     """As the tables have it, whose clip by layer is a mean over groups."""
     table = rows_of(charts(grouped)["scales"].spec)
