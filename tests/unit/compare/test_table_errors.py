@@ -17,6 +17,7 @@ from sweep.compare.analysis.layer_choice import choices
 from sweep.compare.analysis.place_errors import difference_error
 from sweep.compare.analysis.silu_gain import silu
 from sweep.compare.answer import Answer, answer
+from sweep.compare.render.take import command
 from sweep.compare.render.writers import FORMATS
 from sweep.compare.tables.catalogue import tables
 from sweep.compare.tables.layers import alpha_table, layer_table
@@ -308,3 +309,11 @@ def test_calibrations_of_two_dtypes_have_rankings_and_tables_of_their_own(tmp_pa
         assert len(group.rows) == 2
     titles = [t.title for t in tables(a) if t.name == "minmax"]
     assert len(titles) == len(set(titles)) == 2
+
+
+def test_a_command_says_nothing_twice(tmp_path: Path) -> None:
+    """A plan adds what it settled, as the dtype that was asked for, to a cell's overrides."""
+    path = cell(tmp_path / "0", {(0, SITE): 30.0})
+    (path / ".hydra").mkdir()
+    (path / ".hydra" / "overrides.yaml").write_text("- alpha=0.9995\n- dtype=bfloat16\n- device=cpu\n- dtype=bfloat16\n")
+    assert command(load(tmp_path).listed[0]).endswith("alpha=0.9995 dtype=bfloat16 device=cpu")
