@@ -315,5 +315,7 @@ def test_a_command_says_nothing_twice(tmp_path: Path) -> None:
     """A plan adds what it settled, as the dtype that was asked for, to a cell's overrides."""
     path = cell(tmp_path / "0", {(0, SITE): 30.0})
     (path / ".hydra").mkdir()
-    (path / ".hydra" / "overrides.yaml").write_text("- alpha=0.9995\n- dtype=bfloat16\n- device=cpu\n- dtype=bfloat16\n")
+    (path / ".hydra" / "overrides.yaml").write_text(
+        "- alpha=0.9995\n- dtype=bfloat16\n- device=cpu\n- dtype=bfloat16\n"
+    )
     assert command(load(tmp_path).listed[0]).endswith("alpha=0.9995 dtype=bfloat16 device=cpu")
