@@ -37,7 +37,7 @@ class Planner:
 
     def plan(self, params: list[str], arguments: list[str]) -> Plan:
         """The plan of a grid. params: overrides that a file of conf/experiment sweeps over. arguments: those of the
-        command line. Raises UsageError for the first cell that is wrong, and names it."""
+        command line. Raises UsageError for a cell that is wrong, and names it."""
         check_grammar(params)
         overrides = self._parsed([*params, *arguments])
         check_groups(overrides)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweep.compare.query.comparison import Comparison
+from sweep.compare.query.labels import told_apart
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def contexts(runs: Comparison) -> list[Context]:
     calibrations: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, cell in enumerate(listed):
         calibrations[cell.model, *cell.calibration].append(number)
-    models = Counter(model for model, *_ in calibrations)
+    told = told_apart(listed)
     chosen = []
     for (model, *_), numbers in calibrations.items():
         for keys in (("format", "granularity"), ("granularity",), ()):
@@ -38,8 +39,7 @@ def contexts(runs: Comparison) -> list[Context]:
                 groups[tuple(getattr(listed[n], key) for key in keys)][name] = n
             if any(len(group) > 1 for group in groups.values()):
                 break
-        first = listed[numbers[0]]
-        data = [f"{first.data} {first.sizes} {first.tokens[:6]}"] if models[model] > 1 else []
+        data = [told[numbers[0]]] if told[numbers[0]] else []
         for key, group in groups.items():
             members = sorted((n, name) for name, n in group.items())
             shown = [i for i in range(1 + len(free)) if i == 0 or len({name[i] for name in group}) > 1]

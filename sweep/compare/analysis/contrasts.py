@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.compare.query.labels import observed
 from sweep.core.errors import UsageError
 from sweep.runs.compared import Cell
 
@@ -50,7 +51,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
     Raises UsageError for a baseline that no cell is.
     """
     chosen = _baseline(cells, baseline)
-    several = len({(c.tokens, c.sizes) for c in cells}) > 1
+    told = observed(cells)
     questions: list[Contrast] = []
     columns = _columns(cells)
     for knob in KNOBS:
@@ -67,7 +68,7 @@ def contrasts(cells: Sequence[Cell], baseline: str | None = None) -> list[Contra
             questions.append(
                 Contrast(
                     knob,
-                    _context(cells[numbers[0]], knob, several),
+                    _context(cells[numbers[0]], knob, *told[numbers[0]]),
                     tuple(_text(knob, value, cells[newest[value]]) for value in values),
                     numbers,
                     _position(knob, values, [n in chosen for n in numbers]),
@@ -127,13 +128,13 @@ def _numbered(values: Sequence[Any]) -> list[int]:
     return [numbers.setdefault(value, len(numbers)) for value in values]
 
 
-def _context(cell: Cell, knob: str, several: bool) -> str:
-    """The properties held fixed, as text; the data only if there are several."""
+def _context(cell: Cell, knob: str, text: str, rest: str) -> str:
+    """The properties held fixed. text, rest: what tells the calibration from others, see `observed`."""
     setting = {"alpha": cell.method, "method": None}.get(knob, cell.setting)
-    data = f"{cell.data} {cell.sizes}" if several else None
     parts = {
         "model": cell.model,
-        "data": data,
+        "data": text,
+        "calibration": rest,
         "setting": setting,
         "format": cell.format,
         "granularity": cell.granularity,

@@ -48,7 +48,7 @@ def choices(runs: Comparison, advice: Advice) -> Choices:
     best = cells.index(advice.best.cell) if advice.best.cell in cells else int(sqnr.mean(1).argmax())
     top, here = table.argmax(0), np.arange(len(layers))
     loss = table[top, here] - table[best]
-    known = layer_replicates(runs, {cells[best], *(cells[n] for n in top)})
+    known = layer_replicates(runs, {cells[best], *(cells[n] for n in top)}, codes)
     chosen = []
     for k in here:
         layer, cell = int(layers[k]), cells[top[k]]

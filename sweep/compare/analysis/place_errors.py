@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from sweep.compare.analysis.per_site import read
 from sweep.compare.analysis.significance import Floats, freedom, jackknife, paired_error, quantile
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import REPLICATES
-from sweep.quantization.sites import quantized
 
 Place = tuple[int, int, str]  # cell, layer, site
 
@@ -50,13 +49,19 @@ def sqnr_replicates(runs: Comparison, cells: Sequence[int]) -> dict[Place, Float
     return known
 
 
-def layer_replicates(runs: Comparison, cells: Collection[int]) -> dict[tuple[int, int], Floats]:
-    """Mean SQNR of the quantized sites of a layer without one fold, dB, [K], by cell and layer."""
-    sites = defaultdict(list)
-    for (cell, layer, site), values in sqnr_replicates(runs, sorted(cells)).items():
-        if site in quantized() and np.isfinite(values).all():
-            sites[cell, layer].append(values)
-    return {place: np.asarray(np.mean(values, axis=0)) for place, values in sites.items()}
+def layer_replicates(
+    runs: Comparison, cells: Collection[int], codes: NDArray[np.int64]
+) -> dict[tuple[int, int], Floats]:
+    """Mean SQNR of the places of a layer without one fold, dB, [K], by cell and layer; not where it is not finite in
+    every fold. codes: of the places, of which every cell has all, as `Places` has them."""
+    layers = codes // len(runs.sites)
+    means: dict[tuple[int, int], Floats] = {}
+    for cell, places in read(runs, sorted(cells)).items():
+        if places.sqnr_replicates is not None:
+            here = places.sqnr_replicates[np.searchsorted(places.codes, codes)]
+            of_cell = {(cell, int(layer)): here[layers == layer].mean(0) for layer in np.unique(layers)}
+            means |= {place: mean for place, mean in of_cell.items() if np.isfinite(mean).all()}
+    return means
 
 
 def difference_error(firsts: Floats | None, others: Floats | None, paired: bool) -> float | None:

@@ -10,10 +10,10 @@ from typing import Any
 from sweep.compare.analysis.advice import Advice
 from sweep.compare.analysis.board import SAME_DB
 from sweep.compare.analysis.contexts import contexts
-from sweep.compare.analysis.cost import Costs, Estimate
+from sweep.compare.analysis.cost import Costs, Estimate, ask
 from sweep.compare.analysis.mean_sqnr import known_sqnr, mean_sqnr
 from sweep.compare.query.comparison import Comparison
-from sweep.compare.query.database import SCALES, deployed
+from sweep.compare.query.database import SCALES
 
 BEST, AS_GOOD, UNRANKED = "best", "tied", "not ranked"
 MOST = 250  # cells of which errors are looked up, and what no record has, the best of every group first
@@ -132,10 +132,8 @@ def _looked_up(runs: Comparison, groups: list[Group]) -> list[Group]:
     if not (runs.filters.site or runs.filters.layer):
         clipped = {n: cell.totals.clip_fraction for n, cell in enumerate(runs.listed) if cell.totals}
     others = [cell for cell in best if cell not in clipped]
-    if others and (source := runs.source(SCALES, others[:MOST])):
-        share = "sum(clip_fraction * n) / sum(n) FILTER (clip_fraction IS NOT NULL)"
-        query = f"SELECT cell, {share} FROM {source} WHERE {deployed()} GROUP BY cell"
-        clipped |= dict(runs.sql(query))
+    share = "sum(clip_fraction * n) / sum(n) FILTER (clip_fraction IS NOT NULL)"
+    clipped |= dict(ask(runs, SCALES, others[:MOST], f"SELECT cell, {share} FROM {{}} GROUP BY cell"))
 
     def more(row: Row) -> Row:
         known = row.sqnr is not None

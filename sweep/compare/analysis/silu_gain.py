@@ -89,9 +89,11 @@ def _query(source: str, replicates: str | None) -> str:
     same = " AND ".join(f"s.{name} IS NOT DISTINCT FROM e.{name}" for name in ("cell", "layer", "site", *GROUPS))
     # of rows that tie the one that errs most, whatever the order in which they are read
     at = ", ".join(
-        f"{sign}max({{'v': {sign}{column}, 'se': {error}}}).v, max({{'v': {sign}{column}, 'se': {error}}}).se"
+        f"{sign}({extreme}).v, ({extreme}).se"
         for column, error in (("silu_gain", "gain_se"), ("ratio", "ratio_se"))
         for sign in ("-", "")
+        # a null, as the ratio to weights that are zero, would be the largest
+        for extreme in [f"max({{'v': {sign}{column}, 'se': {error}}}) FILTER ({column} IS NOT NULL)"]
     )
     return f"""
         WITH e AS (SELECT {place}, {told} FROM {replicates or source} WHERE silu_gain IS NOT NULL GROUP BY {place})
@@ -103,7 +105,7 @@ def _query(source: str, replicates: str | None) -> str:
 
 def _errors_of_means(runs: Comparison, replicates: str) -> dict[tuple[str, str, int], float]:
     """Standard error of the mean gain by model, site and number of rows. Cells of one calibration left out the same
-    folds; calibrations err independently of each other."""
+    folds; calibrations may share text, as 64 samples are the first of 128, so their errors are added: at most that."""
     query = (
         "SELECT cell, site, list(total ORDER BY fold), any_value(n) FROM (SELECT cell, site, fold, sum(silu_gain) AS "
         f"total, count(*) AS n FROM {replicates} WHERE silu_gain IS NOT NULL GROUP BY ALL) GROUP BY cell, site "
@@ -118,5 +120,5 @@ def _errors_of_means(runs: Comparison, replicates: str) -> dict[tuple[str, str, 
     told = {}
     for (model, site), each in calibrations.items():
         n = rows[model, site]
-        told[model, site, n] = math.hypot(*(float(jackknife(np.sum(cells, 0))) / n for cells in each.values()))
+        told[model, site, n] = math.fsum(float(jackknife(np.sum(cells, 0))) / n for cells in each.values())
     return {place: error for place, error in told.items() if math.isfinite(error)}

@@ -9,6 +9,7 @@ from sweep.compare.analysis.cost import MEASURED
 from sweep.compare.charts.base import Chart, Spec, points, rows
 from sweep.compare.charts.measure import Measure, band, measure
 from sweep.compare.facts import Answer
+from sweep.compare.query.labels import told_apart
 from sweep.compare.render.theme import SHAPES, by_method, series
 
 PANEL = 4  # formats from which panels stand in two rows
@@ -73,12 +74,12 @@ def _caption(m: Measure, swept: bool) -> str:
 
 
 def _rows(a: Answer, m: Measure) -> list[tuple[Any, ...]]:
-    several = [k for k in ("model", "data", "sizes", "dtype") if len(_values(a, k)) > 1]
+    several, told = len(_values(a, "model")) > 1, told_apart(a.runs.listed)
     panels = [k for k in ("format", "granularity") if len(_values(a, k)) > 1] or ["format"]
     table = []
     for n in (n for n in a.shown if n in m.cells or n in m.unknown):
         c, e = a.runs.listed[n], m.cells.get(n)
-        context = " · ".join(str(getattr(c, k)) for k in several) or c.model
+        context = " · ".join(filter(None, (c.model if several else "", told[n]))) or c.model
         panel = " · ".join(str(getattr(c, k)) for k in panels)
         clipped = None if c.alpha is None else 1 - c.alpha
         label = a.runs.labels[n]

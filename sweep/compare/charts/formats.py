@@ -9,6 +9,7 @@ from sweep.compare.analysis.ranking import AS_GOOD
 from sweep.compare.charts.base import SHOWN, TIED, Chart, Spec, rows
 from sweep.compare.charts.measure import Measure, measure
 from sweep.compare.facts import Answer
+from sweep.compare.query.labels import told_apart
 from sweep.compare.render.numbers import FINEST, nats
 
 
@@ -19,12 +20,13 @@ def formats(a: Answer) -> Chart | None:
     cells = [a.runs.listed[n] for n in m.cells]
     if len({c.format for c in cells}) < 2 or len({c.setting for c in cells}) < 2:
         return None
-    several = [k for k in ("model", "granularity", "data", "sizes", "dtype") if len({getattr(c, k) for c in cells}) > 1]
+    several = [k for k in ("model", "granularity") if len({getattr(c, k) for c in cells}) > 1]
+    told = told_apart(a.runs.listed)
     tied, table = _tied(a, m), []
     for n in sorted(m.cells.keys() & {row.cell for group in a.ranking for row in group.rows}):  # none that repeats one
         e = m.cells[n]
         c = a.runs.listed[n]
-        context = " · ".join(str(getattr(c, k)) for k in several) or c.model
+        context = " · ".join(filter(None, (*(getattr(c, k) for k in several), told[n]))) or c.model
         said, error = _said(e, m)
         mark = f"{TIED} " if n in tied else ""
         table.append((a.runs.labels[n], context, c.setting, c.format, e.value, e.se, f"{mark}{said}", error))

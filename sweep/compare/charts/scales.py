@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sweep.compare.analysis.place_errors import errors
 from sweep.compare.charts.base import (
     AT_SITE,
     HEIGHT,
@@ -26,13 +27,17 @@ def by_layer(a: Answer) -> Chart:
     scales are not: a scale is the clip over the format's largest number, 127 for int8 and 7 for int4."""
     formats = len({a.runs.listed[n].format for n in a.shown}) > 1
     query = f"""
-        SELECT cell, site, layer, clip, clip - 2 * se, clip + 2 * se, scale, error FROM (
-            SELECT cell, site, layer, avg(clip) AS clip, avg(scale) AS scale, sqrt(avg(scale_se ** 2)) AS error,
-                   sqrt(avg((scale_se * clip / scale) ** 2)) AS se
-            FROM {a.runs.source(SCALES, a.shown)} WHERE clip > 0 AND scale > 0 GROUP BY cell, site, layer)
-        ORDER BY cell, site, layer"""
-    names = who(a)
-    table = [(*names[c], *rest) for c, *rest in a.runs.sql(query)]
+        SELECT cell, site, layer, avg(clip ORDER BY clip), avg(scale ORDER BY scale),
+               CASE WHEN count(*) = 1 THEN any_value(scale_se) END
+        FROM {a.runs.source(SCALES, a.shown)} WHERE clip > 0 AND scale > 0
+        GROUP BY cell, site, layer ORDER BY cell, site, layer"""
+    grouped = [n for n in a.shown if a.runs.listed[n].granularity != "tensor"]
+    of_mean = errors(a.runs, grouped, "avg(scale ORDER BY scale) FILTER (scale > 0)")  # errors of groups go together
+    names, table = who(a), []
+    for c, site, layer, clip, scale, se in a.runs.sql(query):
+        error = of_mean.get((c, layer, site)) if se is None else se
+        ends = (None, None) if error is None else (clip - 2 * error * clip / scale, clip + 2 * error * clip / scale)
+        table.append((*names[c], site, layer, clip, *ends, scale, error))
     look, models = cell_colour(a), {a.runs.listed[n].model for n in a.shown}
     y = {
         "field": "clip",

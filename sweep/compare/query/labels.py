@@ -39,6 +39,32 @@ def labels(cells: Sequence[Cell]) -> list[str]:
     return names
 
 
+def observed(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """(text, rest) of every cell: what tells its calibration from others of its model, each empty where they agree.
+    text: data, sizes and, where several share these, the first digits of the tokens. rest: dtype and weights."""
+    texts: dict[str, set[tuple[str, str]]] = {}
+    rests: dict[str, set[tuple[str, str]]] = {}
+    named: dict[tuple[str, str, str], set[str]] = {}
+    for c in cells:
+        texts.setdefault(c.model, set()).add((c.tokens, c.sizes))
+        rests.setdefault(c.model, set()).add((c.dtype, c.identity))
+        named.setdefault((c.model, c.data, c.sizes), set()).add(c.tokens)
+
+    def both(c: Cell) -> tuple[str, str]:
+        digits = f" {c.tokens[:6]}" if len(named[c.model, c.data, c.sizes]) > 1 else ""
+        dtypes, weights = map(set, zip(*rests[c.model], strict=True))
+        rest = [c.dtype] if len(dtypes) > 1 else []
+        rest += [f"weights {c.identity.rpartition(':')[2][:6]}"] if len(weights) > 1 else []
+        return f"{c.data} {c.sizes}{digits}" if len(texts[c.model]) > 1 else "", " ".join(rest)
+
+    return [both(c) for c in cells]
+
+
+def told_apart(cells: Sequence[Cell]) -> list[str]:
+    """All of `observed` in one text for every cell; empty where its model has one calibration."""
+    return [" ".join(filter(None, parts)) for parts in observed(cells)]
+
+
 def calibrations(cells: Sequence[Cell]) -> list[str]:
     """A letter for every cell: cells of one letter observed the same model on the same tokens."""
     order = {c: i for i, c in enumerate(dict.fromkeys(cell.calibration for cell in cells))}
@@ -78,8 +104,10 @@ def left_out(cells: Sequence[Cell], filters: Filters) -> list[str]:
     if not cells:
         return []
     asked = " ".join(f"{name}={','.join(map(str, of))}" for name in ("site", "layer") if (of := getattr(filters, name)))
-    models = ", ".join(sorted({cell.model for cell in cells}))
-    return [f"left out: {len(cells)} cell{'s' * (len(cells) > 1)} of {models}, which has nothing of {asked}"]
+    models = sorted({cell.model for cell in cells})
+    have = "have" if len(models) > 1 else "has"
+    cells_of = f"{len(cells)} cell{'s' * (len(cells) > 1)} of {', '.join(models)}"
+    return [f"left out: {cells_of}, which {have} nothing of {asked}"]
 
 
 def _some(values: set[str]) -> str:

@@ -17,7 +17,7 @@ from sweep.compare.render import sentences
 from sweep.compare.render.numbers import nats
 from sweep.compare.render.theme import GLYPHS, series
 from sweep.compare.studies.quamba_alpha.reply import FAILS, HOLDS, OPEN, STILL
-from sweep.compare.tables.table import Column, Table, Value, beside
+from sweep.compare.tables.table import Column, Table, Value
 from sweep.quantization.sites import ordered
 
 TONES = {
@@ -94,7 +94,7 @@ def shown(column: Column, value: Value, error: Value = None) -> Shown:
     text = column.show(value)
     kind = "n" if column.right else "wrap" if len(text) > WRAPPED else ""
     told = f"{error:.6g}" if isinstance(error, float) and error == error else raw(error)
-    return Shown(beside(text, value, error), raw(value), kind, told)
+    return Shown(column.show_with(value, error), raw(value), kind, told)
 
 
 def raw(value: Value) -> str:

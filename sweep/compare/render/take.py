@@ -35,7 +35,7 @@ def broken(text: str, width: int) -> str:
 def _asked(path: Path) -> list[str]:
     """The overrides that Hydra keeps beside a cell; an experiment's own are among them."""
     words = [word for word in hydra_files.overrides(path) or () if "=" in word]
-    return [word for word in words if not word.startswith(("experiment=", "dtype=float32", "wandb."))]
+    return list(dict.fromkeys(w for w in words if not w.startswith(("experiment=", "dtype=float32", "wandb."))))
 
 
 def _described(cell: Cell) -> list[str]:

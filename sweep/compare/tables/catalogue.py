@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweep.compare.analysis.layer_choice import choices
-from sweep.compare.analysis.mean_sqnr import known_sqnr
+from sweep.compare.analysis.mean_sqnr import mean_sqnr
 from sweep.compare.answer import Answer
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.tables.chosen import one_per_model
@@ -11,7 +11,7 @@ from sweep.compare.tables.layers import alpha_table, layer_table, minmax_table, 
 from sweep.compare.tables.sensitivity import sensitivity_table
 from sweep.compare.tables.settings import format_tables, settings_table
 from sweep.compare.tables.structure import structure_table
-from sweep.compare.tables.table import Table, Value
+from sweep.compare.tables.table import Table, Value, with_error
 from sweep.compare.tables.verdicts import verdict_table
 
 
@@ -98,7 +98,7 @@ def convergence_table(a: Answer) -> Table:
 
 def cell_table(a: Answer) -> Table:
     letters = dict(a.runs.sql("SELECT cell, calibration FROM cells"))
-    means = known_sqnr(a.runs)
+    means = mean_sqnr(a.runs, a.shown)
     rows: list[tuple[Value, ...]] = []
     for n in a.shown:
         c, e = a.runs.listed[n], a.runs.listed[n].evaluation or {}
@@ -116,7 +116,7 @@ def cell_table(a: Answer) -> Table:
                 c.data,
                 c.sizes,
                 c.dtype,
-                means.get(n),
+                *with_error(means.get(n)),
                 e.get("perplexity"),
                 e.get("perplexity_se"),
                 e.get("kl"),
@@ -129,8 +129,8 @@ def cell_table(a: Answer) -> Table:
         "Cells",
         "Calibration: cells of one letter observed the same model on the same tokens.",
         "label | name | model | weights | method | alpha:plain | format | granularity | calibration | data | "
-        "samples x tokens | dtype | mean SQNR dB:db | perplexity:number | ± perplexity:number | KL nats:nats | "
-        "± KL:nats | path",
+        "samples x tokens | dtype | mean SQNR dB:db | ± SQNR dB:db | perplexity:number | ± perplexity:number | "
+        "KL nats:nats | ± KL:nats | path",
         rows,
     )
 

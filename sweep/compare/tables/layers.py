@@ -11,6 +11,7 @@ from sweep.compare.analysis.place_errors import difference_error, replicates, sq
 from sweep.compare.analysis.significance import Floats, jackknife
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.query.database import SCALES
+from sweep.compare.query.labels import told_apart
 from sweep.compare.tables.table import Column, Table, Value, columns
 
 METRICS = {
@@ -118,7 +119,8 @@ def minmax_table(runs: Comparison, minmax: int, percentile: int, site: str) -> T
     clipped, _ = _of_site(runs, [percentile], "clip_fraction", site)
     paired = runs.listed[minmax].key == runs.listed[percentile].key
     cell = runs.listed[percentile]
-    name, context = cell.setting, f"{cell.model} · {cell.format} · {cell.granularity}"
+    name, told = cell.setting, told_apart(runs.listed)[percentile]
+    context = " · ".join(filter(None, (cell.model, told, cell.format, cell.granularity)))
     rows = []
     for layer in sorted({layer for cell, layer in scale if cell == minmax and (percentile, layer) in scale}):
         places = [(n, layer) for n in pair]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from sweep.compare.analysis.cost import NEGLIGIBLE_NATS, SQNR
 from sweep.compare.analysis.mean_sqnr import mean_sqnr
 from sweep.compare.analysis.rules import NEGLIGIBLE_DB
 from sweep.compare.answer import FEW as MOST
 from sweep.compare.answer import Answer
+from sweep.compare.query.labels import told_apart
 from sweep.compare.tables.table import Table, Value, with_error
 
 
@@ -58,7 +57,7 @@ def format_tables(a: Answer) -> list[Table]:
             key = (cell.model, cell.granularity, *cell.calibration)
             grids.setdefault(key, {})[cell.setting, cell.format] = row.cell
     made = []
-    several = {model for model, n in Counter(key[0] for key in {(k[0], *k[2:]) for k in grids}).items() if n > 1}
+    told = told_apart(a.runs.listed)
     for (model, granularity, *_), at in grids.items():
         formats = sorted({format for _, format in at})
         if len(formats) < 2 or len(at) > MOST:
@@ -66,8 +65,7 @@ def format_tables(a: Answer) -> list[Table]:
         kind, ranked = a.costs.ranked(list(at.values()))
         known_costs = a.costs.values(kind) if kind != SQNR else mean_sqnr(a.runs, ranked)
         values = {n: known_costs[n] for n in ranked if n in known_costs}
-        one = a.runs.listed[ranked[0]]
-        data = f", {one.data} {one.sizes} {one.tokens[:6]}" if model in several else ""
+        data = f", {told[ranked[0]]}" if told[ranked[0]] else ""
         sign = -1.0 if kind == SQNR else 1.0
         best = {}
         for format in formats:

@@ -21,17 +21,23 @@ def structure_table(runs: Comparison) -> Table:
                max({{'v': -scale, 'se': scale_se}}) AS low, max({{'v': scale, 'se': scale_se}}) AS high
         FROM (SELECT r.*, c.model, c.granularity FROM {runs.source(SCALES)} r JOIN cells c USING (cell)) s
         GROUP BY model, s.granularity, site, s.cell, layer"""
-    spreads = errors(runs, range(len(runs.listed)), "max(scale) / min(scale)")
-    rows: list[tuple[Value, ...]] = []
-    for model, granularity, site, n, ssd, head, dim, *ends, widest in runs.sql(
+    listed = runs.sql(
         "SELECT model, granularity, site, max(n), max(ssd), max(head), max(dim), "
         "-max(low).v, max(low).se, max(high).v, max(high).se, "  # of rows that tie the one that errs most
-        f"max({{'v': -high.v / low.v, 'cell': cell, 'layer': layer}}) FROM ({query}) "
+        # nothing but zeros has no spread, and would be the largest
+        f"max({{'v': -high.v / low.v, 'cell': cell, 'layer': layer}}) FILTER (high.v > 0) FROM ({query}) "
         "GROUP BY ALL ORDER BY model, granularity DESC, site"
-    ):
+    )
+    cells = sorted({widest["cell"] for *_, widest in listed if widest})
+    spreads = errors(runs, cells, "max(scale) / min(scale)")
+    rows: list[tuple[Value, ...]] = []
+    for model, granularity, site, n, ssd, head, dim, *ends, widest in listed:
         shape = f"({', '.join(str(max(k, 1)) for k in (ssd, head, dim))})" if ssd + head + dim else "()"
-        of_spread = spreads.get((widest["cell"], widest["layer"], site)) if n > 1 else None
-        rows.append((model, granularity, site, shape, n, *ends, widest["v"], of_spread))
+        spread, of_spread = None, None
+        if widest:
+            spread = widest["v"]
+            of_spread = spreads.get((widest["cell"], widest["layer"], site)) if n > 1 else None
+        rows.append((model, granularity, site, shape, n, *ends, spread, of_spread))
     return Table(
         "structure",
         "What a scale's shape means",

@@ -42,6 +42,19 @@ class Column:
             return "0" if value == 0 else f"<{least}" if value > 0 else f">−{least}"
         return text.replace("-", "−", 1) if text.startswith("-") else text
 
+    def show_with(self, value: Value, error: Value) -> str:
+        """For people: a value with its error, both to the first digit of the error; alone if the error is unknown."""
+        shown = self.show(value)
+        if not isinstance(value, float) or not isinstance(error, float) or not math.isfinite(value) or not error > 0:
+            return shown
+        unit, times = ("%", 100) if self.kind in ("change", "error", "share") else ("", 1)
+        value, error = value * times, error * times
+        decimals = max(0, -math.floor(math.log10(error))) if math.isfinite(error) else 9
+        if decimals > 6:
+            return shown if not math.isfinite(error) else f"{shown} ± {error:.1g}{unit}"
+        signed = "+" if value and self.kind in ("change", "gain") else ""
+        return f"{value:{signed}.{decimals}f} ± {error:.{decimals}f}{unit}".replace("-", "−", 1)
+
     @property
     def right(self) -> bool:
         return self.kind != "text"
@@ -86,24 +99,10 @@ class Table:
 
     def text(self, row: tuple[Value, ...], at: int, error: int | None = None) -> str:
         """The value of a row in column `at` as people read it, with its error from column `error`."""
-        shown = self.columns[at].show(row[at])
-        return shown if error is None else beside(shown, row[at], row[error])
+        return self.columns[at].show_with(row[at], None if error is None else row[error])
 
     def shown(self) -> list[list[str]]:
         return [[c.show(v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
-
-
-def beside(shown: str, value: Value, error: Value) -> str:
-    """A value with its error, both to the first digit of the error; the value alone if the error is unknown."""
-    if not isinstance(value, float) or not isinstance(error, float) or not math.isfinite(value) or not error > 0:
-        return shown
-    percent = 100 if shown.endswith("%") else 1
-    value, error = value * percent, error * percent
-    decimals = max(0, -math.floor(math.log10(error))) if math.isfinite(error) else 9
-    if decimals > 6:
-        return shown if not math.isfinite(error) else f"{shown} ± {error:.1g}{'%' * (percent > 1)}"
-    text = f"{value:{'+' if shown[0] in '+−' else ''}.{decimals}f} ± {error:.{decimals}f}{'%' * (percent > 1)}"
-    return text.replace("-", "−", 1)
 
 
 def naming(heads: list[str], right: list[bool]) -> int:

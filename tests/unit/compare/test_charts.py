@@ -18,6 +18,7 @@ from synthetic import jackknife, mamba, write
 
 import sweep.compare.charts as package
 from sweep.compare import load
+from sweep.compare.analysis.place_errors import errors
 from sweep.compare.analysis.significance import freedom, quantile
 from sweep.compare.answer import answer
 from sweep.compare.charts import charts
@@ -211,6 +212,29 @@ def test_a_maximum_has_no_forecast(swept: Answer) -> None:
     first, last = min(ahead, key=lambda r: r["samples"]), max(ahead, key=lambda r: r["samples"])
     assert last["samples"] == 4 * first["samples"]
     assert last["high"] == pytest.approx(first["high"] / 2, rel=1e-3)
+
+
+def test_seeds_are_contexts_of_their_own(tmp_path: Path) -> None:
+    """Two texts of one name and size: no line goes through the points of both."""
+    for seed in "ab":
+        for format, alpha in itertools.product(("int8", "int4"), (0.99, 0.9995)):
+            place = tmp_path / f"{seed}{format}{alpha}"
+            write(place, mamba(layers=2, size=60, tokens=seed * 64), alpha=alpha, format=format)
+    drawn = charts(answer(load(tmp_path)))
+    for name in ("cost", "methods-formats"):
+        contexts = [row["context"] for row in rows_of(drawn[name].spec)]
+        assert sorted(contexts.count(c) for c in set(contexts)) == [4, 4], name
+
+
+def test_the_band_of_groups_is_that_of_their_mean(grouped: Answer) -> None:
+    """As the tables have it, whose clip by layer is a mean over groups."""
+    table = rows_of(charts(grouped)["scales"].spec)
+    at = {(row["cell"], row["layer"]): row["error"] for row in table if row["site"] == "x_conv_out"}
+    told = errors(grouped.runs, grouped.shown, "avg(scale)")
+    known = sorted(error for (_, _, site), error in told.items() if site == "x_conv_out")
+    assert sorted(at.values()) == pytest.approx(known, rel=0.05)  # of two digits
+    row = next(row for row in table if row["error"])
+    assert row["high"] / row["clip"] - 1 == pytest.approx(2 * row["error"] / row["scale"], rel=0.1)
 
 
 def test_groups_have_errors(grouped: Answer) -> None:

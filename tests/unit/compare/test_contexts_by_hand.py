@@ -49,6 +49,20 @@ def test_models_and_calibrations_stay_apart() -> None:
     ]
 
 
+def test_calibrations_of_one_text_are_told_apart() -> None:
+    """By dtype or weights: two contexts of one name would be taken for one another."""
+    cells = (p(0.99), p(0.9), p(0.99, dtype="bfloat16"), p(0.9, dtype="bfloat16"))
+    assert [(c.text, c.cells) for c in of(*cells)] == [
+        ("tiny · float32 · int8 · tensor", (0, 1)), ("tiny · bfloat16 · int8 · tensor", (2, 3)),
+    ]  # fmt: skip
+    trained = [p(alpha, identity=f"sha256:{weights}") for weights in ("aaaaaaab", "cccccccd") for alpha in (0.9, 0.99)]
+    names = [c.text for c in of(*trained)]
+    assert names == [f"tiny · weights {w} · int8 · tensor" for w in ("aaaaaa", "cccccc")]
+    both = [c.text for c in of(*cells, *(replace(c, tokens="bbbbbbbb") for c in cells))]
+    assert both[3] == "tiny · pile 512 x 128 bbbbbb bfloat16 · int8 · tensor"
+    assert len(set(both)) == 4
+
+
 def test_of_repetitions_one_with_a_known_cost_counts_else_the_latest() -> None:
     cells = [p(0.99, finished="2"), p(0.99, finished="1"), p(0.9)]
     assert of(*cells)[0].cells == (0, 2)

@@ -103,6 +103,20 @@ def test_data_that_differ() -> None:
     assert contrasts(cells[:3])[0].context == "tiny · pile 512 x 128 · percentile · int8 · tensor"
 
 
+def test_questions_of_several_calibrations_are_told_apart() -> None:
+    cells = [p(alpha, tokens=tokens, dtype=dtype)
+             for tokens in ("aaaaaaaa", "bbbbbbbb") for dtype in ("float32", "bfloat16")
+             for alpha in (0.9, 0.99)]  # fmt: skip
+    assert [c.context for c in contrasts(cells) if c.knob == "alpha"] == [
+        f"tiny · pile 512 x 128 {text} · {dtype} · percentile · int8 · tensor"
+        for text in ("aaaaaa", "bbbbbb") for dtype in ("float32", "bfloat16")
+    ]  # fmt: skip
+    assert {c.context for c in contrasts(cells) if c.knob == "data"} == {
+        f"tiny · {dtype} · percentile {alpha} · int8 · tensor" for dtype in ("float32", "bfloat16")
+        for alpha in (0.9, 0.99)
+    }  # fmt: skip
+
+
 def test_what_is_no_knob_keeps_cells_apart() -> None:
     for other in ({"model": "2.7b"}, {"identity": "n"}, {"dtype": "bfloat16"}):
         assert contrasts([p(0.99), p(0.9, **other)]) == []

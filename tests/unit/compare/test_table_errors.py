@@ -13,13 +13,16 @@ import pytest
 from synthetic import jackknife, mamba, write
 
 from sweep.compare import Comparison, load
+from sweep.compare.analysis.layer_choice import choices
 from sweep.compare.analysis.place_errors import difference_error
 from sweep.compare.analysis.silu_gain import silu
 from sweep.compare.answer import Answer, answer
+from sweep.compare.render.take import command
 from sweep.compare.render.writers import FORMATS
 from sweep.compare.tables.catalogue import tables
 from sweep.compare.tables.layers import alpha_table, layer_table
-from sweep.compare.tables.table import Table, beside
+from sweep.compare.tables.structure import structure_table
+from sweep.compare.tables.table import Column, Table
 from tests.handmade import cell
 
 SITE = "x_conv_out"
@@ -136,14 +139,14 @@ def test_what_silu_does(found: Answer) -> None:
     assert (shown["± gain mean"], shown["± ratio max"]) == (x.gain_mean_se, x.ratio_high_se)
 
 
-def test_calibrations_err_independently(tmp_path: Path) -> None:
-    """The error of a mean over two calibrations is that of the half of each, in quadrature; of differences as well."""
+def test_errors_of_several_calibrations_are_no_smaller_than_told(tmp_path: Path) -> None:
+    """They may share text: of a mean their errors add up at most, of a difference they are independent at most."""
     for seed in range(2):
         write(tmp_path / f"{seed}", mamba(layers=2, size=400, seed=seed, tokens=f"{seed}" * 64))
     runs = load(tmp_path)
     x = next(s for s in silu(runs) if s.site == SITE)
     halves = [jackknife(folds(runs, n, "silu_gain").mean(0)) / 2 for n in range(2)]
-    assert x.gain_mean_se == pytest.approx(math.hypot(*halves))
+    assert x.gain_mean_se == pytest.approx(sum(halves))
     one, other = np.arange(4.0), np.array([1.0, 0.0, 2.0, 5.0])
     assert difference_error(one, other, paired=True) == pytest.approx(jackknife(other - one))
     assert difference_error(one, other, paired=False) == pytest.approx(math.hypot(jackknife(one), jackknife(other)))
@@ -180,15 +183,17 @@ def test_some_cells_without_replicates_leave_the_mean_without_error(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("shown", "value", "error", "text"),
+    ("kind", "value", "error", "text"),
     [
-        ("+1.23%", 0.01234, 0.002, "+1.2 ± 0.2%"), ("−0.05%", -0.0005, 0.00012, "−0.05 ± 0.01%"),
-        ("+12.30%", 0.123, 0.03, "+12 ± 3%"), ("+1.23", 1.234, 0.04, "+1.23 ± 0.04"),
-        ("0.04%", 0.0004, 2e-9, "0.04% ± 2e-07%"), ("0.04%", 0.0004, math.inf, "0.04%"),
+        ("change", 0.01234, 0.002, "+1.2 ± 0.2%"), ("change", -0.0005, 0.00012, "−0.05 ± 0.01%"),
+        ("change", 0.123, 0.03, "+12 ± 3%"), ("gain", 1.234, 0.04, "+1.23 ± 0.04"),
+        ("error", 0.0004, 2e-9, "0.04% ± 2e-07%"), ("error", 0.0004, math.inf, "0.04%"),
+        ("change", 0.0, 0.012, "0 ± 1%"), ("change", 2e-5, 3e-5, "+0.002 ± 0.003%"), ("gain", 0.0, 0.02, "0.00 ± 0.02"),
+        ("gain", 0.002, 0.001, "+0.002 ± 0.001"), ("change", 0.0, 0.0, "0"), ("change", 0.01, None, "+1.00%"),
     ],
 )  # fmt: skip
-def test_errors_of_percentages(shown: str, value: float, error: float, text: str) -> None:
-    assert beside(shown, value, error) == text
+def test_values_with_errors(kind: str, value: float, error: float | None, text: str) -> None:
+    assert Column("x", kind).show_with(value, error) == text
 
 
 def test_cells_that_a_filter_leaves_nothing_of_are_named(tmp_path: Path) -> None:
@@ -234,3 +239,83 @@ def test_the_same_cells_give_the_same_bytes(demo: Path) -> None:
         a = answer(load(demo))
         written.add(FORMATS["csv"](a, tables(a)))
     assert len(written) == 1
+
+
+def test_an_unknown_ratio_is_no_extreme(tmp_path: Path) -> None:
+    """Weights that are zero have no ratio; the gain of their row is known, and counts."""
+    path = tmp_path / "cell"
+    write(path, mamba(layers=3, size=400))
+    whole = next(s for s in silu(load(tmp_path)) if s.site == SITE)
+    file = path / "scales.parquet"
+    rows = pq.read_table(file).to_pandas()
+    known = rows[(rows.site == SITE) & (rows.layer > 0)]
+    rows.loc[(rows.site == SITE) & (rows.layer == 0), "ratio"] = np.nan
+    pq.write_table(pa.Table.from_pandas(rows, pq.read_schema(file), preserve_index=False), file)
+    x = next(s for s in silu(load(tmp_path)) if s.site == SITE)
+    assert (x.ratio_low, x.ratio_high) == (known.ratio.min(), known.ratio.max())
+    assert x.ratio_high_se == pytest.approx(max(errors(folds(load(tmp_path), 0, "ratio")[1:])), rel=1)
+    assert (x.rows, x.gain_low, x.gain_high_se) == (whole.rows, whole.gain_low, whole.gain_high_se)
+
+
+def test_a_layer_of_zeros_hides_no_spread(tmp_path: Path) -> None:
+    path = tmp_path / "cell"
+    write(path, mamba(layers=3, size=400), grid=(2, 2))
+    table = structure_table(load(tmp_path)).frame().query("site == @SITE").iloc[0]
+    for name in ("scales", "replicates"):
+        file = path / f"{name}.parquet"
+        rows = pq.read_table(file).to_pandas()
+        rows.loc[(rows.site == SITE) & (rows.layer == 0), "scale"] = 0.0
+        pq.write_table(pa.Table.from_pandas(rows, pq.read_schema(file), preserve_index=False), file)
+    dead = structure_table(load(tmp_path)).frame().query("site == @SITE").iloc[0]
+    assert dead["min"] == 0
+    left = pq.read_table(path / "scales.parquet").to_pandas().query("site == @SITE and layer > 0")
+    spread = left.groupby("layer").scale.agg(lambda s: s.max() / s.min()).max()
+    assert dead["spread"] == pytest.approx(spread)
+    assert 0 < dead["± spread"] < np.inf
+    assert table["spread"] >= dead["spread"]
+
+
+def test_the_error_of_a_layers_best_is_of_the_places_that_its_sqnr_is_of(tmp_path: Path) -> None:
+    """A place that one setting knows nothing of is left out of the mean, hence of its error, of all."""
+    wobble = (0.1, -0.1, 0.05, 0.0, 0.0, -0.05, 0.2, -0.2)
+    known: dict[tuple[int, str], float | None] = {(0, SITE): 30.0, (0, "in_proj_in"): 40.0}
+    cell(tmp_path / "a", known, wobble, alpha=0.9995)
+    cell(tmp_path / "b", {**known, (0, SITE): 20.0, (0, "in_proj_in"): math.inf}, wobble, alpha=0.99)
+    file = tmp_path / "a" / "replicates.parquet"
+    rows = pq.read_table(file).to_pandas()
+    rows.loc[rows.site == "in_proj_in", "sqnr_db"] = 40.0  # does not err
+    pq.write_table(pa.Table.from_pandas(rows, pq.read_schema(file), preserve_index=False), file)
+    runs = load(tmp_path)
+    (one,) = choices(runs, answer(runs).advice[0]).layers
+    assert (one.sqnr_db, one.setting) == (30.0, "percentile 0.9995")
+    assert one.sqnr_se == pytest.approx(jackknife(np.array(wobble)))
+
+
+def test_models_that_a_filter_leaves_nothing_of_are_many(tmp_path: Path) -> None:
+    for name, layers in (("one", 1), ("other", 1), ("large", 2)):
+        cell(tmp_path / name, {(layer, SITE): 30.0 for layer in range(layers)}, model=name)
+    assert "left out: 2 cells of one, other, which have nothing of layer=1" in load(tmp_path, layer="1").warnings
+
+
+def test_calibrations_of_two_dtypes_have_rankings_and_tables_of_their_own(tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        world = mamba(layers=2, size=200, dtype=dtype)
+        for method in ("minmax", "percentile"):
+            write(tmp_path / dtype / method, world, method=method)
+    a = answer(load(tmp_path))
+    for group in a.ranking:
+        (dtype,) = {a.runs.listed[row.cell].dtype for row in group.rows}
+        assert dtype in group.context
+        assert len(group.rows) == 2
+    titles = [t.title for t in tables(a) if t.name == "minmax"]
+    assert len(titles) == len(set(titles)) == 2
+
+
+def test_a_command_says_nothing_twice(tmp_path: Path) -> None:
+    """A plan adds what it settled, as the dtype that was asked for, to a cell's overrides."""
+    path = cell(tmp_path / "0", {(0, SITE): 30.0})
+    (path / ".hydra").mkdir()
+    (path / ".hydra" / "overrides.yaml").write_text(
+        "- alpha=0.9995\n- dtype=bfloat16\n- device=cpu\n- dtype=bfloat16\n"
+    )
+    assert command(load(tmp_path).listed[0]).endswith("alpha=0.9995 dtype=bfloat16 device=cpu")
