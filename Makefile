@@ -8,7 +8,7 @@ EXTRAS ?= dev
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count(), 7) + 1)")
 PARALLEL ?= -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: setup run test lint docs bench mutants clean
+.PHONY: setup run test quick lint docs bench mutants clean
 
 setup: $(VENV)/.installed-$(EXTRAS)
 
@@ -23,6 +23,10 @@ run: setup
 
 test: setup
 	$(if $(PARALLEL),OMP_NUM_THREADS=1 )$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+# without those that take seconds of a processor, start a cluster or a browser
+quick:
+	$(MAKE) test ARGS='-m "not gpu and not slow and not cluster and not browser" $(ARGS)'
 
 lint: setup
 	$(BIN)/ruff check .

@@ -193,6 +193,7 @@ def test_a_run_directory_that_cannot_be_written(sweep: Run, tmp_path: Path) -> N
     refused(done, tmp_path, "file/run")
 
 
+@pytest.mark.slow
 def test_interrupting_ends_with_130(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sweep", "wandb.mode=disabled", "hydra.run.dir=out"],

@@ -27,6 +27,7 @@ def rows(directory: Path) -> dict[tuple[int, str], dict[str, Any]]:
     return {(r["layer"], r["site"]): r for r in pq.read_table(directory / "scales.parquet").to_pylist()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["false", "true"])
 @pytest.mark.parametrize("method", ["percentile", "mse"])
 def test_numbers_do_not_depend_on_the_magnitude(sweep: Run, tmp_path: Path, method: str, stream: str) -> None:
@@ -59,6 +60,7 @@ def test_numbers_do_not_depend_on_the_magnitude(sweep: Run, tmp_path: Path, meth
         assert "rescaled" not in json.loads((tmp_path / "a" / "run.json").read_text())["calibration"]
 
 
+@pytest.mark.slow
 def test_groups_beyond_the_window(sweep: Run, tmp_path: Path) -> None:
     path = small.shipped(tmp_path / "changed", scale)
     done = sweep(*SMALL, "model=local", f"model.path={path}", "method=mse", "granularity=group", "hydra.run.dir=a")

@@ -36,6 +36,7 @@ def two_cells(grid: Path, size: int = 200) -> None:
     write(grid / "1", world, alpha=0.99999)
 
 
+@pytest.mark.slow
 def test_a_comparison_becomes_one_offline_run_of_the_sweeps_group(tmp_path: Path) -> None:
     world = mamba(layers=2, size=200)
     for alpha in (0.9995, 0.99999):
@@ -94,6 +95,7 @@ def arrived(server: Server, url: str) -> dict[str, dict[str, Any]]:
     return {key: {**value, "file": files / value["path"]} for key, value in step.items() if "/" in key}
 
 
+@pytest.mark.slow
 def test_a_comparison_arrives_at_the_server_as_it_is(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

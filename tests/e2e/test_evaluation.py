@@ -69,6 +69,7 @@ def int4(x: torch.Tensor, scale: float) -> torch.Tensor:
     return torch.clamp(torch.round(x.double() / scale), -7, 7).mul(scale).to(x.dtype)
 
 
+@pytest.mark.slow
 def test_int16_changes_nothing_and_fewer_bits_cost_more(
     sweep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

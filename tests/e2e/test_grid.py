@@ -140,6 +140,7 @@ def test_an_interrupted_sweep_goes_on(sweep: Run, tmp_path: Path, cell: list[str
     assert len(sweeps(tmp_path)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fisher", [0, 9])
 def test_shards_merge_to_the_same_bits(sweep: Run, tmp_path: Path, cell: list[str], fisher: int) -> None:
     cell = [*cell, ALPHAS, f"calibration.fisher={fisher}"]
@@ -168,6 +169,7 @@ def test_another_sweeper_needs_no_plan(sweep: Run, tmp_path: Path, cell: list[st
     assert [r["calibration"]["cached"] for _, r in sorted(records(tmp_path / "runs/basic").items())] == [False, True]
 
 
+@pytest.mark.slow
 def test_the_real_command(tmp_path: Path, cell: list[str]) -> None:
     done = command(tmp_path, "sweep", "-m", *cell, ALPHAS)
     assert done.returncode == 0, done.stderr

@@ -82,6 +82,7 @@ def test_every_table_is_that_of_one_pass(make: Make, tmp_path: Path, overrides: 
         assert (tmp_path / "grown" / table.name).read_bytes() == table.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_sweep_over_samples_costs_one_pass_of_the_largest(
     sweep: Run, tmp_path: Path, files: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_sweep_over_samples_costs_one_pass_of_the_largest(
     assert "24 samples are there, but are of no use: fold k of 4 keeps the sums of samples k, k + 4, …" in plan
 
 
+@pytest.mark.slow
 def test_two_jobs_that_grow_the_same_compute_it_once(sweep: Run, files: Path, make: Make, tmp_path: Path) -> None:
     run(make(8), tmp_path / "few")
     given = [*small.overrides(files), "calibration.samples=32", f"store={tmp_path / 'store'}"]

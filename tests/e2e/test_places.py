@@ -28,6 +28,7 @@ def cell(files: Path) -> list[str]:
     return small.overrides(files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subdir", "places"),
     [
@@ -146,6 +147,7 @@ def test_of_two_sweeps_at_once_one_wins(tmp_path: Path) -> None:
     assert "another" in sorted(outcomes)[0]
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_will_be_computed(sweep: Run, tmp_path: Path, cell: list[str]) -> None:
     grid_ = ("-m", *cell, "granularity=tensor,group", ALPHAS)
     done = sweep(*grid_, "hydra.sweeper.dry_run=true")

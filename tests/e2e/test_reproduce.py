@@ -31,6 +31,7 @@ def edit(run: Path, **changes: Any) -> None:
     (run / "run.json").write_text(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_a_cell_is_reproduced(run: Path) -> None:
     before = {p.name: p.read_bytes() for p in run.glob("*.*") if p.is_file()}
     done = command(run.parent, "sweep.reproduce", str(run))

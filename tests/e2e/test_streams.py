@@ -135,6 +135,8 @@ def test_without_a_place_for_its_cache_numba_compiles_anew(tmp_path: Path) -> No
     (tmp_path / "__pycache__").write_text("no directory: nothing can be written into it, not even by root")
     program = """
 import torch, tally
+
+pytestmark = pytest.mark.slow
 x = torch.randn(1, 2, 4)
 counts, low, high = torch.zeros(65536, dtype=torch.int32), torch.zeros(1, 4), torch.zeros(1, 4)
 print(tally.tally(x, counts, low, high, torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 4)), counts.sum())

@@ -75,6 +75,7 @@ def errors(directory: Path) -> np.ndarray[Any, Any]:
 GROUPED = ("granularity=group", "method=mse", "grouping.head_groups=2", "grouping.dim_groups=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -143,6 +144,7 @@ def test_a_grid_stops_where_the_most_demanding_cell_does(sweep: Run, tmp_path: P
     assert record["calibration"]["cached"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped again and again, whatever it is at."""
     most = "calibration.samples=64"  # two looks
@@ -178,6 +180,7 @@ def test_killed_at_any_moment_it_goes_on(make: Make, tmp_path: Path, monkeypatch
     assert written(ended) == written(run(make(*given, store="other"), tmp_path / "direct"))
 
 
+@pytest.mark.slow
 def test_two_jobs_decide_once(sweep: Run, files: Path, tmp_path: Path) -> None:
     given = [*small.overrides(files), *UNTIL, "calibration.tolerance=0.1%", f"store={tmp_path / 'store'}"]
     with ThreadPoolExecutor() as pool:
@@ -265,6 +268,7 @@ def test_a_full_disk_costs_the_decision_and_no_calibration(
         assert (place / table.name).read_bytes() == table.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fisher", [0, 48])
 def test_every_look_leaves_its_calibration_to_whoever_asks_for_it(make: Make, tmp_path: Path, fisher: int) -> None:
     given = ("calibration.tolerance=0.0001", f"calibration.fisher={fisher}")

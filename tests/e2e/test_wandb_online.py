@@ -50,6 +50,7 @@ def test_an_online_run_arrives(server: Server, tmp_path: Path, capfd: pytest.Cap
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_killed_midway_then_replayed_then_not_sent_again(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +121,7 @@ def test_the_hint_of_an_offline_run_uploads_it(server: Server, tmp_path: Path, m
     server.assert_has_all(cell, tracker.record["id"])
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_costs_a_bounded_wait_and_a_replay(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

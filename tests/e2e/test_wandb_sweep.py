@@ -55,6 +55,7 @@ def test_every_cell_of_the_grid_composes(tmp_path: Path) -> None:
     assert [config.alpha for config in configs] == SWEEP["parameters"]["alpha"]["values"]
 
 
+@pytest.mark.slow
 def test_the_expanded_command_runs_and_reports_the_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"calibration.samples": 4, "calibration.folds": 2, "calibration.seqlen": 32}
     ours = {"hydra.run.dir": "runs/cell", "wandb.tags": ["a"]}

@@ -13,6 +13,8 @@ import pytest
 
 from tests.harness import ROOT
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = (
     "sweep",
     *(f"sweep.{name}" for name in ["compare", "runs", "store", "track", "quamba", "reproduce", "dashboard"]),

@@ -78,6 +78,7 @@ def test_going_on_after_any_batch_changes_nothing(
     assert seen[-1] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", range(1, 16))
 def test_squared_gradients_go_on_too(
     model: load.Model, tokens: Tokens, differentiated: Statistics, whole: Statistics, tmp_path: Path, samples: int

@@ -106,6 +106,7 @@ def test_the_first_bad_site_in_the_order_of_the_data_is_named() -> None:
         observer.check([10, 11, 12])
 
 
+@pytest.mark.slow
 def test_the_next_process_need_not_compile() -> None:
     """What numba keeps on disk is found again; a key that holds an address would differ in every process."""
     program = (

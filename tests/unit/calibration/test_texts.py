@@ -189,6 +189,7 @@ def test_a_cached_data_set_needs_no_network(cache: Path, silence: None) -> None:
     assert hub.commit(snapshot) == snapshot.name
 
 
+@pytest.mark.slow
 def test_without_a_network_and_without_a_cache_one_line_within_ten_seconds(cache: Path, silence: None) -> None:
     begin = time.perf_counter()
     with pytest.raises(UsageError) as caught:

@@ -156,6 +156,7 @@ def stopped(errors: Floats, goal: Goal, scales: int = 1) -> NDArray[np.int64]:
     return np.array(steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("method", ALPHAS)
 def test_intervals_cover_after_stopping(law: str, method: str) -> None:
@@ -170,6 +171,7 @@ def test_intervals_cover_after_stopping(law: str, method: str) -> None:
     assert np.mean(inside, axis=1).min() >= 0.92  # of 400 each, one standard error is 1.2 %
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("method", ["percentile 0.99", "percentile 0.9995", "mean"])
 def test_answers_stay_unbiased_and_errors_true(law: str, method: str) -> None:

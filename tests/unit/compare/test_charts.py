@@ -271,6 +271,7 @@ def test_the_map_shows_quantized_sites_alone_in_their_order(swept: Answer) -> No
     assert chart.opens
 
 
+@pytest.mark.slow
 def test_figures_are_files_that_fit_a_column_and_hold_no_title(
     compare: Callable[..., Done], demo: Path, tmp_path: Path
 ) -> None:

@@ -134,6 +134,7 @@ def test_squared_gradients_are_the_same_bytes(
     assert {tuple(site.fisher.tokens) for site in sites.values() if site.fisher} == {(24 + 24 + 24, 24 + 17)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [3, 39, 41, 45, 46, 52, 59, 60])
 def test_a_stopped_backward_pass_goes_on_at_its_layer(tmp_path: Path, stop_at: int) -> None:
     given = model(tmp_path, DEEP2)

@@ -149,13 +149,14 @@ def divergences(values: np.ndarray, format: Format) -> tuple[np.ndarray, list[tu
         start = min(int(np.floor(low / width)), 0) if signed else 0
         stop = max(int(np.ceil(high / width)), 0) if signed else kept
         bins = np.arange(start, stop)
-        counts = np.array([np.count_nonzero(index == b) for b in bins], float)
+        inside = (index >= start) & (index < stop)
+        counts = np.bincount(index[inside] - start, minlength=len(bins)).astype(float)
         ends.append((low, high))
         if not counts.any():
             lost.append(np.inf)
             continue
         middles = (quantizer.levels[1:] + quantizer.levels[:-1]) / 2
-        code = np.array([np.count_nonzero(middles <= (b + 0.5) * width * (1 + 1e-15)) for b in bins])
+        code = np.searchsorted(middles, (bins + 0.5) * width * (1 + 1e-15), side="right")
         occupied = np.flatnonzero(counts)
         p, q = counts.copy(), np.zeros_like(counts)
         p[occupied[-1]] += np.count_nonzero(index >= stop)

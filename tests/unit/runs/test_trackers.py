@@ -54,6 +54,7 @@ def package(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_a_cell_is_followed_by_a_tracker_of_another_package(package: Path, tmp_path: Path) -> None:
     cell = [
         "model=tiny", "data=stdlib", "calibration.samples=8", "calibration.seqlen=32", "calibration.folds=2",
