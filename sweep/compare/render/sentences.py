@@ -15,6 +15,7 @@ from sweep.compare.analysis.silu_gain import Silu
 from sweep.compare.analysis.verdicts import Verdict
 from sweep.compare.query.comparison import Comparison
 from sweep.compare.render.numbers import nats
+from sweep.compare.tables.table import Column
 from sweep.quantization.sites import SITES, quantized
 
 
@@ -153,9 +154,10 @@ def silu(gains: Sequence[Silu]) -> list[str]:
                 "quantile can do that: the tables are inconsistent."
             )
             continue
+        mean = Column("gain", "number").show_with(s.gain_mean, s.gain_mean_se)
         text.append(
             f"{s.model}: SiLU never expands the range of x: gain {s.gain_low:.2f} to {s.gain_high:.3f} (mean "
-            f"{s.gain_mean:.2f}). The ratio, {s.ratio_low:.1f} to {s.ratio_high:.1f}, divides an activation scale by a "
+            f"{mean}). The ratio, {s.ratio_low:.1f} to {s.ratio_high:.1f}, divides an activation scale by a "
             f"weight scale; above 1 in {s.ratio_above_one} of {s.rows} rows, it shows no expansion in any."
         )
     return text

@@ -87,6 +87,6 @@ def show_table(table: Table, console: Console) -> None:
         shown.add_column(escape(head), justify="right" if side else "left", max_width=WIDEST)
     for row in rows:
         shown.add_row(*map(Text, row))
-    fitted.show(shown, console, naming(heads, right))
+    fitted.show(shown, console, naming(heads, rows, right))
     if table.caption:
         console.print(Text(table.caption, "dim"))

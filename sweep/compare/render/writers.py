@@ -78,7 +78,7 @@ def latex(a: Answer, tables: list[Table]) -> str:
         heads, every, right = table.merged()
         broken = [wrap(head, BROKEN) if side else [head] for head, side in zip(heads, right, strict=True)]
         sizes = [max(len(text) for text in (*broken[i], *(row[i] for row in every))) for i in range(len(heads))]
-        columns = [(chosen, *_long(chosen, right, sizes)) for chosen in _split(heads, right, sizes)]
+        columns = [(chosen, *_long(chosen, right, sizes)) for chosen in _split(naming(heads, every, right), sizes)]
         for chosen, long, share, rows in ((*c, page) for c in columns for page in _pages(every, c[1], c[2])):
             seen[table.name] += 1
             label = table.name if seen[table.name] == 1 else f"{table.name}-{seen[table.name]}"
@@ -103,13 +103,13 @@ def _head(lines: list[str]) -> str:
     return r"\shortstack[r]{" + r"\\".join(map(_tex, lines)) + "}"
 
 
-def _split(heads: list[str], right: list[bool], sizes: list[int]) -> list[list[int]]:
-    """Numbers of the columns of each part, the ones that name a row in all of them. sizes: characters of each
-    column."""
-    every, taken = list(range(len(heads))), [min(size, BROKEN) + 2 for size in sizes]
-    if len(heads) <= WIDEST and sum(taken) <= LINE:
+def _split(naming: int, sizes: list[int]) -> list[list[int]]:
+    """Numbers of the columns of each part. naming: how many of the first columns name a row, and are in all of them.
+    sizes: characters of each column."""
+    every, taken = list(range(len(sizes))), [min(size, BROKEN) + 2 for size in sizes]
+    if len(every) <= WIDEST and sum(taken) <= LINE:
         return [every]
-    keys = every[: naming(heads, right)]
+    keys = every[:naming]
     parts = [list(keys)]
     for i in every[len(keys) :]:
         full = len(parts[-1]) == WIDEST or sum(taken[k] for k in [*parts[-1], i]) > LINE

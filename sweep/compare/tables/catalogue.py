@@ -49,7 +49,8 @@ def silu_table(a: Answer) -> Table:
         "silu",
         "What SiLU does, and what the ratio is",
         "Over layers and settings. Gain: scale after / before SiLU. Ratio: activation / weight scale, no gain. The "
-        "error of a minimum or maximum is of that row; which row it is, noise may decide.",
+        "error of a minimum or maximum is of that row; which row it is, noise may decide. No quantile's gain exceeds "
+        "1, however far its error reaches.",
         "model | site | rows:count | gain min:number | ± gain min:number | gain mean:number | ± gain mean:number | "
         "gain max:number | ± gain max:number | ratio min:number | ± ratio min:number | ratio max:number | "
         "± ratio max:number | ratio above 1:count | gain above 1:count",

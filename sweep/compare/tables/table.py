@@ -105,9 +105,15 @@ class Table:
         return [[c.show(v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
 
 
-def naming(heads: list[str], right: list[bool]) -> int:
-    """How many of the first columns name a row: one, and a second one that is a rank, layer or text, too."""
-    return 3 if heads[1:2] == ["rank"] else 2 if heads[1:2] == ["layer"] or right[1:2] == [False] else 1
+def naming(heads: list[str], rows: list[list[str]], right: list[bool]) -> int:
+    """How many of the first columns name a row: one, and a second one that is a rank, layer or text, too; more of them
+    where these name several rows alike and the texts beside them do not."""
+    least = 3 if heads[1:2] == ["rank"] else 2 if heads[1:2] == ["layer"] or right[1:2] == [False] else 1
+    texts = right.index(True) if True in right else len(right)
+    for count in range(least, texts + 1):
+        if len({tuple(row[:count]) for row in rows}) == len(rows):
+            return count
+    return least
 
 
 def columns(specification: str) -> tuple[Column, ...]:

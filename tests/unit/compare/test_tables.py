@@ -215,14 +215,35 @@ def test_one_pairing_of_values_and_errors_serves_paper_and_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "right", "count"),
+    ("heads", "rows", "right", "count"),
     [
-        (["context", "rank", "setting"], [False, True, False], 3), (["context", "layer", "dB"], [False, True, True], 2),
-        (["knob", "context", "dB"], [False, False, True], 2), (["layer", "scale"], [True, True], 1), (["a"], [True], 1),
+        (["context", "rank", "setting"], [["a", "1", "x"]], [False, True, False], 3),
+        (["context", "layer", "dB"], [["a", "0", "1"]], [False, True, True], 2),
+        (["knob", "context", "dB"], [["a", "x", "1"]], [False, False, True], 2),
+        (["layer", "scale"], [["0", "1"]], [True, True], 1),
+        (["a"], [["x"]], [True], 1),
+        (
+            ["model", "format", "site", "n"],
+            [["a", "f", "x", "1"], ["a", "f", "y", "1"]],
+            [False, False, False, True],
+            3,
+        ),
+        (
+            ["model", "format", "site", "n"],
+            [["a", "f", "x", "1"], ["a", "g", "x", "1"]],
+            [False, False, False, True],
+            2,
+        ),
+        (
+            ["model", "format", "site", "n"],
+            [["a", "f", "x", "1"], ["a", "f", "x", "2"]],
+            [False, False, False, True],
+            2,
+        ),
     ],
-)  # fmt: skip
-def test_the_columns_that_name_a_row(heads: list[str], right: list[bool], count: int) -> None:
-    assert naming(heads, right) == count
+)
+def test_the_columns_that_name_a_row(heads: list[str], rows: list[list[str]], right: list[bool], count: int) -> None:
+    assert naming(heads, rows, right) == count
 
 
 def test_the_best_setting_of_a_layer_has_its_errors(found: Answer) -> None:
