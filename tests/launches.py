@@ -51,9 +51,11 @@ def check_one_site(dtype: torch.dtype, channels: int, order: str, device: str = 
 def check_hook(dtype: torch.dtype, device: str = "cpu") -> None:
     """x, B and C as slices of one tensor in place, beside a site with other shapes, and an empty one."""
     generator = torch.Generator().manual_seed(1)
-    joint = (torch.randn(5, 33, 90, generator=generator) * torch.logspace(-6, 3, 33)[:, None]).to(dtype).to(device)
+    widths = count_cuda.CHANNELS + 2, 3, 3
+    joint = torch.randn(5, 33, sum(widths), generator=generator) * torch.logspace(-6, 3, 33)[:, None]
+    joint = joint.to(dtype).to(device)
     other = torch.randn(2, 70, 7, generator=generator).to(dtype).to(device)
-    tensors = [*joint.split([66, 12, 12], -1), other, other[:0], ORDERS["every other channel"](other)]
+    tensors = [*joint.split(widths, -1), other, other[:0], ORDERS["every other channel"](other)]
     rows = [empty(x) for x in tensors]
     count_cuda.count(rows)
     count_cuda.count(rows)  # added to what was there
@@ -72,7 +74,7 @@ def check_every_code(device: str = "cpu") -> None:
     for dtype in (torch.bfloat16, torch.float16):
         x = patterns.view(dtype)
         x = x[x.isfinite()]
-        x = x[: len(x) // 64 * 64].reshape(1, -1, 64).to(device)
+        x = x.reshape(1, -1, count_cuda.CHANNELS).to(device)
         count_cuda.count([row := empty(x)])
         assert torch.equal(row.counts.cpu(), torch.bincount(bin_codes(x), minlength=65_536))
         assert row.strange.item() == cuda_rows.NOTHING_STRANGE
@@ -92,7 +94,7 @@ def check_long_texts(device: str = "cpu") -> None:
     x = (torch.rand(2, 1003, 3, generator=torch.Generator().manual_seed(0)) + 3).to(device)
     stretch, most = count_cuda.STRETCH, count_cuda.MOST
     try:
-        count_cuda.STRETCH, count_cuda.MOST = 100, 64 * 250
+        count_cuda.STRETCH, count_cuda.MOST = 100, count_cuda.CHANNELS * 250
         count_cuda.count([row := empty(x)])
     finally:
         count_cuda.STRETCH, count_cuda.MOST = stretch, most
@@ -113,14 +115,15 @@ def check_convolution(dtype: torch.dtype, kernel: int, biased: bool, device: str
 
 
 def _check_convolution(dtype: torch.dtype, kernel: int, biased: bool, device: str) -> None:
+    first = count_cuda.CHANNELS + 1
     for exact in (True, False):
         entered, weight, bias = _convolution(dtype, kernel, exact)
         lazy = lazily(entered.to(device), weight.to(device), bias.to(device) if biased else None)
-        pieces = [of_all[..., part] for of_all in lazy for part in (slice(33), slice(33, None))]
+        pieces = [of_all[..., part] for of_all in lazy for part in (slice(first), slice(first, None))]
         rows = [empty(piece) for piece in pieces]
         count_cuda.count(rows)
         exactly = convolve(entered.double(), weight.double(), bias.double() if biased else None)
-        for row, values in zip(rows, (piece for of_all in exactly for piece in of_all.split([33, 4], -1)), strict=True):
+        for row, values in zip(rows, (piece for of_all in exactly for piece in of_all.split([first, 4], -1)), strict=True):
             rounded = values.to(dtype)
             counts = row.counts.cpu()
             assert int(counts.sum()) == rounded.numel()
@@ -138,7 +141,8 @@ def _check_convolution(dtype: torch.dtype, kernel: int, biased: bool, device: st
 def _convolution(dtype: torch.dtype, kernel: int, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
     """What enters, in place in something wider; weights and bias. exact: small integers, else anything."""
     generator = torch.Generator().manual_seed(0)
-    shapes = (3, 20, 45), (37, 1, kernel), (37,)
+    channels = count_cuda.CHANNELS + 5
+    shapes = (3, 20, 8 + channels), (channels, 1, kernel), (channels,)
     tensors = [
         torch.randint(-3, 4, shape, generator=generator) if exact else torch.randn(shape, generator=generator)
         for shape in shapes
@@ -189,9 +193,10 @@ def check_overlapping(device: str = "cpu") -> None:
         long[:1].expand(5, 40, 9),
         long.as_strided((2, 20, 6), (9, 4, 1)),
     ]
-    octaves = 2.0 ** torch.arange(0, 70, 35).repeat_interleave(35)  # bfloat16's window has room for 40, float16's for 5
-    tensors += [(torch.randn(3, 21, 70, generator=generator) * octaves).bfloat16()]
-    tensors += [(torch.randn(6, 21, 70, generator=generator) * 2.0 ** torch.arange(-9, 9, 3)[:, None, None]).half()]
+    half = count_cuda.CHANNELS // 2 + 3
+    octaves = 2.0 ** torch.tensor([0, 35]).repeat_interleave(half)  # bfloat16's window has room for 40, float16's for 5
+    tensors += [(torch.randn(3, 21, 2 * half, generator=generator) * octaves).bfloat16()]
+    tensors += [(torch.randn(6, 21, 2 * half, generator=generator) * 2.0 ** torch.arange(-9, 9, 3)[:, None, None]).half()]
     tensors[-2:] = [x.to(device) for x in tensors[-2:]]
     rows = [empty(x) for x in tensors]
     count_cuda.count(rows)
@@ -203,10 +208,11 @@ def check_overlapping(device: str = "cpu") -> None:
 def check_sums_go_on(device: str = "cpu") -> None:
     """The sum of |x| after some texts is all that those after them need, however they are cut into launches."""
     octaves = torch.arange(9) * 29 % 60 - 30  # so far apart that float64 rounds the sums of texts
-    x = (torch.randn(9, 17, 40, generator=torch.Generator().manual_seed(0)) * 2.0 ** octaves[:, None, None]).to(device)
+    x = torch.randn(9, 17, count_cuda.CHANNELS + 1, generator=torch.Generator().manual_seed(0))
+    x = (x * 2.0 ** octaves[:, None, None]).to(device)
     count_cuda.count([whole := empty(x)])
     for cuts in ([5, 4], [2, 4, 3], [1] * 9):
-        total = torch.zeros(1, 40, dtype=torch.float64, device=device)
+        total = torch.zeros(1, x.shape[-1], dtype=torch.float64, device=device)
         for part in x.split(cuts):
             row = empty(part)
             row.abs_sum.copy_(total)

@@ -20,21 +20,21 @@ from tests.tallies import DTYPES, ORDERS
 
 # fewer threads of Python for the simulator to start
 count_cuda.PARTS = cuda_rows.PARTS = launches.ALONE.PARTS = 2
-count_cuda.CHANNELS = cuda_rows.CHANNELS = 32
-count_cuda.ROWS, count_cuda._THREADS = 2, 64
+count_cuda.CHANNELS = cuda_rows.CHANNELS = 4
+count_cuda.ROWS, count_cuda._THREADS = 2, 8
 warnings.simplefilter("ignore", RuntimeWarning)  # a device overflows in silence
 
 
 def check_observer() -> None:
     """A fold that is observed by the kernel is the one that is observed by the CPU."""
-    x = torch.randn(5, 20, 72, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = torch.randn(5, 20, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
     found = []
     for at_once in (False, True):
         counting.in_one_launch = lambda _, at_once=at_once: at_once
         watched = observer.Observer((0.9,))
         for first, part in ((0, x[:3]), (3, x[3:])):
             watched(0, "a", part)
-            watched(0, "b", part[..., 8:])
+            watched(0, "b", part[..., 3:])
             watched.check(range(first, first + len(part)))
             state, watched = watched.state_dict(), observer.Observer((0.9,))
             watched.load_state_dict(state)
@@ -57,7 +57,7 @@ def check_observer() -> None:
 def check_growth() -> None:
     """A fold of the first texts, and one that begins with its sums and holds the others, are the fold of all."""
     octaves = torch.arange(9) * 29 % 60 - 30  # so far apart that float64 rounds the sums of texts
-    x = (torch.randn(9, 20, 40, generator=torch.Generator().manual_seed(0)) * 2.0 ** octaves[:, None, None]).bfloat16()
+    x = (torch.randn(9, 20, 5, generator=torch.Generator().manual_seed(0)) * 2.0 ** octaves[:, None, None]).bfloat16()
 
     def fold(*parts: torch.Tensor, begun: dict[tuple[int, str], np.ndarray] | None = None) -> observer.SiteFold:
         watched = observer.Observer()
@@ -82,7 +82,7 @@ for dtype, orders, convolution in zip(
     DTYPES, ([transposed], strided, [plain]), ((4, False), (4, True), (2, True)), strict=True
 ):
     for order in orders:
-        launches.check_one_site(dtype, 37, order)
+        launches.check_one_site(dtype, 2 * count_cuda.CHANNELS + 1, order)
         print(dtype, order, flush=True)
     launches.check_one_site(dtype, 2 * count_cuda.CHANNELS, "plain")
     launches.check_strange(dtype)
