@@ -47,9 +47,8 @@ def browser(logs: dict[str, str] | None = None) -> Any:
 
 def simulated(script: Path) -> list[str]:
     """Lines that a script prints in a process of its own: numba is told of its simulator when it is imported."""
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # the simulator's own threads take turns
+    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
