@@ -123,7 +123,9 @@ def _check_convolution(dtype: torch.dtype, kernel: int, biased: bool, device: st
         rows = [empty(piece) for piece in pieces]
         count_cuda.count(rows)
         exactly = convolve(entered.double(), weight.double(), bias.double() if biased else None)
-        for row, values in zip(rows, (piece for of_all in exactly for piece in of_all.split([first, 4], -1)), strict=True):
+        for row, values in zip(
+            rows, (piece for of_all in exactly for piece in of_all.split([first, 4], -1)), strict=True
+        ):
             rounded = values.to(dtype)
             counts = row.counts.cpu()
             assert int(counts.sum()) == rounded.numel()
@@ -196,7 +198,9 @@ def check_overlapping(device: str = "cpu") -> None:
     half = count_cuda.CHANNELS // 2 + 3
     octaves = 2.0 ** torch.tensor([0, 35]).repeat_interleave(half)  # bfloat16's window has room for 40, float16's for 5
     tensors += [(torch.randn(3, 21, 2 * half, generator=generator) * octaves).bfloat16()]
-    tensors += [(torch.randn(6, 21, 2 * half, generator=generator) * 2.0 ** torch.arange(-9, 9, 3)[:, None, None]).half()]
+    tensors += [
+        (torch.randn(6, 21, 2 * half, generator=generator) * 2.0 ** torch.arange(-9, 9, 3)[:, None, None]).half()
+    ]
     tensors[-2:] = [x.to(device) for x in tensors[-2:]]
     rows = [empty(x) for x in tensors]
     count_cuda.count(rows)
