@@ -112,8 +112,9 @@ def test_killed_at_fifty_random_moments(config: Config, tmp_path: Path, referenc
     killed_at_random(config, tmp_path, reference, KILLS)
 
 
+@pytest.mark.usefixtures("reference")  # with it comes what each child would import anew
 def test_killed_while_samples_are_differentiated(config: Config, tmp_path: Path) -> None:
-    config = replace(config, calibration=replace(config.calibration, fisher=4))
+    config = replace(config, calibration=replace(config.calibration, samples=4, fisher=4))
     undisturbed = replace(config, store=str(tmp_path / "undisturbed"))
     assert exit_code(forked(lambda: cell.run(undisturbed, tmp_path / "reference", "group"))) == 0
     killed_at_random(config, tmp_path, statistics(undisturbed), KILLS // 3)
