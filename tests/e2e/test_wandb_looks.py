@@ -116,6 +116,7 @@ def test_where_the_decision_was_stored_they_are_read_off_the_files(tmp_path: Pat
     assert logged(inspect(place).history) == list(enumerate(ROWS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [1, 3])
 def test_killed_and_gone_on_with_no_step_comes_twice(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int

@@ -108,10 +108,12 @@ def under_way(config: Config) -> bool:
     return any(Path(config.store).glob(".*.work/running-*"))
 
 
+@pytest.mark.slow
 def test_killed_at_fifty_random_moments(config: Config, tmp_path: Path, reference: bytes) -> None:
     killed_at_random(config, tmp_path, reference, KILLS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("reference")  # with it comes what each child would import anew
 def test_killed_while_samples_are_differentiated(config: Config, tmp_path: Path) -> None:
     config = replace(config, calibration=replace(config.calibration, samples=4, fisher=4))

@@ -121,6 +121,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_loading_holds_no_weight_twice(tmp_path: Path, name: str) -> None:
     # 38 M float32 parameters, 150 MB on disk, loaded in bfloat16, 75 MB: a careless loader needs 225 MB (hybrid: 275)
