@@ -19,6 +19,8 @@ import small
 from sweep.core.streams import plain
 from tests.harness import ROOT, command
 
+pytestmark = pytest.mark.slow
+
 STREAMS = {
     "ascii": {"PYTHONIOENCODING": "ascii", "LC_ALL": "C.UTF-8"},
     "latin-1": {"PYTHONIOENCODING": "latin-1", "LC_ALL": "C.UTF-8"},
@@ -135,8 +137,6 @@ def test_without_a_place_for_its_cache_numba_compiles_anew(tmp_path: Path) -> No
     (tmp_path / "__pycache__").write_text("no directory: nothing can be written into it, not even by root")
     program = """
 import torch, tally
-
-pytestmark = pytest.mark.slow
 x = torch.randn(1, 2, 4)
 counts, low, high = torch.zeros(65536, dtype=torch.int32), torch.zeros(1, 4), torch.zeros(1, 4)
 print(tally.tally(x, counts, low, high, torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 4)), counts.sum())
