@@ -8,7 +8,7 @@ from sweep.compare.analysis.agreement import Agreement, kl_and_perplexity, with_
 from sweep.compare.analysis.contexts import Context
 from sweep.compare.analysis.cost import MEASURED, SQNR, Costs, Estimate
 
-SAME_DB = 9  # decimals of means that are compared: the last bits of one go with the order in which threads add it up
+SAME_DB = 9  # decimals of means that are compared: the last bits of one go with the order in which it was added up
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,22 +42,17 @@ def labels(cells: Sequence[Cell]) -> list[str]:
 def observed(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     """(text, rest) of every cell: what tells its calibration from others of its model, each empty where they agree.
     text: data, sizes and, where several share these, the first digits of the tokens. rest: dtype and weights."""
-    texts: dict[str, set[tuple[str, str]]] = {}
-    rests: dict[str, set[tuple[str, str]]] = {}
-    named: dict[tuple[str, str, str], set[str]] = {}
-    for c in cells:
-        texts.setdefault(c.model, set()).add((c.tokens, c.sizes))
-        rests.setdefault(c.model, set()).add((c.dtype, c.identity))
-        named.setdefault((c.model, c.data, c.sizes), set()).add(c.tokens)
-
-    def both(c: Cell) -> tuple[str, str]:
-        digits = f" {c.tokens[:6]}" if len(named[c.model, c.data, c.sizes]) > 1 else ""
-        dtypes, weights = map(set, zip(*rests[c.model], strict=True))
-        rest = [c.dtype] if len(dtypes) > 1 else []
-        rest += [f"weights {c.identity.rpartition(':')[2][:6]}"] if len(weights) > 1 else []
-        return f"{c.data} {c.sizes}{digits}" if len(texts[c.model]) > 1 else "", " ".join(rest)
-
-    return [both(c) for c in cells]
+    kinds = [(c.model, c.data, c.sizes, c.tokens, c.dtype, c.identity) for c in cells]
+    known = dict.fromkeys(kinds)  # a few, of thousands of cells
+    told = {}
+    for model, data, sizes, tokens, dtype, weights in known:
+        here = [kind[1:] for kind in known if kind[0] == model]
+        digits = f" {tokens[:6]}" if len({k[2] for k in here if k[:2] == (data, sizes)}) > 1 else ""
+        text = f"{data} {sizes}{digits}" if len({k[1:3] for k in here}) > 1 else ""
+        rest = [dtype] if len({k[3] for k in here}) > 1 else []
+        rest += [f"weights {weights.rpartition(':')[2][:6]}"] if len({k[4] for k in here}) > 1 else []
+        told[model, data, sizes, tokens, dtype, weights] = text, " ".join(rest)
+    return [told[kind] for kind in kinds]
 
 
 def told_apart(cells: Sequence[Cell]) -> list[str]:
